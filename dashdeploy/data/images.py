@@ -1,0 +1,156 @@
+"""Labelled images in memory: uint8 storage, splits, and batches that are a function of (seed, step)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Data
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A class-labelled image set.
+
+    Attributes:
+        name: the dataset's registered name.
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64 in [0, K).
+        classes: the K class names, in label order.
+        horizontal_flip: whether a mirrored image is still of its class.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    horizontal_flip: bool
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise ValueError(f"images must be (N, C, H, W) uint8, not {self.images.shape} {self.images.dtype}")
+        if self.labels.shape != (n,):
+            raise ValueError(f"labels must be ({n},), not {self.labels.shape}")
+        if n == 0:
+            raise UserError(f"dataset {self.name}: it holds no images")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise UserError(
+                f"dataset {self.name}: label {low if low < 0 else high} is outside of the {len(self.classes)} classes "
+                f"0..{len(self.classes) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, c, h, w = self.images.shape
+        return c, h, w
+
+    @property
+    def sha256(self) -> str:
+        """Hash of pixels, labels and class names: what a cached stage depends on."""
+        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        digest.update(np.ascontiguousarray(self.images).tobytes())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def take(self, rows: NDArray[np.integer]) -> LabelledImages:
+        """The images of these row numbers."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+    def split(self, holdout: float, *, seed: int) -> tuple[LabelledImages, LabelledImages]:
+        """(train, held-out), drawn at random from the seed; with holdout 0 both are the whole set."""
+        if holdout == 0:
+            return self, self
+        order = np.random.default_rng([seed, 0x5911]).permutation(len(self))
+        cut = max(1, round(len(self) * holdout))
+        return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
+
+
+def prepare(images: LabelledImages, config: Data) -> LabelledImages:
+    """Apply the recipe's image size and flip setting."""
+    pixels = images.images
+    if config.image_size is not None and pixels.shape[2:] != (config.image_size, config.image_size):
+        pixels = resize(pixels, config.image_size)
+    if pixels.shape[2] != pixels.shape[3]:
+        raise UserError(f"dataset {images.name}: images are {pixels.shape[2]}×{pixels.shape[3]}; set data.image_size")
+    flip = images.horizontal_flip if config.horizontal_flip is None else config.horizontal_flip
+    return replace(images, images=pixels, horizontal_flip=flip)
+
+
+def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(N, C, H, W) uint8 -> (N, C, size, size) uint8 by Pillow's antialiased bilinear filter."""
+    from PIL import Image
+
+    n, c = pixels.shape[:2]
+    out = np.empty((n, c, size, size), np.uint8)
+    for i in range(n):
+        for j in range(c):
+            out[i, j] = np.asarray(Image.fromarray(pixels[i, j]).resize((size, size), Image.Resampling.BILINEAR))
+    return out
+
+
+def to_float(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return pixels.astype(np.float32) / 127.5 - 1.0
+
+
+class ShuffledRows:
+    """Endless shuffled row numbers; the rows of batch `step` depend on (seed, step) alone.
+
+    Every epoch is a fresh permutation of all rows, drawn from (seed, epoch), so a resumed or a
+    distributed run sees exactly the rows that an uninterrupted single process sees.
+    """
+
+    def __init__(self, num_rows: int, *, batch_size: int, seed: int) -> None:
+        self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, 0xDA7A, epoch]).permutation(self.num_rows)
+            self._epoch = epoch
+        return self._order
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """(batch_size,) row numbers of batch `step`."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs = positions // self.num_rows
+        rows = np.empty(self.batch_size, np.int64)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            inside = epochs == epoch
+            rows[inside] = self._permutation(epoch)[positions[inside] % self.num_rows]
+        return rows
+
+
+class ImageStream:
+    """Endless shuffled batches of images; batch number `step` depends on (seed, step) alone."""
+
+    def __init__(self, data: LabelledImages, *, batch_size: int, seed: int) -> None:
+        self.data, self.seed = data, seed
+        self._order = ShuffledRows(len(data), batch_size=batch_size, seed=seed)
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """(batch_size,) row numbers of batch `step`."""
+        return self._order.rows(step)
+
+    def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """x_0 (B, C, H, W) float32 in [-1, 1] and y (B,) int64 of batch `step`."""
+        rows = self.rows(step)
+        pixels = self.data.images[rows]
+        if self.data.horizontal_flip:
+            mirrored = np.random.default_rng([self.seed, 0xF11B, step]).random(len(rows)) < 0.5
+            pixels[mirrored] = pixels[mirrored, :, :, ::-1]
+        return to_float(pixels), self.data.labels[rows]

@@ -1,0 +1,78 @@
+"""The one contract: everything that predicts noise, in torch or out of it, is a Denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.errors import UserError
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a caller must know of a denoiser. The null class is index K."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    schedule: NoiseSchedule
+
+    @property
+    def null_class(self) -> int:
+        return self.num_classes
+
+    def check_labels(self, labels: torch.Tensor) -> None:
+        """Refuse a label outside of 0..K−1.
+
+        Raises:
+            UserError: it names the first bad label and the valid range.
+        """
+        bad = labels[(labels < 0) | (labels >= self.num_classes)]
+        if bad.numel():
+            raise UserError(f"class index {int(bad[0])} is out of range: this model has classes 0..{self.num_classes - 1}")
+
+
+class Denoiser(Protocol):
+    """Predicts noise. x_t (B, C, H, W) float32, t (B,) int64, y (B,) int64, w (B,) float32 -> (B, C, H, W) float32."""
+
+    interface: Interface
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """eps for labels y (K = null class): one branch."""
+        ...
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_uncond, eps_cond)."""
+        ...
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """eps_uncond + w·(eps_cond − eps_uncond)."""
+        ...
+
+
+class TorchDenoiser(nn.Module):
+    """A diffusers UNet2DModel as a Denoiser."""
+
+    def __init__(self, unet: nn.Module, interface: Interface) -> None:
+        super().__init__()
+        self.unet, self.interface = unet, interface
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.unet(x, t, y, return_dict=False)[0]
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_uncond, eps_cond) by one forward over 2B."""
+        return guidance.both_branches(self, x, t, y, null_class=self.interface.null_class)
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """Guided eps, float32; the graph that the ONNX export traces."""
+        uncond, cond = self.branches(x, t, y)
+        return guidance.combine(uncond, cond, w)

@@ -1,0 +1,1 @@
+"""Metrics: features, Fréchet and kernel distances, guidance fidelity."""

@@ -1,0 +1,1 @@
+"""Recipes: what to train, export and measure, as validated data."""

@@ -1,0 +1,206 @@
+"""The run folder: stages that are written whole or not at all, described by a manifest, and not run twice.
+
+runs/<recipe>/<stage>/manifest.json holds the format version, the key (a hash of everything that the
+stage depends on), the SHA-256 of each file, the resolved recipe, versions, seed and figures. Work in
+progress (checkpoints) lives in runs/<recipe>/.<stage>-work/.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dashdeploy import __version__
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Recipe
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+VERSIONED = ("torch", "diffusers", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "safetensors")
+NOT_IN_KEY = {"checkpoint_every", "log_every", "tensorboard", "threads"}
+"""Training settings that change how a run is watched but not what it makes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage: its folder and what its manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return self.manifest["figures"]
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the hashes of all its files."""
+        return digest(self.manifest["files"])
+
+
+@dataclass
+class Draft:
+    """A stage being written: put files into `folder`, figures into `figures`."""
+
+    folder: Path
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stage_key(stage: str, **inputs: Any) -> str:
+    """The key of a stage: changes when anything that it depends on does."""
+    return digest({"format": FORMAT, "stage": stage, **inputs})
+
+
+def training_settings(section: dict[str, Any]) -> dict[str, Any]:
+    """A training section without the settings that do not change its result."""
+    return {k: v for k, v in section.items() if k not in NOT_IN_KEY}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result may depend on."""
+    found = {"dashdeploy": __version__, "python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def open_run(root: str | Path, name: str) -> Path:
+    """The folder of a run, made and checked to be writable.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    folder = Path(root) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"run folder {folder}: cannot be written to ({error}). Choose another with --run-dir.") from error
+    return folder
+
+
+def current(folder: Path, key: str) -> Stage | None:
+    """The stage in `folder` if it was made from just these inputs and its files are whole, else None."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        stage = read_stage(folder)
+    except UserError:
+        return None
+    return stage if stage.manifest["key"] == key else None
+
+
+def read_stage(folder: Path) -> Stage:
+    """Open a finished stage and check every file against its hash.
+
+    Raises:
+        UserError: no manifest, another format version, or a missing or changed file.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder}: not a finished stage (no {MANIFEST}). Run the command that makes it first.")
+    try:
+        manifest = json.loads(path.read_text())
+        found, files = manifest["format"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest ({error!r}). Make the stage again.") from error
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found}; this version reads {FORMAT}. Make the stage again.")
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file}: missing, and {path} lists it. Make the stage again.")
+        if file_sha256(file) != expected:
+            raise UserError(f"{file}: damaged or changed since it was made (its SHA-256 differs from {MANIFEST}'s).")
+    return Stage(folder, manifest)
+
+
+@contextmanager
+def write_stage(folder: Path, *, key: str, recipe: Recipe, inputs: dict[str, Any]) -> Iterator[Draft]:
+    """Write a stage into a folder beside `folder`, then swap it in; after an error nothing has changed."""
+    draft = Draft(Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)))
+    try:
+        yield draft
+        files = {
+            str(path.relative_to(draft.folder)): file_sha256(path)
+            for path in sorted(draft.folder.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {
+            "format": FORMAT,
+            "stage": folder.name,
+            "key": key,
+            "inputs": inputs,
+            "files": files,
+            "figures": draft.figures,
+            "seed": recipe.seed,
+            "versions": versions(),
+            "recipe": recipe.model_dump(mode="json"),
+        }
+        (draft.folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        draft.folder.chmod(0o755)
+        _swap(draft.folder, folder)
+    except BaseException:
+        shutil.rmtree(draft.folder, ignore_errors=True)
+        raise
+
+
+def _swap(new: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def work_folder(folder: Path, *, fresh: bool = False) -> Path:
+    """Where a stage keeps its checkpoints until it is done."""
+    work = folder.with_name(f".{folder.name}-work")
+    if fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
+@contextmanager
+def exclusive(work: Path) -> Iterator[None]:
+    """Hold a stage's work folder alone.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{work}: another dashdeploy is at work there. Wait for it, or choose another --run-dir.") from error
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

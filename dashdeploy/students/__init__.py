@@ -1,0 +1,1 @@
+"""Students: the architecture that a compression ratio asks for."""

@@ -1,0 +1,86 @@
+"""Which teacher a recipe means: one trained in its run folder, or a ready one by path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dashdeploy import run
+from dashdeploy.data.images import LabelledImages
+from dashdeploy.diffusion import schedule as schedules
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.errors import UserError
+from dashdeploy.locate import data_root
+from dashdeploy.recipe.schema import Recipe
+from dashdeploy.teachers import unet2d
+
+
+CONFIGS = ("config.json", "scheduler_config.json")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An opened teacher: where it is from, its identity, and the denoiser."""
+
+    folder: Path
+    sha256: str
+    denoiser: TorchDenoiser
+
+
+def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
+    """The teacher's folder: the run folder's own if `teach` has made one, else teacher.path, else None.
+
+    A relative teacher.path is looked for beside the recipe (`base`), among the packaged recipes, then here.
+
+    Raises:
+        UserError: teacher.path is given and does not exist.
+    """
+    trained = run_folder / "teacher"
+    if (trained / run.MANIFEST).is_file():
+        return trained
+    if recipe.teacher.path is None:
+        return None
+    path = Path(recipe.teacher.path).expanduser()
+    roots = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
+    for root in roots:
+        if (root / path).is_dir():
+            return root / path
+    tried = ", ".join(str((root / path).absolute()) for root in roots)
+    raise UserError(
+        f"teacher.path {recipe.teacher.path!r}: no such folder (tried {tried}). Give a folder in diffusers format, "
+        "or a teach section and no path."
+    )
+
+
+def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
+    """Load a teacher and check that it fits the recipe's data and noise schedule.
+
+    Raises:
+        UserError: damaged, or other classes, image shape or noise schedule; all that differs is named.
+    """
+    if (folder / run.MANIFEST).is_file():
+        run.read_stage(folder)
+    denoiser = unet2d.load(folder)
+    found = denoiser.interface
+    problems = []
+    if found.num_classes != data.num_classes:
+        problems.append(f"it has {found.num_classes} classes and the data {data.num_classes}")
+    if found.image_shape != data.image_shape:
+        problems.append(f"its images are {found.image_shape} (C, H, W) and the data's {data.image_shape}")
+    if recipe.noise_schedule is not None:
+        wanted = schedules.from_recipe(recipe.noise_schedule)
+        if wanted.num_train_timesteps != found.schedule.num_train_timesteps:
+            problems.append(
+                f"it has {found.schedule.num_train_timesteps} timesteps and the recipe {wanted.num_train_timesteps}"
+            )
+        elif wanted.sha256 != found.schedule.sha256:
+            problems.append("its noise schedule differs from the recipe's (leave noise_schedule out to take the teacher's)")
+    if problems:
+        raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
+    return Teacher(folder, sha256(folder), denoiser)
+
+
+def sha256(folder: Path) -> str:
+    """Identity of a teacher: hash over its tensors (weights and λ) and its model and scheduler configuration."""
+    kept = [p for p in sorted(folder.rglob("*")) if p.suffix == ".safetensors" or p.name in CONFIGS]
+    return run.digest({str(p.relative_to(folder)): run.file_sha256(p) for p in kept})

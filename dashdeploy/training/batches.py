@@ -1,0 +1,165 @@
+"""What a training step is fed: x_t, t, y, eps and, for distillation, the teacher's two outputs.
+
+Every draw is a function of (seed, step), made for the whole batch and then cut for the process and
+micro-batch at hand. So a run on two processes, or one that was killed and resumed, sees exactly
+what one uninterrupted process sees, and a checkpoint needs no generator's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dashdeploy import seeds
+from dashdeploy.data.images import ImageStream, LabelledImages, ShuffledRows
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One draw. B images; x_t, eps, teacher_*: (B, C, H, W) float32; t, y: (B,) int64; uniform: (B,) in [0, 1)."""
+
+    x_t: torch.Tensor
+    t: torch.Tensor
+    y: torch.Tensor
+    eps: torch.Tensor
+    uniform: torch.Tensor
+    teacher_uncond: torch.Tensor | None = None
+    teacher_cond: torch.Tensor | None = None
+
+    def teacher_outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_uncond, eps_cond) of the teacher."""
+        assert self.teacher_uncond is not None and self.teacher_cond is not None, "this batch was drawn without a teacher"
+        return self.teacher_uncond, self.teacher_cond
+
+    def take(self, rows: slice | torch.Tensor) -> Batch:
+        """These rows of every tensor."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v[rows] if v is not None else None for k, v in values.items()})
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v.to(device, non_blocking=True) if v is not None else None for k, v in values.items()})
+
+
+class Source(Protocol):
+    """Gives the batch of a step, whole; and completes a part of it on the device."""
+
+    def draw(self, step: int) -> Batch:
+        """The whole batch of `step`, on the CPU."""
+        ...
+
+    def complete(self, batch: Batch) -> Batch:
+        """Add to a part of a batch, on its device, what is costly: the teacher's outputs."""
+        ...
+
+
+class FreshDraws:
+    """New noise at every step; the teacher, if there is one, runs on every batch."""
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        schedule: NoiseSchedule,
+        *,
+        batch_size: int,
+        seed: int,
+        teacher: TorchDenoiser | None = None,
+    ) -> None:
+        self.stream = ImageStream(data, batch_size=batch_size, seed=seed)
+        self.schedule, self.seed, self.teacher = schedule, seed, teacher
+
+    def draw(self, step: int) -> Batch:
+        """Images, then uniform t and normal eps from the step's own generator."""
+        pixels, labels = self.stream.batch(step)
+        x_0, y = torch.from_numpy(pixels), torch.from_numpy(labels)
+        generator = torch.Generator().manual_seed(seeds.derive(self.seed, "draw", step))
+        t = torch.randint(0, self.schedule.num_train_timesteps, y.shape, generator=generator)
+        eps = torch.randn(x_0.shape, generator=generator)
+        uniform = torch.rand(y.shape, generator=generator)
+        return Batch(x_t=self.schedule.add_noise(x_0, eps, t), t=t, y=y, eps=eps, uniform=uniform)
+
+    @torch.no_grad()
+    def complete(self, batch: Batch) -> Batch:
+        """Run the teacher once over 2B."""
+        if self.teacher is None:
+            return batch
+        uncond, cond = self.teacher.branches(batch.x_t, batch.t, batch.y)
+        return replace(batch, teacher_uncond=uncond, teacher_cond=cond)
+
+
+class TeacherBank:
+    """N draws with the teacher's outputs, computed once and then reused in shuffled order."""
+
+    def __init__(self, bank: Batch, *, batch_size: int, seed: int) -> None:
+        self.bank = bank
+        self._order = ShuffledRows(len(bank.t), batch_size=batch_size, seed=seed)
+
+    def draw(self, step: int) -> Batch:
+        """Rows of the bank, in a fresh order every pass."""
+        return self.bank.take(torch.from_numpy(self._order.rows(step)))
+
+    def complete(self, batch: Batch) -> Batch:
+        """Nothing to add."""
+        return batch
+
+
+def build_bank(
+    source: FreshDraws, *, num_draws: int, device: torch.device, on_draws: Callable[[int], None] | None = None
+) -> Batch:
+    """Draw `num_draws` samples and run the teacher on each once; everything ends on the CPU."""
+    parts, done, step = [], 0, 0
+    while done < num_draws:
+        batch = source.complete(source.draw(step).to(device)).to(torch.device("cpu"))
+        parts.append(batch)
+        done, step = done + len(batch.t), step + 1
+        if on_draws is not None:
+            on_draws(len(batch.t))
+    columns = {f.name: torch.cat([getattr(p, f.name) for p in parts])[:num_draws] for f in fields(Batch)}
+    return Batch(**columns)
+
+
+@contextmanager
+def bank_progress(num_draws: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr while a bank is computed."""
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("teacher bank", total=num_draws)
+        yield lambda count: progress.advance(task, count)
+
+
+def bank_bytes(num_draws: int, image_shape: tuple[int, int, int]) -> int:
+    """Memory that a bank takes: four float32 images a draw, and three numbers."""
+    c, h, w = image_shape
+    return num_draws * (4 * c * h * w * 4 + 20)
+
+
+def save_bank(bank: Batch, path: Path, *, key: str) -> None:
+    """Write a bank so that a resumed run need not compute it again; atomic."""
+    part = path.with_suffix(".part")
+    save_file({f.name: getattr(bank, f.name).contiguous() for f in fields(Batch)}, part, {"key": key})
+    part.replace(path)
+
+
+def load_bank(path: Path, *, key: str) -> Batch | None:
+    """The bank at `path` if it is whole and was made for this run, else None."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            return Batch(**{f.name: file.get_tensor(f.name) for f in fields(Batch)})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}). Remove it; it will be computed again.") from error

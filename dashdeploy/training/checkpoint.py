@@ -1,0 +1,46 @@
+"""Checkpoints: one file, written atomically, read without executing anything in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dashdeploy.errors import UserError
+
+FORMAT = 1
+FILE = "checkpoint.pt"
+
+
+def save(folder: Path, state: dict[str, Any], *, key: str) -> None:
+    """Write `state` to folder/checkpoint.pt: to a file beside it first, synced, then renamed over the old one."""
+    part = folder / f"{FILE}.part"
+    with part.open("wb") as file:
+        torch.save({"format": FORMAT, "key": key, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / FILE)
+
+
+def load(folder: Path, *, key: str) -> dict[str, Any] | None:
+    """The checkpoint of this very run, or None where there is none.
+
+    Raises:
+        UserError: it is damaged, of another format, or of a run with other settings, data or teacher.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    fresh = "Pass --fresh to discard it and start again."
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}). {fresh}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else None
+        raise UserError(f"{path}: checkpoint format {found}; this version reads {FORMAT}. {fresh}")
+    if state["key"] != key:
+        raise UserError(f"{path}: a checkpoint of another recipe (its settings, data or teacher differ). {fresh}")
+    return state

@@ -1,0 +1,128 @@
+"""The distill stage: train a compact student from a teacher and write it in diffusers format."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+
+from dashdeploy import run, seeds
+from dashdeploy.data import load_dataset
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.errors import UserError
+from dashdeploy.recipe import schema
+from dashdeploy.students.architecture import StudentPlan, design
+from dashdeploy.teachers import choose, unet2d
+from dashdeploy.training import batches, objectives
+from dashdeploy.training.batches import FreshDraws, Source, TeacherBank
+from dashdeploy.training.stage import train_stage
+from dashdeploy.training.step import TrainStep
+from dashdeploy.training.timestep_weights import transfer
+
+BANK_SHARE = 0.25
+"""A teacher bank may take this share of the machine's memory."""
+
+
+def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None, fresh: bool = False) -> run.Stage:
+    """Train the recipe's student into run_folder/student, or return it if it is already there.
+
+    Args:
+        base: the recipe file's folder, which a relative teacher.path is looked for in.
+
+    Raises:
+        UserError: no teacher, or one that does not fit; a training error (see training.loop.train).
+    """
+    config = recipe.distill
+    folder = choose.find(recipe, run_folder, base=base)
+    if folder is None:
+        raise UserError(f"recipe {recipe.name} has no trained teacher yet: run `dashdeploy teach {recipe.name}` first")
+    data = load_dataset(recipe.data)
+    teacher = choose.open_teacher(folder, recipe, data)
+    interface = teacher.denoiser.interface
+    weights = transfer(config.timestep_weights, interface.schedule, folder)
+    student = design(recipe.student, dict(teacher.denoiser.unet.config))
+    inputs = {
+        "data": data.sha256,
+        "holdout": recipe.data.holdout,
+        "teacher": teacher.sha256,
+        "student": student.config,
+        "distill": run.training_settings(config.model_dump(mode="json")),
+        "seed": recipe.seed,
+    }
+
+    def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, Source]:
+        unet = new_student(student, seed=recipe.seed)
+        objective = partial(objectives.OBJECTIVES[config.objective.kind], config=config.objective)
+        train_data, _ = data.split(recipe.data.holdout, seed=recipe.seed)
+        needed = config.objective.kind in objectives.NEEDS_TEACHER
+        source: Source = FreshDraws(
+            train_data,
+            interface.schedule,
+            batch_size=config.batch_size,
+            seed=recipe.seed,
+            teacher=teacher.denoiser.to(accelerator.device) if needed else None,
+        )
+        if needed and config.teacher_bank:
+            source = _bank(source, config, accelerator=accelerator, work=work, key=key, seed=recipe.seed)
+        return TrainStep(TorchDenoiser(unet.train(), interface), weights, objective), source
+
+    def write(module: TrainStep, draft: run.Draft) -> None:
+        unet2d.save(module.denoiser.unet, interface.schedule, draft.folder)
+        module.weights.save(draft.folder)
+        draft.figures.update(describe(student), teacher=str(folder), classes=list(data.classes))
+
+    return train_stage(recipe, run_folder / "student", config, inputs=inputs, build=build, write=write, fresh=fresh)
+
+
+def new_student(student: StudentPlan, *, seed: int) -> UNet2DModel:
+    """A freshly initialised student; its weights depend on the recipe's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "student"))
+        return UNet2DModel(**student.config)
+
+
+def describe(student: StudentPlan) -> dict[str, Any]:
+    """What tables say of a student."""
+    return {
+        "parameters": student.parameters,
+        "teacher_parameters": student.teacher_parameters,
+        "compression": student.compression,
+        "block_out_channels": student.config["block_out_channels"],
+        "layers_per_block": student.config["layers_per_block"],
+    }
+
+
+def _bank(
+    source: Source, config: schema.Distill, *, accelerator: Accelerator, work: Path, key: str, seed: int
+) -> TeacherBank:
+    """The recipe's teacher bank: computed by the main process, kept in the work folder, read by all."""
+    assert isinstance(source, FreshDraws)
+    size = batches.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > BANK_SHARE * memory:
+        raise UserError(
+            f"distill.teacher_bank {config.teacher_bank}: it would take {size / 2**30:.1f} GiB, more than "
+            f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
+        )
+    path = work / "teacher_bank.safetensors"
+    bank = batches.load_bank(path, key=key)
+    if accelerator.is_main_process and bank is None:
+        fresh = FreshDraws(
+            source.stream.data,
+            source.schedule,
+            batch_size=min(config.teacher_bank, 256),
+            seed=seeds.derive(seed, "bank"),
+            teacher=source.teacher,
+        )
+        with batches.bank_progress(config.teacher_bank) as advance:
+            bank = batches.build_bank(fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance)
+        batches.save_bank(bank, path, key=key)
+    accelerator.wait_for_everyone()
+    bank = bank or batches.load_bank(path, key=key)
+    assert bank is not None
+    return TeacherBank(bank, batch_size=config.batch_size, seed=seed)

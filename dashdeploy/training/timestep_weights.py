@@ -1,0 +1,161 @@
+"""Timestep weights ŵ_t of the loss: the paper's TIRT (arXiv:2606.00798 Eq. 2) and its alternatives.
+
+    tirt         ω_t = min(SNR_t, γ)·sigmoid(λ_t),  ŵ_t = ω_t / mean over all T of ω
+    published    the same ω, divided by its mean over the batch, as the authors' code does
+    min_snr_x0   ω_t = min(SNR_t, γ)                (TIRT at λ = 0, up to a constant)
+    min_snr_eps  ω_t = min(1, γ / SNR_t)            (Hang et al. 2023, eps-prediction)
+    uniform      ω_t = 1
+    uncertainty  loss_t·exp(−u_t) + u_t             (Kendall et al. 2018; ω ∝ 1/E[loss_t] at the optimum)
+    loss_ema     ω_t ∝ (running mean of loss_t)^α   (weights difficult timesteps up)
+
+All but `published` and `uncertainty` are normalised over all T, so that E_t[ŵ_t] = 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import LEARNED_WEIGHTS
+from dashdeploy.recipe.schema import TimestepWeights as Config
+
+FILE = "timestep_weights.safetensors"
+STARVED = 0.01
+"""A decile of t that holds a smaller share of the weight than this is called starved."""
+LOSS_EMA_MOMENTUM = 0.99
+
+
+class TimestepWeights(nn.Module):
+    """ŵ_t as a module: λ (T,) float32 is its parameter while it is learnt, a buffer once frozen."""
+
+    def __init__(self, config: Config, schedule: NoiseSchedule, *, frozen_lambda: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.config, self.schedule_sha256 = config, schedule.sha256
+        self.register_buffer("base", _base(config, schedule), persistent=False)
+        zeros = torch.zeros(schedule.num_train_timesteps)
+        if frozen_lambda is not None:
+            self.register_buffer("lam", frozen_lambda.clone())
+        elif config.kind in ("tirt", "published", "uncertainty"):
+            self.lam = nn.Parameter(zeros)
+        else:
+            # loss_ema: the running mean of log loss. Kinds that learn nothing keep zeros.
+            self.register_buffer("lam", zeros)
+        self.frozen = frozen_lambda is not None
+
+    def omega(self) -> torch.Tensor:
+        """ω (T,) float32, before normalisation."""
+        kind = self.config.kind
+        if kind in ("tirt", "published"):
+            return self.base * torch.sigmoid(self.lam)
+        if kind == "uncertainty":
+            return torch.exp(-self.lam)
+        if kind == "loss_ema":
+            return torch.exp(self.config.alpha * self.lam)
+        return self.base
+
+    def forward(self, t: torch.Tensor, t_batch: torch.Tensor) -> torch.Tensor:
+        """ŵ for t (B,) int64 -> (B,); t_batch: timesteps of the whole batch over all processes."""
+        omega = self.omega()
+        if self.config.kind == "published":
+            return omega[t] / omega[t_batch].mean()
+        if self.config.kind == "uncertainty":
+            return omega[t]
+        return omega[t] / omega.mean()
+
+    def regulariser(self, t: torch.Tensor) -> torch.Tensor:
+        """What is added to each sample's loss, (B,): u_t for `uncertainty` while it is learnt, else 0."""
+        if self.config.kind == "uncertainty" and not self.frozen:
+            return self.lam[t]
+        return torch.zeros_like(t, dtype=torch.float32)
+
+    @torch.no_grad()
+    def observe(self, t: torch.Tensor, loss: torch.Tensor) -> None:
+        """Take note of unweighted losses (N,) at t (N,), of all processes; only `loss_ema` learns from it."""
+        if self.config.kind != "loss_ema" or self.frozen:
+            return
+        sums = torch.zeros_like(self.lam).index_add_(0, t, loss.float().clamp_min(1e-12).log())
+        counts = torch.zeros_like(self.lam).index_add_(0, t, torch.ones_like(t, dtype=torch.float32))
+        seen = counts > 0
+        mean = sums[seen] / counts[seen]
+        # A timestep's first observation replaces its zero.
+        old = torch.where(self.lam[seen] == 0, mean, self.lam[seen])
+        self.lam[seen] = LOSS_EMA_MOMENTUM * old + (1 - LOSS_EMA_MOMENTUM) * mean
+
+    @torch.no_grad()
+    def mass_by_decile(self) -> list[float]:
+        """Share of the weight in each tenth of t, from clean to noise; sums to 1."""
+        omega = self.omega().double().cpu()
+        return [float(part.sum() / omega.sum()) for part in omega.tensor_split(10)]
+
+    def starved(self) -> list[int]:
+        """Deciles (0 = cleanest) that hold less than STARVED of the weight."""
+        return [i for i, mass in enumerate(self.mass_by_decile()) if mass < STARVED]
+
+    def save(self, folder: Path) -> None:
+        """Write λ with all that a transfer has to check; nothing for kinds that learn nothing."""
+        if self.config.kind not in LEARNED_WEIGHTS:
+            return
+        metadata = {
+            "kind": self.config.kind,
+            "gamma": repr(self.config.gamma),
+            "alpha": repr(self.config.alpha),
+            "normaliser": "batch" if self.config.kind == "published" else "all_timesteps",
+            "num_train_timesteps": str(len(self.lam)),
+            "schedule_sha256": self.schedule_sha256,
+            "mass_by_decile": json.dumps([round(m, 6) for m in self.mass_by_decile()]),
+        }
+        save_file({"lambda": self.lam.detach().float().cpu().contiguous()}, folder / FILE, metadata)
+
+
+def _base(config: Config, schedule: NoiseSchedule) -> torch.Tensor:
+    snr = schedule.snr
+    if config.kind in ("tirt", "published", "min_snr_x0"):
+        return snr.clamp(max=config.gamma).float()
+    if config.kind == "min_snr_eps":
+        return (config.gamma / snr).clamp(max=1.0).float()
+    return torch.ones(schedule.num_train_timesteps)
+
+
+def transfer(config: Config, schedule: NoiseSchedule, teacher: Path) -> TimestepWeights:
+    """TIRT Transfer: the student's weights, with the teacher's λ copied and frozen where the kind has one.
+
+    Raises:
+        UserError: λ is missing, or was learnt for another kind, γ, T or noise schedule.
+    """
+    if config.kind not in LEARNED_WEIGHTS:
+        return TimestepWeights(config, schedule)
+    path = teacher / FILE
+    free = "uniform, min_snr_eps, min_snr_x0"
+    if not path.is_file():
+        raise UserError(
+            f"distill.timestep_weights.kind {config.kind!r} takes λ from the teacher, and {path} does not exist. "
+            f"Train the teacher with teach.timestep_weights.kind={config.kind}, or choose a kind without λ: {free}."
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            found, lam = file.metadata() or {}, file.get_tensor("lambda")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}). Train the teacher again.") from error
+    same_lambda = {"tirt": "tirt", "published": "tirt"}
+    kinds = [same_lambda.get(kind or "", kind) for kind in (found.get("kind"), config.kind)]
+    problems = []
+    if kinds[0] != kinds[1]:
+        problems.append(f"kind is {found.get('kind')!r} there and {config.kind!r} here")
+    if kinds[1] == "tirt" and float(found.get("gamma", "nan")) != config.gamma:
+        problems.append(f"gamma is {found.get('gamma')} there and {config.gamma} here")
+    if len(lam) != schedule.num_train_timesteps:
+        problems.append(f"λ has {len(lam)} timesteps and the noise schedule {schedule.num_train_timesteps}")
+    elif found.get("schedule_sha256") != schedule.sha256:
+        problems.append("λ was learnt with another noise schedule (its hash differs)")
+    if not torch.isfinite(lam).all():
+        problems.append("λ holds NaN or Inf")
+    if problems:
+        raise UserError(f"{path}: this λ cannot be transferred: {'; '.join(problems)}. Or choose a kind without λ: {free}.")
+    return TimestepWeights(config, schedule, frozen_lambda=lam)
