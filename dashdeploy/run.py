@@ -51,10 +51,11 @@ class Stage:
 
 @dataclass
 class Draft:
-    """A stage being written: put files into `folder`, figures into `figures`."""
+    """A stage being written: put files into `folder`, figures into `figures`, what a runtime needs into `artifact`."""
 
     folder: Path
     figures: dict[str, Any] = field(default_factory=dict)
+    artifact: dict[str, Any] = field(default_factory=dict)
 
 
 def digest(value: Any) -> str:
@@ -159,6 +160,7 @@ def write_stage(folder: Path, *, key: str, recipe: Recipe, inputs: dict[str, Any
             "inputs": inputs,
             "files": files,
             "figures": draft.figures,
+            **({"artifact": draft.artifact} if draft.artifact else {}),
             "seed": recipe.seed,
             "versions": versions(),
             "recipe": recipe.model_dump(mode="json"),

@@ -203,6 +203,10 @@ class Quality(Model):
     guidance: tuple[Guidance, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, Tag())
     features: str = Field("auto", description="auto (the dataset's committed network), or inception")
     features_weights: str | None = Field(None, description="inception: the weights file")
+    torch_student: Literal["recipe", "all"] = Field(
+        "recipe",
+        description="guidance at which the student is also sampled in torch beside its artifacts: sampling.guidance, or all",
+    )
     batch_size: int = Field(128, ge=1)
     bootstrap: int = Field(200, ge=0, description="resamples of the interval")
 

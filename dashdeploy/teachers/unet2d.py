@@ -14,6 +14,7 @@ from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Architecture
+from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -68,7 +69,9 @@ def save(unet: UNet2DModel, schedule: NoiseSchedule, folder: Path, *, dtype: tor
     """Write `unet/` and `scheduler/` in diffusers format: `UNet2DModel.from_pretrained(folder, subfolder="unet")`."""
     stored = UNet2DModel.from_config(unet.config)
     stored.load_state_dict(unet.state_dict())
-    stored.to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
+    for parameter in stored.parameters():
+        parameter.data = parameter.data.to(dtype)
+    stored.save_pretrained(folder / "unet", safe_serialization=True)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     text = json.dumps(schedule.scheduler_config(), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
@@ -83,8 +86,8 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     Raises:
         UserError: anything missing, damaged or not class-conditional; the message says what to do.
     """
-    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    config = _read_json(unet_folder / "config.json", role)
+    unet_folder = _unet_folder(folder)
+    config = read_config(folder, role=role)
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise UserError(f"{role} {unet_folder}: it is a {config['_class_name']}; expected a diffusers UNet2DModel")
     embeds = config.get("num_class_embeds")
@@ -114,25 +117,24 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     return TorchDenoiser(unet.eval().requires_grad_(False), interface)
 
 
+def read_config(folder: Path, *, role: str) -> dict[str, Any]:
+    """The model's config.json.
+
+    Raises:
+        UserError: missing, or not JSON.
+    """
+    return _read_json(_unet_folder(folder) / "config.json", role)
+
+
+def _unet_folder(folder: Path) -> Path:
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
 def load_schedule(folder: Path, role: str) -> NoiseSchedule:
     """The noise schedule beside a model."""
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
     return schedules.from_scheduler_config(_read_json(path, role), source=str(path))
-
-
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Load a safetensors file; a damaged one is a UserError that names it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file ({error}; {path.stat().st_size if path.exists() else 0} bytes). "
-            "Copy or make it again."
-        ) from error
 
 
 def _read_json(path: Path, role: str) -> dict[str, Any]:

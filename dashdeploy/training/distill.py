@@ -18,8 +18,10 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
 from dashdeploy.students.architecture import StudentPlan, design
 from dashdeploy.teachers import choose, unet2d
-from dashdeploy.training import batches, objectives
-from dashdeploy.training.batches import FreshDraws, Source, TeacherBank
+from dashdeploy.training import bank as banks
+from dashdeploy.training import objectives
+from dashdeploy.training.bank import TeacherBank
+from dashdeploy.training.batches import FreshDraws, Source
 from dashdeploy.training.stage import train_stage
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import transfer
@@ -74,9 +76,23 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
     def write(module: TrainStep, draft: run.Draft) -> None:
         unet2d.save(module.denoiser.unet, interface.schedule, draft.folder)
         module.weights.save(draft.folder)
-        draft.figures.update(describe(student), teacher=str(folder), classes=list(data.classes))
+        draft.figures.update(describe(student), teacher=str(folder.absolute()), classes=list(data.classes))
 
     return train_stage(recipe, run_folder / "student", config, inputs=inputs, build=build, write=write, fresh=fresh)
+
+
+def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
+    """What is known of the student before anything runs, to be appended to a line: its size beside the teacher's."""
+    if teacher is not None:
+        config = unet2d.read_config(teacher, role="teacher")
+    else:
+        assert recipe.teach is not None
+        data = load_dataset(recipe.data)
+        config = unet2d.unet_config(
+            recipe.teach.architecture, image_shape=data.image_shape, num_classes=data.num_classes
+        )
+    student = design(recipe.student, config)
+    return f": {student.teacher_parameters:,} → {student.parameters:,} parameters ({student.compression:.2f}×)"
 
 
 def new_student(student: StudentPlan, *, seed: int) -> UNet2DModel:
@@ -102,7 +118,7 @@ def _bank(
 ) -> TeacherBank:
     """The recipe's teacher bank: computed by the main process, kept in the work folder, read by all."""
     assert isinstance(source, FreshDraws)
-    size = batches.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
+    size = banks.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > BANK_SHARE * memory:
         raise UserError(
@@ -110,7 +126,7 @@ def _bank(
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
         )
     path = work / "teacher_bank.safetensors"
-    bank = batches.load_bank(path, key=key)
+    bank = banks.load_bank(path, key=key)
     if accelerator.is_main_process and bank is None:
         fresh = FreshDraws(
             source.stream.data,
@@ -119,10 +135,10 @@ def _bank(
             seed=seeds.derive(seed, "bank"),
             teacher=source.teacher,
         )
-        with batches.bank_progress(config.teacher_bank) as advance:
-            bank = batches.build_bank(fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance)
-        batches.save_bank(bank, path, key=key)
+        with banks.bank_progress(config.teacher_bank) as advance:
+            bank = banks.build_bank(fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance)
+        banks.save_bank(bank, path, key=key)
     accelerator.wait_for_everyone()
-    bank = bank or batches.load_bank(path, key=key)
+    bank = bank or banks.load_bank(path, key=key)
     assert bank is not None
     return TeacherBank(bank, batch_size=config.batch_size, seed=seed)

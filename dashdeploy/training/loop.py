@@ -133,7 +133,8 @@ def train(
                 run.save(done)
             if stopping and done < config.steps:
                 raise Interrupted(f"stopped at step {done} of {config.steps}, saved. Run the same command to resume.")
-        report.say(_mass_line(module))
+        if module.weights.learns:
+            report.say(_mass_line(module))
     run.ema.copy_to(module.denoiser.unet.parameters())
     return record if start < config.steps else run.last_record()
 
@@ -235,7 +236,7 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self.module.denoiser.unet.parameters())
-        if self.module.weights.config.kind == "loss_ema":
+        if self.module.weights.observes:
             self._observe(whole, losses, share)
         return {**figures, "grad_norm": float(norm) if norm is not None else math.nan}
 

@@ -22,7 +22,7 @@ class Reporter:
         self.main = main
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("eta"),
@@ -59,8 +59,8 @@ class Reporter:
             return
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        terms = " ".join(f"{k} {v:.4f}" for k, v in record.items() if k in record["terms"])
-        note = f"loss {record['loss']:.4f} · {terms} · {record['images_per_s']:.0f} images/s"
+        terms = " ".join(f"{name} {record[name]:.3g}" for name in record["terms"])
+        note = f"loss {record['loss']:.3g} · {terms} · {record['images_per_s']:.0f} images/s"
         self._progress.update(self._task, note=note)
         if self._board is not None:
             for name, value in record.items():

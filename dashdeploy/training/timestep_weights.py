@@ -49,6 +49,16 @@ class TimestepWeights(nn.Module):
             self.register_buffer("lam", zeros)
         self.frozen = frozen_lambda is not None
 
+    @property
+    def learns(self) -> bool:
+        """Whether the weights change during training."""
+        return self.config.kind in LEARNED_WEIGHTS and not self.frozen
+
+    @property
+    def observes(self) -> bool:
+        """Whether `observe` has to be told of every step's losses."""
+        return self.config.kind == "loss_ema" and not self.frozen
+
     def omega(self) -> torch.Tensor:
         """ω (T,) float32, before normalisation."""
         kind = self.config.kind
@@ -78,7 +88,7 @@ class TimestepWeights(nn.Module):
     @torch.no_grad()
     def observe(self, t: torch.Tensor, loss: torch.Tensor) -> None:
         """Take note of unweighted losses (N,) at t (N,), of all processes; only `loss_ema` learns from it."""
-        if self.config.kind != "loss_ema" or self.frozen:
+        if not self.observes:
             return
         sums = torch.zeros_like(self.lam).index_add_(0, t, loss.float().clamp_min(1e-12).log())
         counts = torch.zeros_like(self.lam).index_add_(0, t, torch.ones_like(t, dtype=torch.float32))

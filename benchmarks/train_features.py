@@ -1,0 +1,60 @@
+"""Train the small feature network of a built-in dataset: python benchmarks/train_features.py digits
+
+Writes dashdeploy/metrics/networks/<dataset>.safetensors and prints the line for SPECS and the
+accuracy on held-out images. The committed networks were made by this script.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dashdeploy.data import load_dataset
+from dashdeploy.metrics.features import NETWORKS, FeatureNet, normalise
+from dashdeploy.recipe.schema import Data
+from dashdeploy.run import file_sha256
+
+EPOCHS = {"digits": 40, "fashion_mnist": 6}
+WIDTH = {"digits": 16, "fashion_mnist": 24}
+HOLDOUT = 0.1
+
+
+def main(dataset: str) -> None:
+    torch.manual_seed(0)
+    data = load_dataset(Data(name=dataset))
+    train, test = data.split(HOLDOUT, seed=0)
+    channels, size, _ = data.image_shape
+    net = FeatureNet(channels=channels, num_classes=data.num_classes, width=WIDTH[dataset])
+    x, y = normalise(torch.from_numpy(train.images), size), torch.from_numpy(train.labels)
+    batch, epochs = 64, EPOCHS[dataset]
+    steps = epochs * (len(x) // batch)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for epoch in range(epochs):
+        order = torch.randperm(len(x))
+        for i in range(len(x) // batch):
+            rows = order[i * batch : (i + 1) * batch]
+            loss = nn.functional.cross_entropy(net(x[rows])[1], y[rows], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        print(f"epoch {epoch + 1}/{epochs} loss {loss.item():.4f}", file=sys.stderr)
+    net.eval()
+    with torch.no_grad():
+        test_x = normalise(torch.from_numpy(test.images), size)
+        right = torch.cat([net(part)[1].argmax(1) for part in test_x.split(512)]).numpy() == test.labels
+    path = NETWORKS / f"{dataset}.safetensors"
+    save_file(net.state_dict(), path)
+    print(f"held-out accuracy {right.mean():.4f} on {len(test)}")
+    print(
+        f'"{dataset}": NetworkSpec("{path.name}", "{file_sha256(path)}", image_size={size}, channels={channels}, '
+        f"num_classes={data.num_classes}, width={WIDTH[dataset]}),"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

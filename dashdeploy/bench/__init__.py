@@ -1,0 +1,1 @@
+"""The benchmark: latency, quality, guidance fidelity, and the report of them."""

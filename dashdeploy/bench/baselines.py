@@ -1,0 +1,46 @@
+"""Committed baselines of a recipe (recipes/baselines/<recipe>.json), quoted where they were measured alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dashdeploy.errors import UserError
+from dashdeploy.locate import data_root
+
+SAME = ("teacher_sha256", "features_sha256", "num_images", "num_reference", "student_parameters", "images_seen")
+
+
+def load(recipe_name: str) -> tuple[dict[str, Any], Path] | None:
+    """The committed baselines of a recipe and their file, or None where there are none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = data_root("recipes") / "baselines" / f"{recipe_name}.json"
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    return found, path
+
+
+def differences(baselines: dict[str, Any], conditions: dict[str, Any]) -> list[str]:
+    """In what the baselines were measured otherwise; empty where the figures can stand beside each other."""
+    return [name for name in SAME if baselines["conditions"].get(name) != conditions[name]]
+
+
+def recovery(scratch: dict[str, float], teacher: dict[str, float], student: dict[str, float]) -> dict[str, float]:
+    """(FID of scratch − FID of the student) / (FID of scratch − FID of the teacher), per guidance that all three have.
+
+    1: as good as the teacher; 0: no better than the same student trained from scratch on the same
+    images. Left out where the teacher is not better than scratch.
+    """
+    return {
+        scale: (scratch[scale] - student[scale]) / (scratch[scale] - teacher[scale])
+        for scale in scratch
+        if scale in teacher and scale in student and scratch[scale] > teacher[scale]
+    }

@@ -1,0 +1,306 @@
+"""The bench stage: teacher, student and its artifacts on latency, quality and guidance fidelity, in one record."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dashdeploy import run
+from dashdeploy.bench import baselines, latency, memory, quality, samples
+from dashdeploy.bench.machine import machine
+from dashdeploy.bench.report import write_report
+from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
+from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.sampling import Plan, plan
+from dashdeploy.errors import UserError
+from dashdeploy.metrics import gap
+from dashdeploy.metrics.features import Extractor, open_extractor
+from dashdeploy.recipe.schema import Guidance, Recipe
+from dashdeploy.runtime.model import Model
+from dashdeploy.runtime.open import artifact_folders, open_path
+from dashdeploy.teachers import choose
+
+FORMAT = 1
+GRID_COLUMNS = 8
+GRID_CLASSES = 10
+
+
+def bench(run_folder: Path, recipe: Recipe, *, base: Path | None = None, fresh: bool = False) -> run.Stage:
+    """Measure run_folder's student and artifacts against its teacher into run_folder/bench.
+
+    Args:
+        recipe: the run's recipe; its `sampling` and `bench` sections may differ from those it was trained with.
+
+    Raises:
+        UserError: no student, a teacher that has changed since the student was made, or a missing feature network.
+    """
+    student = run.read_stage(run_folder / "student")
+    artifacts = [run.read_stage(folder) for folder in artifact_folders(run_folder)]
+    stale = [a.folder.name for a in artifacts if a.manifest["inputs"]["student"] != student.sha256]
+    if stale:
+        raise UserError(f"{run_folder}: {', '.join(stale)} was exported from another student. Run `dashdeploy export` again.")
+    data = load_dataset(recipe.data)
+    used = Path(student.figures["teacher"])
+    teacher_folder = used if used.is_dir() else choose.find(recipe, run_folder, base=base)
+    if teacher_folder is None:
+        raise UserError(f"{run_folder}: no teacher to compare with; give teacher.path or run `dashdeploy teach`")
+    teacher_sha256 = choose.open_teacher(teacher_folder, recipe, data).sha256
+    if student.manifest["inputs"]["teacher"] != teacher_sha256:
+        raise UserError(f"{run_folder}: its student was made from another teacher than {teacher_folder}. Distil again.")
+    extractor = open_extractor(
+        recipe.bench.quality.features, recipe.data.name, weights=recipe.bench.quality.features_weights
+    )
+    inputs = {
+        "student": student.sha256,
+        "teacher": teacher_sha256,
+        "artifacts": {a.folder.name: a.sha256 for a in artifacts},
+        "data": data.sha256,
+        "features": extractor.sha256,
+        "sampling": recipe.sampling.model_dump(mode="json"),
+        "bench": recipe.bench.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "machine": machine(),
+        "versions": run.versions(),
+    }
+    key = run.stage_key("bench", **inputs)
+    done = None if fresh else run.current(run_folder / "bench", key)
+    if done is not None:
+        return done
+    folders = {"teacher": teacher_folder, "student": student.folder}
+    folders |= {f"student-{a.folder.name}": a.folder for a in artifacts}
+    with ExitStack() as stack:
+        threads = recipe.bench.latency.threads or machine()["cores"]
+        models = {name: stack.enter_context(open_path(path, threads=threads)) for name, path in folders.items()}
+        work = Bench(recipe, run_folder, folders, models, data, extractor, threads)
+        with run.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
+            record = work.measure(student)
+            np.savez_compressed(draft.folder / "samples.npz", **work.grid())
+            text = json.dumps(record, indent=1, allow_nan=False)
+            (draft.folder / "bench.json").write_text(text + "\n")
+            write_report(draft.folder)
+    return run.read_stage(run_folder / "bench")
+
+
+class Bench:
+    """One benchmark under way: the opened models and what has been measured of them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run_folder: Path,
+        folders: dict[str, Path],
+        models: dict[str, Model],
+        data: LabelledImages,
+        extractor: Extractor,
+        threads: int,
+    ) -> None:
+        self.recipe, self.run_folder, self.folders, self.models = recipe, run_folder, folders, models
+        self.data, self.extractor, self.threads = data, extractor, threads
+        self.steps = models["teacher"].denoiser.interface.schedule.num_train_timesteps
+        self.notes: list[str] = []
+        self.images: dict[tuple[str, str], torch.Tensor] = {}
+
+    def measure(self, student: run.Stage) -> dict[str, Any]:
+        """The whole record."""
+        recipe = self.recipe
+        run_plan = plan(recipe.sampling, self.steps)
+        quality_rows, num_reference = self._quality()
+        fidelity = self._fidelity()
+        latency_rows = self._latency(run_plan)
+        figures = student.figures
+        fast = [name for name in self.models if name.startswith("student-")] or ["student"]
+        features = {"name": self.extractor.name, "sha256": self.extractor.sha256}
+        conditions = {
+            "teacher_sha256": self.models["teacher"].sha256,
+            "features_sha256": self.extractor.sha256,
+            "num_images": recipe.bench.quality.num_images,
+            "num_reference": num_reference,
+            "student_parameters": figures["parameters"],
+            "images_seen": recipe.distill.steps * recipe.distill.batch_size,
+        }
+        return {
+            "format": FORMAT,
+            "recipe": recipe.name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seed": recipe.seed,
+            "threads": self.threads,
+            "machine": machine(),
+            "versions": run.versions(),
+            "settings": {
+                "sampling": recipe.sampling.model_dump(mode="json"),
+                **recipe.bench.model_dump(mode="json"),
+                "timesteps": list(run_plan.timesteps),
+            },
+            "classes": figures["classes"],
+            "models": {name: self._describe(name) for name in self.models},
+            "compression": figures["compression"],
+            "latency": [row.as_dict() for row in latency_rows],
+            "pairs": [p for name in fast for p in latency.speedups(latency_rows, slow="teacher", fast=name)],
+            "quality": {
+                "features": features,
+                "num_images": recipe.bench.quality.num_images,
+                "num_reference": num_reference,
+                "rows": [strict(row.as_dict()) for row in quality_rows],
+            },
+            "fidelity": fidelity,
+            "training": self._training(student),
+            "baselines": self._baselines(quality_rows, conditions),
+            "notes": self.notes,
+        }
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        model = self.models[name]
+        batch_size = max(self.recipe.bench.latency.batch_sizes)
+        rss = memory.peak_rss_mib(self.folders[name], batch_size=batch_size, threads=self.threads)
+        return {
+            "label": model.label,
+            "runtime": model.runtime,
+            "parameters": model.parameters,
+            "file_bytes": model.file_bytes,
+            "sha256": model.sha256,
+            "peak_rss_mib": rss,
+        }
+
+    def _latency(self, run_plan: Plan) -> list[latency.LatencyRow]:
+        config = self.recipe.bench.latency
+        with progress("latency", total=2 * len(config.batch_sizes)) as advance:
+            return latency.measure(self.models, config, run_plan, seed=self.recipe.seed, on_row=lambda _: advance(1))
+
+    def _scales(self, name: str) -> list[Guidance]:
+        own = self.recipe.sampling.guidance
+        if name == "student" and len(self.models) > 2 and self.recipe.bench.quality.torch_student == "recipe":
+            return [own]
+        return list(dict.fromkeys([*self.recipe.bench.quality.guidance, own]))
+
+    def _quality(self) -> tuple[list[quality.QualityRow], int]:
+        config = self.recipe.bench.quality
+        train, _ = self.data.split(self.recipe.data.holdout, seed=self.recipe.seed)
+        reference = quality.reference(train, self.extractor)
+        rows: list[quality.QualityRow] = []
+        teacher: dict[str, Any] = {}
+        jobs = [(name, scale) for name in self.models for scale in self._scales(name)]
+        batches = -(-config.num_images // config.batch_size)
+        with progress("quality", total=len(jobs) * batches * self.recipe.sampling.num_inference_steps) as advance:
+            for name, scale in jobs:
+                images = self._sample(name, scale, advance, batches)
+                row, features = quality.score(
+                    name,
+                    scale,
+                    images,
+                    reference,
+                    teacher.get(guidance.label(scale)) if name != "teacher" else None,
+                    self.extractor,
+                    config,
+                    num_classes=self.data.num_classes,
+                    seed=self.recipe.seed,
+                )
+                rows.append(row)
+                if name == "teacher":
+                    teacher[guidance.label(scale)] = features
+        return rows, reference.num
+
+    def _sample(self, name: str, scale: Guidance, advance: Callable[[int], None], batches: int) -> torch.Tensor:
+        config, sampling, model = self.recipe.bench.quality, self.recipe.sampling, self.models[name]
+        wanted = samples.key(
+            model.sha256,
+            plan(sampling, self.steps, scale=scale),
+            num_images=config.num_images,
+            batch_size=config.batch_size,
+            seed=self.recipe.seed,
+        )
+        cache = self.run_folder / f".{samples.FOLDER}"
+        shape = (config.num_images, *model.denoiser.interface.image_shape)
+        cached = samples.load([self.folders[name] / samples.FOLDER, cache], wanted, shape=shape)
+        if cached is not None:
+            images, path = cached
+            advance(batches * sampling.num_inference_steps)
+            note = f"Images of the {name} were taken from {path.parent} (made earlier with the same weights, seed and settings)."
+            if note not in self.notes:
+                self.notes.append(note)
+        else:
+            images = quality.sample(model, scale, config, sampling, seed=self.recipe.seed, on_step=lambda _: advance(1))
+            samples.save(cache, wanted, images)
+        self.images[name, guidance.label(scale)] = images
+        return images
+
+    def _fidelity(self) -> dict[str, Any]:
+        config, scale = self.recipe.bench.fidelity, self.recipe.sampling.guidance
+        _, held_out = self.data.split(self.recipe.data.holdout, seed=self.recipe.seed)
+        schedule = self.models["teacher"].denoiser.interface.schedule
+        probes = gap.draw_probes(held_out, schedule, num=config.num_pairs, seed=self.recipe.seed)
+        with progress("guidance fidelity", total=len(self.models) * config.num_pairs) as advance:
+            outputs = {
+                name: gap.predict(m.denoiser, probes, batch_size=128, device=m.device, on_draws=advance)
+                for name, m in self.models.items()
+            }
+        rows = []
+        for name in self.models:
+            if name == "teacher":
+                continue
+            overall, bins = gap.fidelity(
+                outputs[name], outputs["teacher"], probes, scale=scale, num_train_timesteps=self.steps, bins=config.bins
+            )
+            rows.append({"model": name, "overall": overall.as_dict(), "bins": [b.as_dict() for b in bins]})
+        return strict({"guidance": guidance.label(scale), "num_pairs": config.num_pairs, "rows": rows})
+
+    def _training(self, student: run.Stage) -> list[dict[str, Any]]:
+        lines = (student.folder / "metrics.jsonl").read_text().splitlines()
+        return [strict(json.loads(line)) for line in lines]
+
+    def _baselines(self, rows: list[quality.QualityRow], conditions: dict[str, Any]) -> dict[str, Any] | None:
+        loaded = baselines.load(self.recipe.name)
+        if loaded is None:
+            return None
+        found, path = loaded
+        other = baselines.differences(found, conditions)
+        if other:
+            self.notes.append(f"The committed baselines ({path.name}) differ in {', '.join(other)} and are not quoted.")
+            return None
+        fids = {name: {r.guidance: r.fid.value for r in rows if r.model == name} for name in self.models}
+        ours = next((fids[n] for n in fids if n.startswith("student-")), fids["student"])
+        scratch = next(row["fid"] for row in found["rows"] if row["objective"] == "scratch")
+        return {
+            "source": f"recipes/baselines/{path.name}",
+            "rows": [{k: row[k] for k in ("name", "label", "fid", "energy_cosine", "rho")} for row in found["rows"]],
+            "recovery": baselines.recovery(scratch, fids["teacher"], ours),
+        }
+
+    def grid(self) -> dict[str, Any]:
+        """Images of every model from the same noise at the recipe's guidance, class by class."""
+        own = guidance.label(self.recipe.sampling.guidance)
+        num_classes = self.data.num_classes
+        labels = quality.balanced_labels(self.recipe.bench.quality.num_images, num_classes).numpy()
+        columns = min(GRID_COLUMNS, max(1, len(labels) // num_classes))
+        rows = [i for c in range(min(GRID_CLASSES, num_classes)) for i in np.flatnonzero(labels == c)[:columns]]
+        grids: dict[str, Any] = {name: self.images[name, own][rows].numpy() for name in self.models}
+        return {**grids, "labels": labels[rows], "columns": np.array(columns)}
+
+
+@contextmanager
+def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with an ETA on stderr."""
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def strict(value: Any) -> Any:
+    """The value with NaN and infinities as None: strict JSON has neither."""
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(v) for v in value]
+    return value

@@ -1,0 +1,65 @@
+"""Peak memory of a model, measured in a process of its own that does nothing else.
+
+python -m dashdeploy.bench.memory FOLDER BATCH_SIZE THREADS prints one JSON object. ONNX artifacts are
+run by ONNX Runtime and numpy alone, as an application would run them; torch is not imported then.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from dashdeploy.run import MANIFEST
+
+STEPS = 3
+
+
+def peak_rss_mib(folder: Path, *, batch_size: int, threads: int | None) -> float:
+    """Largest resident memory (MiB) of a process that loads the model and runs a few guided steps of batch_size."""
+    command = [sys.executable, "-m", "dashdeploy.bench.memory", str(folder.absolute()), str(batch_size), str(threads or 0)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise RuntimeError(f"memory probe of {folder} failed: {done.stderr[-2000:]}")
+    return float(json.loads(done.stdout)["peak_rss_mib"])
+
+
+def main(folder: Path, batch_size: int, threads: int | None) -> None:
+    """Load, run, and report this process's own peak."""
+    manifest = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
+    if manifest.get("artifact", {}).get("backend") == "onnxruntime":
+        _run_onnx(folder, manifest["artifact"], batch_size, threads)
+    else:
+        _run_torch(folder, batch_size, threads)
+    # ru_maxrss is in KiB on Linux.
+    print(json.dumps({"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def _run_onnx(folder: Path, artifact: dict[str, list[int]], batch_size: int, threads: int | None) -> None:
+    import numpy as np
+
+    from dashdeploy.runtime.onnx_session import GuidedSession
+
+    session = GuidedSession(folder / str(artifact["file"]), threads=threads)
+    x = np.zeros((batch_size, *artifact["image_shape"]), np.float32)
+    t = y = np.zeros(batch_size, np.int64)
+    for _ in range(STEPS):
+        session.run(x, t, y, np.full(batch_size, 2.0, np.float32))
+
+
+def _run_torch(folder: Path, batch_size: int, threads: int | None) -> None:
+    import torch
+
+    from dashdeploy.runtime.open import open_path
+
+    with open_path(folder, threads=threads) as model, torch.inference_mode():
+        x = torch.zeros((batch_size, *model.denoiser.interface.image_shape), device=model.device)
+        t = y = torch.zeros(batch_size, dtype=torch.int64, device=model.device)
+        for _ in range(STEPS):
+            model.denoiser.guided(x, t, y, torch.full((batch_size,), 2.0, device=model.device))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) or None)

@@ -1,0 +1,53 @@
+"""A cache of generated images, so that a model is not sampled twice with the same settings.
+
+A teacher folder may carry such samples (`samples/`), made once by the benchmark itself: sampling a
+teacher is by far the longest part of measuring a student.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dashdeploy import run
+from dashdeploy.diffusion.sampling import Plan
+
+FOLDER = "samples"
+
+
+def key(model_sha256: str, plan: Plan, *, num_images: int, batch_size: int, seed: int) -> str:
+    """Identity of a set of samples: the model's hash and every setting that changes an image."""
+    settings = {"model": model_sha256, "num_images": num_images, "batch_size": batch_size, "seed": seed}
+    return run.digest({**settings, "plan": asdict(plan)})
+
+
+def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, Path] | None:
+    """(images uint8 of `shape`, the file) from the first folder that holds them whole, or None."""
+    for folder in folders:
+        path = folder / f"{name[:16]}.npz"
+        if not path.is_file():
+            continue
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                images, stored = file["images"], str(file["key"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            continue
+        if stored == name and images.shape == shape and images.dtype == np.uint8:
+            return torch.from_numpy(images), path
+    return None
+
+
+def save(folder: Path, name: str, images: torch.Tensor) -> None:
+    """Write samples; atomic."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        np.savez_compressed(file, images=images.numpy(), key=np.array(name))
+    Path(part).chmod(0o644)
+    Path(part).replace(folder / f"{name[:16]}.npz")

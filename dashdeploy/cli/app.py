@@ -1,0 +1,69 @@
+"""The command line's root: its commands, `--version`, and what each kind of failure looks like.
+
+Nothing here or at the top of a command's file imports torch, numpy or the recipe schema: `--help` stays instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from dashdeploy import __version__
+from dashdeploy.cli import bench, distill, export, recipes, run, sample, teach
+from dashdeploy.errors import UserError
+
+# In the order of the work. Another command: import its module above and add one line here.
+COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
+    "run": run.run,
+    "teach": teach.teach,
+    "distill": distill.distill,
+    "export": export.export,
+    "bench": bench.bench,
+    "sample": sample.sample,
+    "recipes": recipes.app,
+}
+
+app = typer.Typer(name="dashdeploy", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"dashdeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compress a class-conditional diffusion model and deploy it with its guidance intact."""
+
+
+for _name, _command in COMMANDS.items():
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Exit codes: 0; 2 for a user's mistake, with one `error: …` on stderr; 130 after Ctrl-C; 1, with a
+    traceback, for anything else.
+
+    Args:
+        args: what follows the program's name; None: of this process.
+    """
+    try:
+        app(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # not through rich, which takes [brackets] for markup and wraps
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,46 @@
+"""`dashdeploy bench`: measure a run's student and artifacts against its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dashdeploy.cli.options import AsJson, Fresh, Overrides
+
+
+def bench(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as in runs/digits.")],
+    *,
+    features: Annotated[
+        str | None, typer.Option("--features", help="Feature network of FID and KID: auto, or inception.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Weights file of --features inception.")
+    ] = None,
+    overrides: Overrides = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Latency, quality over guidance, and guidance fidelity: bench.json, a table, and report.html."""
+    from dashdeploy import run
+    from dashdeploy.bench.bench import bench as bench_stage
+    from dashdeploy.bench.show import show
+    from dashdeploy.errors import UserError
+    from dashdeploy.recipe.load import load_text, resolved_yaml
+    from dashdeploy.recipe.schema import Recipe
+
+    recipe = Recipe.model_validate(run.read_stage(run_folder / "student").manifest["recipe"])
+    changes = list(overrides or ())
+    changes += [f"bench.quality.features={features}"] if features else []
+    changes += [f"bench.quality.features_weights={weights}"] if weights else []
+    changed = load_text(resolved_yaml(recipe), name=str(run_folder), overrides=changes)
+    kept = {"bench", "sampling"}
+    if changed.model_dump(exclude=kept) != recipe.model_dump(exclude=kept):
+        raise UserError("bench: --set can change the bench and sampling sections only; the rest made the student")
+    stage = bench_stage(run_folder, changed, fresh=fresh)
+    if as_json:
+        print((stage.folder / "bench.json").read_text(), end="")
+    else:
+        show(stage.folder)

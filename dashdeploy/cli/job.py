@@ -1,0 +1,55 @@
+"""What the stage commands share: the recipe, its run folder, and the dry run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dashdeploy.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe to be worked on: where it came from (base: its folder) and where its results go."""
+
+    recipe: Recipe
+    base: Path
+    run_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.run_dir / self.recipe.name
+
+    def make_folder(self) -> Path:
+        """The run folder, made and checked to be writable."""
+        from dashdeploy.run import open_run
+
+        return open_run(self.run_dir, self.recipe.name)
+
+
+def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job:
+    """Load the recipe that a command was given."""
+    from dashdeploy import locate
+    from dashdeploy.recipe.load import load_recipe
+
+    return Job(load_recipe(recipe, overrides=overrides), locate.find("recipes", recipe).parent, run_dir)
+
+
+def print_plan(job: Job) -> None:
+    """The resolved recipe on stdout, then, as comments, what would run."""
+    from dashdeploy.pipeline import describe
+    from dashdeploy.recipe.load import resolved_yaml
+
+    print(resolved_yaml(job.recipe), end="")
+    print("\n# what `dashdeploy run` would do:")
+    for line in describe(job.recipe, job.folder, base=job.base):
+        print(f"#   {line}")
+
+
+def warn(text: str) -> None:
+    """A line on stderr, as it is."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,30 @@
+"""Arguments and options that several commands share, so that they read and behave the same in all of them.
+
+def distill(recipe: RecipeArgument = DEFAULT_RECIPE, *, overrides: Overrides = None, dry_run: DryRun = False)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_RECIPE = "digits"
+DEFAULT_RUN_DIR = Path("runs")
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Recipe: a name from `dashdeploy recipes ls`, or a YAML file.")
+]
+Overrides = Annotated[  # None: nothing overridden
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one recipe key, as in distill.steps=200. Repeatable."),
+]
+RunDir = Annotated[
+    Path, typer.Option("--run-dir", metavar="DIR", help="Folder of the run folders; this run's is DIR/<recipe name>.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved recipe and what would be done, and do nothing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do the work again even if a finished result is there.")]

@@ -1,0 +1,26 @@
+"""`dashdeploy run`: all stages of a recipe."""
+
+from __future__ import annotations
+
+from dashdeploy.cli.options import DEFAULT_RECIPE, DEFAULT_RUN_DIR, DryRun, Fresh, Overrides, RecipeArgument, RunDir
+
+
+def run(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    *,
+    overrides: Overrides = None,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+) -> None:
+    """Do it all: teach (unless there is a teacher), distill, export, bench. Finished stages are not run again."""
+    from dashdeploy.cli.job import open_job, print_plan, warn
+
+    job = open_job(recipe, overrides, run_dir)
+    if dry_run:
+        return print_plan(job)
+    from dashdeploy.bench.show import show
+    from dashdeploy.pipeline import run_all
+
+    stage = run_all(job.recipe, job.make_folder(), base=job.base, fresh=fresh, say=warn)
+    show(stage.folder)

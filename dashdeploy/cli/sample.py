@@ -1,0 +1,68 @@
+"""`dashdeploy sample`: a PNG grid from any artifact, student or teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, artifact, model folder, or .onnx file.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="PNG file to write.")] = Path("samples.png"),
+    labels: Annotated[
+        str | None, typer.Option(help="Class indices, as in 0,3,7 or 0-9; a row each. Default: the first ten classes.")
+    ] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 8,
+    guidance: Annotated[str, typer.Option("--guidance", "-w", help="Guidance scale (1 = off), or tag.")] = "2",
+    steps: Annotated[int, typer.Option(min=1, help="DDIM steps.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel this many times.")] = 4,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the runtime's choice.")] = None,
+) -> None:
+    """Draw images of each class with DDIM and write them as one PNG grid."""
+    import torch
+
+    from dashdeploy.bench.grid import grid_png
+    from dashdeploy.diffusion import guidance as scales
+    from dashdeploy.diffusion.sampling import generate, plan
+    from dashdeploy.errors import UserError
+    from dashdeploy.recipe.schema import Sampling
+    from dashdeploy.runtime.open import open_path
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out {out}: expected a file name that ends in .png")
+    sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance))
+    with open_path(model, threads=threads) as opened:
+        interface = opened.denoiser.interface
+        chosen = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
+        images = generate(
+            opened.denoiser,
+            plan(sampling, interface.schedule.num_train_timesteps),
+            labels=torch.tensor(chosen).repeat_interleave(columns),
+            seed=seed,
+            batch_size=64,
+            device=opened.device,
+        )
+    try:
+        out.write_bytes(grid_png(images.numpy(), columns=columns, scale=scale))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error})") from error
+    print(out)
+
+
+def parse_labels(text: str) -> list[int]:
+    """``"0,3,7-9"`` -> [0, 3, 7, 8, 9]."""
+    from dashdeploy.errors import UserError
+
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            raise UserError(f"--labels {text!r}: expected class indices, as in 0,3,7 or 0-9")
+        found += range(int(low), int(high or low) + 1)
+    if not found:
+        raise UserError(f"--labels {text!r}: no class index")
+    return found

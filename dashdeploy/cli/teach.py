@@ -1,0 +1,25 @@
+"""`dashdeploy teach`: train a recipe's teacher."""
+
+from __future__ import annotations
+
+from dashdeploy.cli.options import DEFAULT_RECIPE, DEFAULT_RUN_DIR, DryRun, Fresh, Overrides, RecipeArgument, RunDir
+
+
+def teach(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    *,
+    overrides: Overrides = None,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+) -> None:
+    """Train the recipe's teacher into its run folder; `distill` takes it from there."""
+    from dashdeploy.cli.job import open_job, print_plan
+
+    job = open_job(recipe, overrides, run_dir)
+    if dry_run:
+        return print_plan(job)
+    from dashdeploy.training.teach import teach as teach_stage
+
+    stage = teach_stage(job.recipe, job.make_folder(), fresh=fresh)
+    print(stage.folder)

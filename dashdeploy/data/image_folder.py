@@ -1,0 +1,129 @@
+"""A folder of images, one subfolder a class: <path>/<class name>/*.{png,jpg,jpeg,webp,bmp}."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from dashdeploy.data.images import LabelledImages
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Data
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+
+
+def load(config: Data) -> LabelledImages:
+    """Read labelled images from the folder `config.path`; classes are its subfolders, sorted by name.
+
+    Images are upright by their EXIF orientation. With data.image_size each is cropped to its central square
+    and resized by Pillow's antialiased bilinear filter; without, all must be squares of one size. They stay
+    grey if every file is 8-bit grey, else all become RGB. Hidden files and other suffixes are skipped,
+    folders inside of a class are not searched. horizontal_flip is off: only the user knows whether it may be on.
+
+    Returns:
+        images (N, 1 or 3, S, S) uint8, ordered by class and file name; labels (N,) int64.
+
+    Raises:
+        UserError: no path, no classes, a class without images, a broken, transparent, 16-bit grey or huge
+            image, or unequal sizes; the message names the file or folder.
+    """
+    if config.path is None:
+        raise UserError("dataset image_folder: set data.path to a folder with one subfolder of images a class")
+    root = Path(config.path).expanduser()
+    classes = _visible(root, "data.path", folders=True)
+    if not classes:
+        raise UserError(f"{root}: has no subfolders; expected <class name>/<image> in it")
+    files, labels = [], []
+    for label, folder in enumerate(classes):
+        images = [path for path in _visible(folder, "class folder") if path.suffix.lower() in SUFFIXES]
+        if not images:
+            raise UserError(f"{folder}: has no images; expected files that end in {', '.join(SUFFIXES)}")
+        files += images
+        labels += [label] * len(images)
+    channels, size = _survey(files, config.image_size)
+    pixels = np.empty((len(files), channels, size, size), np.uint8)
+    for row, path in enumerate(files):
+        pixels[row] = _decode(path, size, grey=channels == 1)
+    return LabelledImages(
+        name="image_folder",
+        images=pixels,
+        labels=np.array(labels, np.int64),
+        classes=tuple(folder.name for folder in classes),
+        horizontal_flip=False,
+    )
+
+
+def _visible(folder: Path, role: str, *, folders: bool = False) -> list[Path]:
+    """The folder's files, or its subfolders, that are not hidden, sorted by name."""
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed as {role} ({error.strerror}); expected a folder") from error
+    wanted = Path.is_dir if folders else Path.is_file
+    return [path for path in entries if wanted(path) and not path.name.startswith(".")]
+
+
+def _survey(files: list[Path], image_size: int | None) -> tuple[int, int]:
+    """(channels, side in pixels) of the array to make, by the files' headers alone."""
+    grey, size = True, image_size
+    for path in files:
+        with _opened(path) as image:
+            mode, (width, height) = image.mode, image.size
+        if mode not in EIGHT_BIT_MODES:
+            raise UserError(f"{path}: its pixels are of mode {mode}; expected 8 bits a channel")
+        grey = grey and mode == "L"
+        if image_size is None:
+            size = size or width
+            if width != height or width != size:
+                expected = "a square" if path == files[0] else f"{size}×{size} as the first image"
+                raise UserError(
+                    f"{path}: is {width}×{height}, expected {expected}; set data.image_size to crop and resize all"
+                )
+    assert size is not None
+    return 1 if grey else 3, size
+
+
+def _decode(path: Path, size: int, *, grey: bool) -> NDArray[np.uint8]:
+    """(C, size, size) uint8: upright, central square, resized."""
+    with _opened(path) as image:
+        image.load()
+        if image.has_transparency_data and _lowest_alpha(image) < 255:
+            raise UserError(f"{path}: has transparent pixels; flatten it onto a background first")
+        upright = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
+        side = min(upright.size)
+        left, top = (upright.width - side) // 2, (upright.height - side) // 2
+        square = upright.crop((left, top, left + side, top + side))
+        if side != size:
+            square = square.resize((size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(square)
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def _lowest_alpha(image: Image.Image) -> int:
+    return int(np.asarray(image.convert("RGBA").getchannel("A")).min())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image of one of FORMATS; whatever Pillow raises while it is open names the file."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between its pixel limit and twice that.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                yield image
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path}: refused, it has more pixels than Pillow's limit ({error})") from error
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from error

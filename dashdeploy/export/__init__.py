@@ -1,0 +1,1 @@
+"""Export: ONNX graphs, their checks, and the artifact folder."""

@@ -1,0 +1,130 @@
+"""torch module -> checked ONNX file with a truly dynamic batch and self-describing metadata."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from dashdeploy.errors import UserError
+
+FILE = "model.onnx"
+METADATA_PREFIX = "dashdeploy."
+
+
+def export(
+    graph: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    folder: Path,
+    *,
+    inputs: Sequence[str],
+    output: str,
+    opset: int,
+    metadata: dict[str, Any],
+    single_file_mb: int,
+) -> Path:
+    """Trace `graph` and write folder/model.onnx.
+
+    Every input's and the output's first dimension is the symbolic batch. The weights go into the
+    same file while they take less than single_file_mb (10⁶ bytes), else into model.onnx.data.
+
+    Args:
+        metadata: stored in the model's metadata_props as JSON, each key prefixed ``dashdeploy.``.
+
+    Raises:
+        UserError: torch cannot export the graph, or a batch dimension came out fixed.
+    """
+    path = folder / FILE
+    batch = torch.export.Dim.DYNAMIC
+    with quiet():
+        try:
+            program = torch.onnx.export(
+                graph.eval(),
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_shapes=[{0: batch} for _ in example],
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise UserError(f"torch.onnx.export failed: {' '.join(str(error).split())[:400]}") from error
+    assert program is not None
+    size = sum(p.numel() * p.element_size() for p in graph.parameters())
+    program.save(path, external_data=size >= single_file_mb * 1_000_000)
+    model = onnx.load(path, load_external_data=False)
+    name_batch(model)
+    assert_dynamic_batch(model)
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = METADATA_PREFIX + key, json.dumps(value)
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    return path
+
+
+def name_batch(model: onnx.ModelProto) -> None:
+    """Call the symbolic batch of all inputs and outputs ``batch`` where torch named it otherwise."""
+    symbols = {
+        tensor.type.tensor_type.shape.dim[0].dim_param
+        for tensor in model.graph.input
+        if tensor.type.tensor_type.shape.dim[0].HasField("dim_param")
+    }
+    everything = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    for dim in (d for tensor in everything for d in tensor.type.tensor_type.shape.dim):
+        if dim.dim_param in symbols:
+            dim.dim_param = "batch"
+        elif dim.dim_param:
+            for symbol in symbols:
+                dim.dim_param = dim.dim_param.replace(symbol, "batch")
+
+
+def assert_dynamic_batch(model: onnx.ModelProto) -> None:
+    """Every input's and output's first dimension must be the symbol ``batch``.
+
+    Raises:
+        UserError: it names the tensors whose batch is fixed.
+    """
+    fixed = []
+    for tensor in [*model.graph.input, *model.graph.output]:
+        dims = tensor.type.tensor_type.shape.dim
+        if not dims or dims[0].dim_param != "batch":
+            fixed.append(f"{tensor.name}: {dims[0].dim_value if dims else 'scalar'}")
+    if fixed:
+        raise UserError(
+            f"the exported graph's batch is fixed ({', '.join(fixed)}): torch specialised on the example's batch size. "
+            "Slice or reshape stacked batches instead of calling torch.chunk in the model."
+        )
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """The metadata that `export` stored."""
+    return {
+        p.key.removeprefix(METADATA_PREFIX): json.loads(p.value)
+        for p in model.metadata_props
+        if p.key.startswith(METADATA_PREFIX)
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch.onnx's progress prints, and its warnings about parts that are not installed, off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,56 @@
+"""Where recipes and export targets are found: a literal path, the packaged copy, the checkout's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from dashdeploy.errors import UserError, unknown
+
+Kind = Literal["recipes", "exporters"]
+
+_PACKAGE = Path(__file__).resolve().parent
+_NOUNS: dict[str, str] = {"recipes": "recipe", "exporters": "export target"}
+_SUFFIX = ".yaml"
+
+
+def data_root(kind: Kind) -> Path:
+    """The folder that holds this kind's files: `dashdeploy/_data/<kind>` of a wheel, or the checkout's `<kind>/`.
+
+    Raises:
+        UserError: neither exists, so the installation is damaged.
+    """
+    candidates = (_PACKAGE / "_data" / kind, _PACKAGE.parent / kind)
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"the {kind} that belong to dashdeploy are missing: looked for {' and '.join(map(str, candidates))}. "
+        "Install dashdeploy again."
+    )
+
+
+def available(kind: Kind) -> dict[str, Path]:
+    """Name (file name without `.yaml`) to path, sorted by name."""
+    return {path.stem: path for path in sorted(data_root(kind).glob(f"*{_SUFFIX}"))}
+
+
+def find(kind: Kind, name: str) -> Path:
+    """The YAML file that `name` means; `.yaml` may be left out.
+
+    A bare word (`digits`) is always a name of ours, so that a stray file of the working folder is never
+    taken for it. Anything with a folder or a suffix (`./digits`, `digits.yaml`) is first tried as a path.
+
+    Raises:
+        UserError: there is no such file or name; the message lists the names and gives the nearest.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1 or name.startswith("."):
+        for literal in (path, path.with_name(path.name + _SUFFIX) if path.name else path):
+            if literal.is_file():
+                return literal
+    known = available(kind)
+    stem = name.removesuffix(_SUFFIX)
+    if stem not in known:
+        raise unknown(_NOUNS[kind], name, known)
+    return known[stem]

@@ -1,0 +1,167 @@
+"""Feature networks for FID and KID: a small committed classifier per built-in dataset, or Inception.
+
+Figures of different extractors cannot be compared, so each is named and hashed wherever a figure is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dashdeploy.errors import UserError
+from dashdeploy.lazy import require
+from dashdeploy.run import file_sha256
+from dashdeploy.weights_file import read_safetensors
+
+NETWORKS = Path(__file__).parent / "networks"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+class Extractor(Protocol):
+    """Images to features, and to class predictions where it can."""
+
+    name: str
+    sha256: str
+
+    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+        """(N, C, H, W) uint8 -> features (N, D) float32 and predicted labels (N,) or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A committed feature network: its file, input and size; the hash is checked before it is opened."""
+
+    file: str
+    sha256: str
+    image_size: int
+    channels: int
+    num_classes: int
+    width: int
+
+
+SPECS: dict[str, NetworkSpec] = {
+    "digits": NetworkSpec(
+        "digits.safetensors",
+        "0cee79a055a54b76d35ef8e59a05d3b92fcecceef00fc186e87b539ba1cb1c54",
+        image_size=8,
+        channels=1,
+        num_classes=10,
+        width=16,
+    ),
+}
+
+
+class FeatureNet(nn.Module):
+    """A small convolutional classifier; the features are the last hidden layer, after its non-linearity (D = 4·width)."""
+
+    def __init__(self, *, channels: int, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv(channels, width),
+            *_conv(width, width),
+            nn.MaxPool2d(2),
+            *_conv(width, 2 * width),
+            *_conv(2 * width, 2 * width),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(2 * width * 16, 4 * width),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (N, C, H, W) float32 in [−1, 1] -> features (N, D), logits (N, K)."""
+        features = self.body(x)
+        return features, self.head(features)
+
+
+def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
+
+
+class ClassifierFeatures:
+    """A committed FeatureNet as an Extractor; images are resized (bilinear) to what it was trained on."""
+
+    def __init__(self, name: str, spec: NetworkSpec, folder: Path = NETWORKS) -> None:
+        path = folder / spec.file
+        if not path.is_file() or file_sha256(path) != spec.sha256:
+            raise UserError(f"{path}: missing, or not the feature network that this version was released with")
+        self.name, self.sha256, self.spec = name, spec.sha256, spec
+        self.net = FeatureNet(channels=spec.channels, num_classes=spec.num_classes, width=spec.width)
+        self.net.load_state_dict(read_safetensors(path))
+        self.net.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+        features, labels = [], []
+        for part in images.split(512):
+            found, logits = self.net(normalise(part, self.spec.image_size))
+            features.append(found.numpy())
+            labels.append(logits.argmax(1).numpy())
+        return np.concatenate(features), np.concatenate(labels)
+
+
+def normalise(images: torch.Tensor, image_size: int) -> torch.Tensor:
+    """(N, C, H, W) uint8 -> (N, C, image_size, image_size) float32 in [−1, 1]."""
+    x = images.float() / 127.5 - 1
+    if x.shape[-1] != image_size:
+        x = nn.functional.interpolate(x, size=(image_size, image_size), mode="bilinear", antialias=True)
+    return x
+
+
+class InceptionFeatures:
+    """The 2015-12-05 Inception of FID through torch-fidelity: TF1-style resize to 299, pool-2048 features.
+
+    Raises:
+        UserError: torch-fidelity is not installed, or the weights are not the published file.
+    """
+
+    name = "inception-v3-2015-12-05-pool2048"
+    sha256 = INCEPTION_SHA256
+
+    def __init__(self, weights: Path) -> None:
+        if not weights.is_file():
+            raise UserError(f"{weights}: no such file. Expected weights-inception-2015-12-05-6726825d.pth of torch-fidelity.")
+        found = file_sha256(weights)
+        if found != INCEPTION_SHA256:
+            raise UserError(f"{weights}: its SHA-256 is {found[:16]}…, expected {INCEPTION_SHA256[:16]}… (the FID Inception)")
+        module = require("torch_fidelity.feature_extractor_inceptionv3", extra="fid")
+        self.net = module.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+        ).eval()
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        net = self.net.to(device)
+        features = []
+        for part in images.split(64):
+            rgb = part.expand(-1, 3, -1, -1) if part.shape[1] == 1 else part
+            features.append(net(rgb.to(device))[0].float().cpu().numpy())
+        return np.concatenate(features), None
+
+
+def open_extractor(features: str, dataset: str, *, weights: str | None) -> Extractor:
+    """The extractor that a recipe names: ``auto`` (the dataset's own), a committed network's name, or ``inception``.
+
+    Raises:
+        UserError: there is none of that name, or none for this dataset.
+    """
+    if features == "inception":
+        if weights is None:
+            raise UserError("features: inception needs its weights: --weights FILE, or bench.quality.features_weights")
+        return InceptionFeatures(Path(weights))
+    name = dataset if features == "auto" else features
+    if name not in SPECS:
+        raise UserError(
+            f"no committed feature network for {name!r} (there are: {', '.join(sorted(SPECS))}). "
+            "Use --features inception --weights FILE."
+        )
+    return ClassifierFeatures(f"{name}-classifier", SPECS[name])

@@ -1,0 +1,57 @@
+"""The main job: teach → distill → export → bench, each stage only where its inputs have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dashdeploy import run
+from dashdeploy.bench.bench import bench
+from dashdeploy.export.export import export
+from dashdeploy.recipe.schema import Recipe
+from dashdeploy.target import load_target
+from dashdeploy.teachers import choose
+from dashdeploy.training.distill import distill, plan_student
+from dashdeploy.training.teach import teach
+
+
+def run_all(
+    recipe: Recipe, run_folder: Path, *, base: Path | None, fresh: bool = False, say: Callable[[str], None]
+) -> run.Stage:
+    """Carry out all four stages and return the last; `say` is told of each stage as it ends."""
+    teacher = choose.find(recipe, run_folder, base=base)
+    if teacher is None:
+        teacher = teach(recipe, run_folder, fresh=fresh).folder
+    say(f"teacher   {teacher}")
+    student = distill(recipe, run_folder, base=base, fresh=fresh)
+    say(f"student   {student.folder}  {student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller")
+    for name in recipe.export:
+        artifact = export(run_folder, load_target(name), fresh=fresh)
+        worst = artifact.figures["parity"]["worst"]["relative_error"]
+        say(f"artifact  {artifact.folder}  parity with torch {worst:.1e}")
+    measured = bench(run_folder, recipe, base=base, fresh=fresh)
+    say(f"report    {measured.folder / 'report.html'}")
+    return measured
+
+
+def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str]:
+    """What `run_all` would do, one line a stage; nothing is written."""
+    teacher = choose.find(recipe, run_folder, base=base)
+    lines = []
+    if teacher is not None:
+        lines.append(f"teach    not needed: the teacher is {teacher}")
+    else:
+        assert recipe.teach is not None
+        lines.append(f"teach    {recipe.teach.steps} steps of {recipe.teach.batch_size} images into {run_folder / 'teacher'}")
+    config = recipe.distill
+    lines.append(
+        f"distill  {config.objective.kind}, {config.steps} steps of {config.batch_size} images into "
+        f"{run_folder / 'student'}{plan_student(recipe, teacher)}"
+    )
+    lines += [f"export   {load_target(name).description} into {run_folder / 'artifacts' / name}" for name in recipe.export]
+    quality = recipe.bench.quality
+    lines.append(
+        f"bench    latency at batch {', '.join(map(str, recipe.bench.latency.batch_sizes))}; quality of "
+        f"{quality.num_images} images at {len(quality.guidance)} guidances into {run_folder / 'bench'}"
+    )
+    return lines

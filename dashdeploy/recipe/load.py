@@ -1,0 +1,367 @@
+"""Recipes from YAML and `--set` overrides: every problem reported at once, each with its line.
+
+From top to bottom: the functions that others call, the document with its overrides, YAML to values, and the
+wording of problems. They are one file because they share the two things that nothing else sees: a document's
+key paths and the origin of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dashdeploy import locate
+from dashdeploy.errors import UserError, nearest
+from dashdeploy.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+MAX_BYTES = 200_000  # a recipe has about 2 kB
+MAX_VALUES = 20_000  # counted with aliases expanded, against files that grow exponentially
+MAX_DEPTH = 50
+
+KeyPath = tuple[str | int, ...]  # ("bench", "quality", "guidance", 0)
+Origin = int | str  # a line of the file, or the text of an override
+
+
+def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        source: a path, or the name of a recipe that ships with the package; `.yaml` may be left out.
+        overrides: ``"distill.steps=200"`` and the like, applied in order; values are YAML. None: none.
+
+    Raises:
+        UserError: not found or not valid; the message lists every problem with its line.
+    """
+    path = locate.find("recipes", str(source))
+    name = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{name}: {size} bytes; a recipe has at most {MAX_BYTES}. Is it another kind of file?")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text (byte {error.start}). Is it another kind of file?") from error
+    return load_text(text, name=name, overrides=overrides)
+
+
+def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None) -> Recipe:
+    """Validate a recipe given as YAML text; `name` is what its error messages call it. See `load_recipe`."""
+    document = parse(text, name=name)
+    for override in overrides or ():
+        document.override(override)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(document.values)
+    except ValidationError as error:
+        document.add_validation_problems(error)
+    if recipe is None or document.problems:
+        raise UserError(document.report(name))
+    return recipe
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The whole recipe with every default written out, as YAML that loads to an equal recipe."""
+    values = recipe.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def recipe_hash(recipe: Recipe, *, sections: Sequence[str] | None = None) -> str:
+    """SHA-256 (hex) of the resolved values as canonical JSON; of some top-level keys only, or None: of all."""
+    if unknown := set(sections or ()) - set(Recipe.model_fields):
+        raise ValueError(f"not keys of a recipe: {sorted(unknown)}")
+    values = recipe.model_dump(mode="json", include=None if sections is None else set(sections))
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def parse(text: str, *, name: str) -> Document:
+    """YAML text to raw values with the line of each; keys are always text.
+
+    Raises:
+        UserError: not YAML, not a mapping, or too large; milder problems are kept in the document.
+    """
+    document = Document()
+    try:
+        values = _read(text, document)
+    except _NotReadableError as error:
+        raise UserError(f"{name}: {error}") from error
+    if values is _UNREADABLE:
+        raise UserError(document.report(name))
+    if not isinstance(values, dict):
+        got = "nothing" if values is None else _shown(values)
+        raise UserError(f"{name}: expected sections (`name: …`, `student: …`) at the top level, got {got}")
+    document.values = values
+    return document
+
+
+@dataclass
+class Document:
+    """A recipe's raw values, where each of them came from, and the problems found so far."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, Origin] = field(default_factory=lambda: {(): 1})
+    problems: list[tuple[Origin, KeyPath, str]] = field(default_factory=list)
+
+    def add(self, origin: Origin, path: KeyPath, message: str) -> None:
+        self.problems.append((origin, path, message))
+
+    def override(self, text: str) -> None:
+        """Apply one `key.path=value`; sections on the way are created, a list is reached into by index."""
+        key, equals, value_text = text.partition("=")
+        steps = [int(step) if re.fullmatch("[0-9]{1,6}", step) else step for step in key.strip().split(".")]
+        if not equals or "" in steps:
+            return self.add(text, (), "expected key.path=value, such as distill.steps=200")
+        parsed = Document()
+        try:
+            value = _read(value_text, parsed)
+        except _NotReadableError as error:
+            return self.add(text, (), f"the value is not YAML: {error}")
+        for _, path, message in parsed.problems:
+            self.add(text, (*steps, *path), message)
+
+        target: Any = self.values
+        path = ()
+        for step in steps:
+            if isinstance(target, list):
+                if not isinstance(step, int) or step > len(target):
+                    return self.add(text, path, f"is a list of {len(target)}; give an index from 0 to {len(target)}")
+                target.extend([None] * (step == len(target)))
+            elif isinstance(target, dict):
+                step = str(step)
+                target.setdefault(step, None)
+            else:
+                return self.add(text, path, f"is {_shown(target)} and has no keys; set it as a whole")
+            path = (*path, step)
+            if len(path) == len(steps):
+                target[step] = value
+            elif target[step] is None:
+                target[step] = _begin(path, self.values)
+                self.origins[path] = text
+            target = target[step]
+        self.origins = {key: origin for key, origin in self.origins.items() if key[: len(path)] != path}
+        self.origins[path] = text
+
+    def add_validation_problems(self, error: ValidationError) -> None:
+        """Take over pydantic's problems; a key that is missing has the origin of its section."""
+        for path, message in _validation_problems(error, self.values):
+            known = next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.origins)
+            self.add(self.origins[known], path, message)
+
+    def report(self, name: str) -> str:
+        """`recipes/x.yaml: 2 problems`, then one line for each: by line of the file, then the overrides."""
+        lines = []
+        for origin, path, message in sorted(self.problems, key=lambda p: p[0] if isinstance(p[0], int) else 1 << 31):
+            label = f"line {origin}" if isinstance(origin, int) else f"--set {_cut(origin)}"
+            dotted = ".".join(str(step) if str(step).isprintable() else repr(step) for step in path)
+            said_by_label = isinstance(origin, str) and origin.partition("=")[0].strip() == dotted
+            lines.append(f"  {label}: {message}" if said_by_label or not path else f"  {label}: {dotted}: {message}")
+        return "\n".join([f"{name}: {len(lines)} problem{'s' if len(lines) != 1 else ''}", *lines])
+
+
+# YAML to values
+
+
+_UNREADABLE = object()  # stands for a value that has been reported, so that it is not reported again
+
+
+class _NotReadableError(Exception):
+    """Text that is not YAML or that is too large, with the place."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader, but `1e-4` is a number (YAML 1.1 wants `1.0e-4`) and a date stays text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper, with lists on one line, and quotes round a text that `_Loader` would take for a number."""
+
+
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        f"{_TAG}float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"), list("-+.0123456789")
+    )
+_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(f"{_TAG}seq", data, flow_style=True))
+
+
+def _read(text: str, document: Document) -> Any:
+    """Values of a YAML text, built from its node tree, because only nodes know their lines and repeated keys."""
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        return None if root is None else _value(root, (), document, loader, itertools.count(1))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise _NotReadableError(place + ", ".join(filter(None, (error.problem, error.context)))) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _NotReadableError(f"line {line}: character U+{ord(text[error.position]):04X} is not allowed") from error
+    except RecursionError as error:
+        raise _NotReadableError("nested too deeply") from error
+
+
+def _value(node: yaml.Node, path: KeyPath, document: Document, loader: _Loader, count: Iterator[int]) -> Any:
+    if next(count) > MAX_VALUES or len(path) > MAX_DEPTH:
+        raise _NotReadableError(f"more than {MAX_VALUES} values with aliases expanded, or {MAX_DEPTH} levels")
+    line = node.start_mark.line + 1
+    try:
+        if isinstance(node, yaml.ScalarNode):
+            return loader.construct_object(node)
+        if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+            raise ValueError
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # PyYAML for 0x_, !!bool abc, …
+        got = _shown(node.value) if isinstance(node, yaml.ScalarNode) else "it"
+        document.add(line, path, f"cannot read {got} as {node.tag.replace(_TAG, '!!')}")
+        return _UNREADABLE
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            document.origins[*path, index] = item.start_mark.line + 1
+        return [_value(item, (*path, index), document, loader, count) for index, item in enumerate(node.value)]
+    mapping: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value
+        if not isinstance(key, str) or key_node.tag == f"{_TAG}merge":
+            document.add(line, path, "merge keys (<<), and keys that are lists or mappings, are not supported")
+        elif key in mapping:
+            document.add(line, (*path, key), f"given twice, first on line {document.origins[*path, key]}")
+        else:
+            document.origins[*path, key] = line
+            mapping[key] = None
+            mapping[key] = _value(value_node, (*path, key), document, loader, count)
+    return mapping
+
+
+# The schema beside the values
+
+
+def _sections(path: KeyPath, values: Any) -> list[type[BaseModel]]:
+    """The section classes that the value at `path` may be: of a union, those that have its `kind`."""
+    classes: list[type[BaseModel]] = [Recipe]
+    for step in path:
+        has_children = isinstance(values, dict | list)
+        values = values[step] if has_children else None
+        if isinstance(step, str):
+            fields = [cls.model_fields[step] for cls in classes if step in cls.model_fields]
+            classes = [cls for field in fields for cls in _classes_in(field.annotation)]
+    kind = values.get("kind") if isinstance(values, dict) else None
+    of_kind = [c for c in classes if "kind" in c.model_fields and kind in get_args(c.model_fields["kind"].annotation)]
+    return of_kind or classes
+
+
+def _classes_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [cls for argument in get_args(annotation) for cls in _classes_in(argument)]
+
+
+def _begin(path: KeyPath, values: dict[str, Any]) -> Any:
+    """What an absent value that an override reaches into starts as: its default list, or its default kind."""
+    for cls in _sections(path[:-1], values):
+        default = cls.model_fields[str(path[-1])].default if path[-1] in cls.model_fields else None
+        if isinstance(default, tuple):
+            return [item.model_dump() if isinstance(item, BaseModel) else item for item in default]
+        if kind := getattr(default, "kind", None):
+            return {"kind": kind}
+    return {}
+
+
+# Pydantic's problems in the file's own terms
+
+_WORDING = {
+    "missing": "required key is missing",
+    "greater_than": "must be > {gt:g}, got {got}",
+    "greater_than_equal": "must be ≥ {ge:g}, got {got}",
+    "less_than": "must be < {lt:g}, got {got}",
+    "less_than_equal": "must be ≤ {le:g}, got {got}",
+    "string_type": "must be text (in quotes if it looks like a number), got {got}",
+    "string_pattern_mismatch": "must match {pattern}, got {got}",
+    "too_short": "must have {min_length} or more values, got {got}",
+    "tuple_type": "must be a list, got {got}",
+    "model_type": "must be a section (`key: value` lines), got {got}",
+    "model_attributes_type": "must be a section (`key: value` lines), got {got}",
+    "value_error": "{error}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number, got {got}"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number, got {got}"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false, got {got}"),
+}
+
+
+def _validation_problems(error: ValidationError, values: dict[str, Any]) -> list[tuple[KeyPath, str]]:
+    """Key path and text of each problem; of a union, only what concerns the arm that the value is meant for."""
+    errors = [details for details in error.errors(include_url=False) if details["input"] is not _UNREADABLE]
+    found = [(details, *_key_path(details, values)) for details in errors]
+    meant = [item for item in found if not (item[2] and _is_of_other_arm(item[0]))]
+    return [_worded(details, path, values, at_arm=at_arm) for details, path, at_arm in meant or found]
+
+
+def _key_path(details: ErrorDetails, values: Any) -> tuple[KeyPath, bool]:
+    """Pydantic's location without its labels of union arms, and whether it ended with such a label."""
+    path: KeyPath = ()
+    at_arm = False
+    for index, step in enumerate(details["loc"], start=1):
+        is_absent_key = details["type"] == "missing" and index == len(details["loc"])
+        at_arm = not (is_absent_key or isinstance(step, int) or (isinstance(values, dict) and step in values))
+        if not at_arm:
+            path = (*path, step)
+            values = None if is_absent_key else values[step]
+    return path, at_arm
+
+
+def _is_of_other_arm(details: ErrorDetails) -> bool:
+    """Of number | section: "must be a number" about a section, or "must be a section" about anything else."""
+    wants_section = details["type"] == "model_type"
+    return details["type"].endswith("_type") and wants_section != isinstance(details["input"], dict)
+
+
+def _worded(details: ErrorDetails, path: KeyPath, values: Any, *, at_arm: bool) -> tuple[KeyPath, str]:
+    kind, context, got = details["type"], details.get("ctx", {}), _shown(details["input"])
+    if at_arm and kind.startswith("float_"):
+        keys = [key for cls in _sections(path, None) for key in cls.model_fields]
+        return path, f"must be a number or a section (keys: {', '.join(keys)}), got {got}"
+    if kind == "extra_forbidden":
+        keys = [key for cls in _sections(path[:-1], values) for key in cls.model_fields]
+        return path, f"unknown key{_did_you_mean(path[-1], keys)} (known: {', '.join(keys)})"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = [str(arm.model_fields["kind"].default) for arm in _sections(path, None)]
+        known = f"(known: {', '.join(kinds)})"
+        if kind == "union_tag_not_found":
+            return path, f"needs a kind {known}"
+        return (*path, "kind"), f"unknown {context['tag']!r}{_did_you_mean(context['tag'], kinds)} {known}"
+    if kind == "literal_error":
+        choices = re.findall("'([^']*)'", context["expected"])
+        return path, f"must be {context['expected']}, got {got}{_did_you_mean(details['input'], choices)}"
+    if kind in _WORDING:
+        return path, _WORDING[kind].format(**context, got=got)
+    return path, f"{re.sub('^[A-Z][a-z]+ should ', 'must ', details['msg'])}, got {got}"
+
+
+def _did_you_mean(name: Any, choices: list[str]) -> str:
+    guess = nearest(str(name), choices)
+    return f"; did you mean {guess!r}?" if guess else ""
+
+
+def _shown(value: Any) -> str:
+    return _cut(repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"

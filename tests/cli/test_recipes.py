@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dashdeploy import locate
+from dashdeploy.cli.app import main
+from dashdeploy.recipe.load import load_recipe
+
+VALID = "name: x\nteacher: {path: there}\nstudent: {compression: 4}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder; the recipes that ship are `good` and `bad`."""
+    shipped = tmp_path / "package" / "_data" / "recipes"
+    shipped.mkdir(parents=True)
+    (shipped / "good.yaml").write_text(
+        "# yaml-language-server: $schema=s.json\n# dashdeploy run good\n# FID 1.5 [measured]\n# third\n" + VALID
+    )
+    (shipped / "bad.yaml").write_text(VALID + "seed: -1\nexprt: []\n")
+    monkeypatch.setattr(locate, "_PACKAGE", tmp_path / "package")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture
+def recipes(folder: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run `dashdeploy recipes …`: (exit code, stdout, stderr)."""
+
+    def call(*args: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["recipes", *args])
+        return caught.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_ls_shows_the_first_two_lines_of_the_head_comment(recipes) -> None:
+    assert recipes("ls") == (0, "bad\ngood  dashdeploy run good\n      FID 1.5 [measured]\n", "")
+
+
+def test_ls_as_json(recipes) -> None:
+    code, out, _ = recipes("ls", "--json")
+    bad, good = json.loads(out)
+    assert (code, bad["name"], bad["comment"]) == (0, "bad", [])
+    assert good["comment"] == ["dashdeploy run good", "FID 1.5 [measured]"]
+    assert Path(good["path"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("destination", "written"), [([], "good.yaml"), (["mine.yaml"], "mine.yaml"), (["sub"], "sub/good.yaml")]
+)
+def test_cp_writes_a_file_or_into_a_folder(recipes, folder: Path, destination: list[str], written: str) -> None:
+    (folder / "sub").mkdir()
+    assert recipes("cp", "good", *destination) == (0, f"{written}\n", "")
+    assert (folder / written).read_bytes() == locate.find("recipes", "good").read_bytes()
+    assert load_recipe(folder / written).name == "x"
+
+
+def test_cp_overwrites_only_when_forced_and_leaves_nothing_else(recipes, folder: Path) -> None:
+    (folder / "good.yaml").write_text("edited")
+    code, _, err = recipes("cp", "good")
+    assert code == 2
+    assert "good.yaml exists" in err
+    assert (folder / "good.yaml").read_text() == "edited"
+    assert recipes("cp", "good", "--force")[0] == 0
+    assert (folder / "good.yaml").read_text().endswith(VALID)
+    assert [path.name for path in folder.iterdir()] == ["good.yaml"]
+
+
+def test_cp_into_a_folder_that_is_not_there_is_a_mistake(recipes) -> None:
+    code, _, err = recipes("cp", "good", "nowhere/good.yaml")
+    assert (code, "folder nowhere does not exist" in err) == (2, True)
+
+
+def test_validate_prints_all_problems_of_all_recipes(recipes) -> None:
+    code, out, err = recipes("validate", "bad", "good", "missing")
+    assert (code, out) == (2, "good: ok\n")
+    assert "bad.yaml: 2 problems\n  line 4: seed: must be ≥ 0, got -1\n  line 5: exprt: unknown key" in err
+    assert "error: unknown recipe 'missing'" in err
+
+
+def test_validate_passes_good_recipes(recipes) -> None:
+    assert recipes("validate", "good") == (0, "good: ok\n", "")
+
+
+def test_schema_is_a_json_schema_that_forbids_unknown_keys(recipes) -> None:
+    code, out, _ = recipes("schema")
+    schema = json.loads(out)
+    assert code == 0
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["additionalProperties"] is False
+    assert {"name", "student"} <= set(schema["required"])
+    assert "seed" in schema["properties"]

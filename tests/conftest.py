@@ -1,0 +1,77 @@
+"""Shared fixtures: one thread, and a tiny run (teacher, student, artifact) made once a session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+
+TINY = """
+name: tiny
+seed: 3
+data: {name: digits}
+teach:
+  architecture: {block_out_channels: [8, 16], layers_per_block: 1, norm_num_groups: 4, attention_levels: [1]}
+  steps: 12
+  batch_size: 16
+  warmup_steps: 2
+  log_every: 2
+  ema_decay: 0.5
+  timestep_weights: {kind: tirt}
+  threads: 1
+student:
+  compression: 2.0
+distill:
+  steps: 12
+  batch_size: 16
+  warmup_steps: 2
+  log_every: 1
+  checkpoint_every: 4
+  ema_decay: 0.5
+  timestep_weights: {kind: tirt}
+  threads: 1
+sampling: {num_inference_steps: 4}
+bench:
+  latency: {batch_sizes: [1, 2], warmup: 1, repeats: 3, sampler_repeats: 1, threads: 1}
+  quality: {num_images: 40, guidance: [1.0, 2.0, {kind: tag}], bootstrap: 4, batch_size: 16}
+  fidelity: {num_pairs: 100, bins: 4}
+"""
+
+
+@pytest.fixture
+def tiny_yaml(tmp_path: Path) -> Path:
+    """A recipe file that trains in about a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe():
+    """The same recipe, loaded."""
+    from dashdeploy.recipe.load import load_text
+
+    return load_text(TINY, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe) -> Path:
+    """A run folder with teacher, student and artifact; do not change it, copy it."""
+    import torch
+
+    from dashdeploy.export.export import export
+    from dashdeploy.run import open_run
+    from dashdeploy.target import load_target
+    from dashdeploy.training.distill import distill
+    from dashdeploy.training.teach import teach
+
+    torch.set_num_threads(1)
+    folder = open_run(tmp_path_factory.mktemp("runs"), "tiny")
+    teach(tiny_recipe, folder)
+    distill(tiny_recipe, folder)
+    export(folder, load_target("onnx-cpu"))
+    return folder

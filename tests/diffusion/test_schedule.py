@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from dashdeploy.diffusion import schedule
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import NoiseSchedule
+
+
+def test_linear_schedule_is_diffusers_own() -> None:
+    ours = schedule.from_recipe(NoiseSchedule())
+    theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    # diffusers accumulates a thousand products in float32, we in float64.
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod, rtol=2e-4, atol=1e-7)
+
+
+def test_cosine_schedule_is_clipped_as_the_recipe_says() -> None:
+    betas = schedule.from_recipe(NoiseSchedule(kind="cosine", beta_start=1e-4, beta_end=0.9999)).betas
+    assert betas.min() == pytest.approx(1e-4)
+    assert betas.max() == pytest.approx(0.9999)
+    inside = (betas > 1e-4) & (betas < 0.9999)
+    np.testing.assert_allclose(betas[inside], schedule.cosine_betas(1000)[inside])
+
+
+def test_cosine_betas_follow_diffusers_squaredcos() -> None:
+    theirs = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2").betas.numpy()
+    np.testing.assert_allclose(np.minimum(schedule.cosine_betas(1000), 0.999), theirs, rtol=1e-5)
+
+
+def test_noised_data_keeps_unit_variance() -> None:
+    ours = schedule.from_recipe(NoiseSchedule())
+    x_0 = torch.randn(4000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    eps = torch.randn(4000, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    x_t = ours.add_noise(x_0, eps, torch.full((4000,), 300))
+    assert float(x_t.var()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_snr_is_signal_over_noise() -> None:
+    ours = schedule.from_recipe(NoiseSchedule())
+    bar = np.cumprod(1 - ours.betas)
+    np.testing.assert_allclose(ours.snr.numpy(), bar / (1 - bar))
+
+
+def test_a_saved_scheduler_configuration_gives_the_same_schedule_back_and_loads_in_diffusers() -> None:
+    ours = schedule.from_recipe(NoiseSchedule(kind="cosine", beta_start=1e-4, beta_end=0.9999))
+    config = ours.scheduler_config()
+    assert schedule.from_scheduler_config(config, source="x").sha256 == ours.sha256
+    theirs = DDIMScheduler.from_config(config)
+    torch.testing.assert_close(theirs.alphas_cumprod, ours.alphas_cumprod, rtol=1e-3, atol=1e-7)
+
+
+def test_schedules_that_differ_have_different_hashes() -> None:
+    a = schedule.from_recipe(NoiseSchedule())
+    b = schedule.from_recipe(NoiseSchedule(beta_end=0.021))
+    assert a.sha256 != b.sha256
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"prediction_type": "v_prediction"}, "v_prediction"),
+        ({"beta_schedule": "sigmoid"}, "sigmoid"),
+        ({"trained_betas": [0.1, 0.2]}, "betas must be 1000"),
+        ({"trained_betas": [2.0] * 1000}, "between 0 and 1"),
+    ],
+)
+def test_a_scheduler_that_is_not_supported_is_refused(config: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        schedule.from_scheduler_config(config, source="scheduler_config.json")

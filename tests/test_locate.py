@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dashdeploy import locate
+from dashdeploy.errors import UserError
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with two recipes; the working folder is another one."""
+    (tmp_path / "repo" / "dashdeploy").mkdir(parents=True)
+    (tmp_path / "repo" / "recipes").mkdir()
+    for name in ("small.yaml", "large.yaml", "notes.txt"):
+        (tmp_path / "repo" / "recipes" / name).write_text("name: x\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(locate, "_PACKAGE", tmp_path / "repo" / "dashdeploy")
+    return tmp_path / "repo"
+
+
+def test_names_are_found_in_the_checkout_with_and_without_suffix(checkout: Path) -> None:
+    expected = checkout / "recipes" / "small.yaml"
+    assert locate.find("recipes", "small") == locate.find("recipes", "small.yaml") == expected
+    assert list(locate.available("recipes")) == ["large", "small"]
+
+
+def test_the_packaged_copy_comes_before_the_checkout(checkout: Path) -> None:
+    packaged = checkout / "dashdeploy" / "_data" / "recipes"
+    packaged.mkdir(parents=True)
+    (packaged / "small.yaml").write_text("name: x\n")
+    assert locate.data_root("recipes") == packaged
+    assert locate.find("recipes", "small") == packaged / "small.yaml"
+
+
+def test_a_path_comes_first_and_a_bare_word_is_never_a_path(checkout: Path) -> None:
+    for name in ("small.yaml", "small", "own.yaml"):
+        Path(name).write_text("name: mine\n")
+    assert locate.find("recipes", "small.yaml") == Path("small.yaml")
+    assert locate.find("recipes", "./own") == Path("own.yaml")
+    assert locate.find("recipes", str(Path("own.yaml").resolve())).is_absolute()
+    assert locate.find("recipes", "small") == checkout / "recipes" / "small.yaml"
+
+
+@pytest.mark.parametrize("name", ["smal", "./small.yaml", "../repo/recipes", ".", "", "notes.txt"])
+def test_an_unknown_name_lists_what_there_is(checkout: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"unknown recipe .* Known: large, small\."):
+        locate.find("recipes", name)
+
+
+def test_an_unknown_name_gives_the_nearest(checkout: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'small'"):
+        locate.find("recipes", "smal")
+
+
+def test_missing_data_says_where_it_was_looked_for(checkout: Path) -> None:
+    with pytest.raises(UserError, match=r"exporters that belong to dashdeploy are missing.*_data/exporters"):
+        locate.available("exporters")
