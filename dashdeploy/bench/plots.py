@@ -26,10 +26,10 @@ from dashdeploy.bench.record import Gap, QualityRow, Record, Scope
 
 GapMetric = Literal["energy_cosine", "rho", "relative_error", "guided_error"]
 GAP_METRICS: dict[GapMetric, tuple[str, float]] = {
-    "energy_cosine": ("cosine of the guidance gap", 1.0),
+    "energy_cosine": ("Cosine of the guidance gap", 1.0),
     "rho": ("ρ: size of the gap, student / teacher", 1.0),
-    "relative_error": ("relative error of the gap", 0.0),
-    "guided_error": ("relative error of the guided prediction", 0.0),
+    "relative_error": ("Relative error of the gap", 0.0),
+    "guided_error": ("Relative error of the guided prediction", 0.0),
 }
 """Metric: (axis label, its best value)."""
 
@@ -142,7 +142,8 @@ def _by_guidance(record: Record, field: str, name: str, label: str) -> str:
         ax.set_xticks([*ticks, *places.values()], [*(f"{w:g}" for w in ticks), *places])
         ax.grid(False, axis="x")
         ax.set_xlabel("guidance scale w (1 = off)")
-        _scale_y(ax, [getattr(row, field).value for row in rows])
+        if _scale_y(ax, [getattr(row, field).value for row in rows]) == "log":
+            ax.set_ylabel("log scale")
         return finish()
 
 
@@ -181,7 +182,7 @@ def latency_by_batch(record: Record, scope: Scope) -> str:
     """Median time against batch, both axes logarithmic; two passes are dashed and hollow."""
     what = "one guided step" if scope == "step" else f"the whole sampler, {record.num_inference_steps} steps"
     rows = [row for row in record.latency if row.scope == scope]
-    with _panel(f"latency-{scope}", f"median ms, {what}") as (ax, finish):
+    with _panel(f"latency-{scope}", f"Median time (ms), {what}") as (ax, finish):
         for model in record.models:
             for branches in ("batched", "two-pass"):
                 own = [row for row in rows if (row.model, row.branches) == (model, branches)]
@@ -217,7 +218,7 @@ def loss_terms(record: Record) -> str:
     points = record.training
     names = list(dict.fromkeys(name for point in points for name in point.terms))
     steps = [point.step for point in points]
-    with _panel("loss-terms", "loss") as (ax, finish):
+    with _panel("loss-terms", "Loss and its terms") as (ax, finish):
         series = [("loss", [point.loss for point in points], INK)]
         series += [(n, [p.value(n) for p in points], TERMS[i % len(TERMS)]) for i, n in enumerate(names)]
         for name, values, color in series:
@@ -288,12 +289,14 @@ def _coincides(x: list[float], y: list[float], drawn: list[tuple[list[float], li
     return any(x and x == ox and np.allclose(y, oy, rtol=COINCIDES, atol=0, equal_nan=True) for ox, oy in drawn)
 
 
-def _scale_y(ax: Axes, values: Sequence[float]) -> None:
+def _scale_y(ax: Axes, values: Sequence[float]) -> Literal["log", "linear"]:
+    """Logarithmic over a wide range of positive values, else linear from zero."""
     known = [value for value in values if math.isfinite(value)]
     if known and min(known) > 0 and max(known) / min(known) > WIDE_RANGE:
         _log_y(ax)
-    else:
-        ax.set_ylim(bottom=0)
+        return "log"
+    ax.set_ylim(bottom=0)
+    return "linear"
 
 
 def _log_y(ax: Axes) -> None:

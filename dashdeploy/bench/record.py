@@ -28,6 +28,7 @@ FILE = "bench.json"
 TEACHER, STUDENT = "teacher", "student"
 
 Scope = Literal["step", "sampler"]
+SCOPES: tuple[Scope, ...] = ("step", "sampler")
 Number = Annotated[
     float,
     BeforeValidator(lambda value: math.nan if value is None else value),
@@ -310,7 +311,7 @@ def parse(text: str, *, source: str = FILE) -> Record:
         raise UserError(f"{source}: damaged benchmark record: {'; '.join(problems[:6])}{more}. {again}") from error
 
 
-def read(path: Path) -> Record:
+def load_record(path: Path) -> Record:
     """The record in a file, or in a folder's bench.json.
 
     Raises:

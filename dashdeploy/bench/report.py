@@ -7,7 +7,6 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dashdeploy.bench import plots, tables
+from dashdeploy.bench import markup, plots, tables
 from dashdeploy.bench.grid import grid_png
-from dashdeploy.bench.record import STUDENT, TEACHER, QualityRow, Record, read, speedups
-from dashdeploy.bench.tables import Table, count, fixed, interval, significant, times
+from dashdeploy.bench.record import SCOPES, TEACHER, Record, Scope, load_record
+from dashdeploy.bench.tables import count, fixed, significant
+from dashdeploy.bench.verdict import deployed, verdict_html
 from dashdeploy.errors import UserError
 
 FILE, SAMPLES = "report.html", "samples.npz"
@@ -45,7 +45,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: the record or the samples are missing or damaged.
     """
-    record = read(folder)
+    record = load_record(folder)
     page = render(record, read_samples(folder / SAMPLES, record))
     path, draft = folder / FILE, folder / f".{FILE}.{os.getpid()}"
     try:
@@ -107,107 +107,8 @@ def render(record: Record, samples: Samples) -> str:
         heading=escape(f"{record.recipe}: student against teacher"),
         subtitle=escape(subtitle),
         nav="".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in shown),
-        body="\n".join([_verdict(record), *body]),
+        body="\n".join([verdict_html(record), *body]),
     )
-
-
-def deployed(record: Record) -> str:
-    """The student that the verdict is about: the first exported one, else the one in torch."""
-    return next((key for key in record.students if key != STUDENT), STUDENT)
-
-
-def _verdict(record: Record) -> str:
-    key = deployed(record)
-    cards = [_size_card(record, key), _speed_card(record, key), _quality_card(record, key), _guidance_card(record, key)]
-    notes = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
-    sentence = f'<p class="verdict">{escape(_sentence(record, key))}</p>'
-    return f'{sentence}\n<div class="cards">{"".join(cards)}</div>' + (f'<ul class="notes">{notes}</ul>' if notes else "")
-
-
-def _sentence(record: Record, key: str) -> str:
-    ratios = [s.ratio for s in speedups(record, "step") if s.model == key]
-    parts = [f"The student has {times(record.compression)} fewer parameters than its teacher"]
-    if ratios:
-        low, high = times(min(ratios)), times(max(ratios))
-        parts[0] += f" and, as {record.label(key)}, takes a guided step {low if low == high else f'{low} to {high}'} as fast"
-    teacher, student = record.quality_at(TEACHER, record.guidance), record.quality_at(key, record.guidance)
-    if teacher and student:
-        parts.append(
-            f"At {record.guidance} its FID is {significant(student.fid.value)} "
-            f"against the teacher's {significant(teacher.fid.value)}{_told_apart(teacher, student)}"
-        )
-    if row := record.fidelity_of(key):
-        parts.append(
-            f"Its guidance has a cosine of {fixed(row.overall.energy_cosine, 2)} with the teacher's "
-            f"and {fixed(row.overall.rho, 2)} of its strength (1 and 1 would be a perfect copy)"
-        )
-    return ". ".join(parts) + "."
-
-
-def _told_apart(teacher: QualityRow, student: QualityRow) -> str:
-    a, b = teacher.fid, student.fid
-    if not math.isfinite(a.low + a.high + b.low + b.high):
-        return " (no intervals were computed)"
-    apart = a.high < b.low or b.high < a.low
-    return ", a difference beyond the 95 % intervals" if apart else ", and the 95 % intervals overlap"
-
-
-def _card(title: str, big: str, *rest: str) -> str:
-    return f'<div class="card"><h3>{escape(title)}</h3><div class="big">{escape(big)}</div>{"".join(rest)}</div>'
-
-
-def _size_card(record: Record, key: str) -> str:
-    teacher, student = record.models[TEACHER], record.models[STUDENT]
-    files = f"{tables.kilobytes(teacher.file_bytes)} → {tables.kilobytes(record.models[key].file_bytes)} kB on disk"
-    lines = (f"{count(teacher.parameters)} → {count(student.parameters)} parameters", files)
-    return _card("Smaller", times(record.compression), *(f"<p>{escape(line)}</p>" for line in lines))
-
-
-def _speed_card(record: Record, key: str) -> str:
-    found = speedups(record, "step")
-    if not found:
-        return _card("Faster", tables.MISSING, "<p>Latency was not measured.</p>")
-    sizes = sorted({s.batch_size for s in found})
-    ratios = {(s.model, s.batch_size): s.ratio for s in found}
-    rows = tuple(
-        (record.label(model), *(times(ratios.get((model, size), math.nan)) for size in sizes)) for model in record.students
-    )
-    table = _plain("", ("Batch", *map(str, sizes)), rows)
-    big = max((s.ratio for s in found if s.model == key), default=math.nan)
-    return _card("Faster, one guided step", f"up to {times(big)}", _html(table))
-
-
-def _quality_card(record: Record, key: str) -> str:
-    found = {model: record.quality_at(model, record.guidance) for model in dict.fromkeys((TEACHER, STUDENT, key))}
-    rows = tuple((record.label(model), interval(row.fid)) for model, row in found.items() if row)
-    teacher, student = found[TEACHER], found[key]
-    if not teacher or not student:
-        return _card(f"FID at {record.guidance}", tables.MISSING, "<p>Not measured at the recipe's guidance.</p>")
-    big = f"{significant(teacher.fid.value)} → {significant(student.fid.value)}"
-    best = (_best(record, TEACHER), _best(record, key))
-    text = ", ".join(f"{significant(row.fid.value)} ({row.guidance})" for row in best if row)
-    note = f"<p>Each one's best guidance: {escape(text.replace(', ', ' → '))}.</p>" if all(best) else ""
-    return _card(f"FID at {record.guidance}, 0 is best", big, _html(_plain("", ("Model", "FID [95 %]"), rows)), note)
-
-
-def _best(record: Record, model: str) -> QualityRow | None:
-    """The row of least FID, if the model was measured at every guidance."""
-    rows = [row for row in record.quality.rows if row.model == model and math.isfinite(row.fid.value)]
-    every = {row.guidance for row in record.quality.rows}
-    return min(rows, key=lambda row: row.fid.value) if {row.guidance for row in rows} == every else None
-
-
-def _guidance_card(record: Record, key: str) -> str:
-    row = record.fidelity_of(key)
-    if row is None:
-        return _card("Guidance kept", tables.MISSING, "<p>Guidance fidelity was not measured.</p>")
-    gap = row.overall
-    lines = (
-        f"cosine of its guidance with the teacher's; strength ρ {fixed(gap.rho)}",
-        f"relative error {fixed(gap.relative_error)}; of the guided prediction {fixed(gap.guided_error)}",
-        "A copy of the teacher has cosine 1, ρ 1, errors 0.",
-    )
-    return _card("Guidance kept", fixed(gap.energy_cosine), *(f"<p>{escape(line)}</p>" for line in lines))
 
 
 def _samples(record: Record, samples: Samples) -> str:
@@ -240,38 +141,40 @@ def _quality(record: Record) -> str:
     panels = [plots.fid_by_guidance(record)]
     if any(row.fid_to_teacher for row in quality.rows):
         panels.append(plots.fid_to_teacher(record))
-    return f"<p>{escape(about)}</p>{_panels(panels)}{_html(tables.quality_table(record, full=True), group=0)}"
+    table = tables.quality_table(record, full=True)
+    return f"<p>{escape(about)}</p>{markup.panels(panels)}{markup.table_html(table, group=0)}"
 
 
 def _fidelity(record: Record) -> str:
     if not record.fidelity.rows:
         return ""
     about = (
-        "Guidance works on the gap: the difference between a model's predictions with the class and without it. A small "
-        "model can make good images and still have a wrong gap; it then falls apart as guidance is turned up. Here each "
-        f"student's gap is held against the teacher's on {record.fidelity.num_pairs} held-out noisy images."
+        "Guidance works on the gap: the difference between a model's predictions with the class and without it. A "
+        "small model can make good images and still have a wrong gap; it then falls apart as guidance is turned up. "
+        f"Here each student's gap is held against the teacher's on {record.fidelity.num_pairs} held-out noisy images."
     )
     panels = [plots.gap_by_timestep(record, metric) for metric in plots.GAP_METRICS]
-    parts = [f"<p>{escape(about)}</p>", _panels(panels), _titled(tables.fidelity_table(record, full=True))]
-    for row in record.fidelity.rows:
+    parts = [f"<p>{escape(about)}</p>", markup.panels(panels), markup.titled(tables.fidelity_table(record, full=True))]
+    for i, row in enumerate(record.fidelity.rows):
         table = tables.bins_table(record, row)
-        parts.append(f"<details open><summary>{escape(table.title)}</summary>{_html(table, meanings=False)}</details>")
+        inner = f"<summary>{escape(table.title)}</summary>{markup.table_html(table, meanings=False)}"
+        parts.append(f"<details{' open' if i == 0 else ''}>{inner}</details>")
     return "".join(parts)
 
 
 def _latency(record: Record) -> str:
     if not record.latency:
-        return _titled(tables.models_table(record))
+        return markup.titled(tables.models_table(record))
     about = (
         f"Wall time on this machine with {record.threads} threads, both branches of the guidance included. "
         "Medians (p50) are drawn; dashed lines run the branches as two passes."
     )
-    scopes = [scope for scope in ("step", "sampler") if any(row.scope == scope for row in record.latency)]
-    panels = _panels([plots.latency_by_batch(record, "step" if scope == "step" else "sampler") for scope in scopes])
-    parts = [f"<p>{escape(about)}</p>", panels, _html(tables.latency_table(record, full=True), group=1)]
+    scopes: list[Scope] = [scope for scope in SCOPES if any(row.scope == scope for row in record.latency)]
+    panels = markup.panels([plots.latency_by_batch(record, scope) for scope in scopes])
+    parts = [f"<p>{escape(about)}</p>", panels, markup.table_html(tables.latency_table(record, full=True), group=1)]
     if record.pairs:
-        parts.append(_titled(tables.pairs_table(record)))
-    return "".join([*parts, _titled(tables.models_table(record))])
+        parts.append(markup.titled(tables.pairs_table(record)))
+    return "".join([*parts, markup.titled(tables.models_table(record))])
 
 
 def _training(record: Record) -> str:
@@ -295,7 +198,8 @@ def _training(record: Record) -> str:
         "The loss adds its terms, each times its coefficient in the recipe; the terms are drawn without it. "
         "A term that still falls at the end would gain from more steps."
     )
-    return f"<p>{escape(about)}</p>{_panels([plots.loss_terms(record)])}{_html(_plain('', heads, rows, text=0))}"
+    table = markup.table_html(markup.plain("", heads, rows, text=0))
+    return f"<p>{escape(about)}</p>{markup.panels([plots.loss_terms(record)])}{table}"
 
 
 def _baselines(record: Record) -> str:
@@ -312,17 +216,14 @@ def _baselines(record: Record) -> str:
     for row in baselines.rows:
         fids = (significant(row.fid.get(scale, math.nan)) for scale in scales)
         rows.append((row.label, *fids, fixed(row.energy_cosine), fixed(row.rho)))
-    parts = [
-        f"<p>Controls of the same size and training length, measured in the same way ({escape(baselines.source)}).</p>",
-        _html(_plain("", ("Model", *(f"FID, {scale}" for scale in scales), "Cosine", "ρ"), tuple(rows))),
-    ]
+    about = f"Controls of the same size and training length, measured in the same way ({baselines.source})."
+    heads = ("Model", *(f"FID, {scale}" for scale in scales), "Cosine", "ρ")
+    parts = [f"<p>{escape(about)}</p>", markup.table_html(markup.plain("", heads, tuple(rows)))]
     if baselines.recovery:
         shares = tuple((scale, tables.percent(share)) for scale, share in baselines.recovery.items())
-        parts.append("<h3>Recovered by distillation</h3>")
-        parts.append(
-            "<p>How much of the way in FID from the same student trained from scratch (0 %) to the teacher (100 %).</p>"
-        )
-        parts.append(_html(_plain("", ("Guidance", "Recovered (%)"), shares)))
+        way = "from the same student trained from scratch (0 %) to the teacher (100 %)"
+        parts.append(f"<h3>Recovered by distillation</h3><p>How much of the way in FID {way}.</p>")
+        parts.append(markup.table_html(markup.plain("", ("Guidance", "Recovered (%)"), shares)))
     return "".join(parts)
 
 
@@ -341,7 +242,8 @@ def _conditions(record: Record) -> str:
     }
     parts = []
     for title, values in groups.items():
-        rows = "".join(f'<tr><td>{escape(key)}</td><td class="wrap">{escape(_say(v))}</td></tr>' for key, v in values.items())
+        cells = ((escape(key), escape(_say(value))) for key, value in values.items())
+        rows = "".join(f'<tr><td>{key}</td><td class="wrap">{value}</td></tr>' for key, value in cells)
         parts.append(f"<h3>{escape(title)}</h3><table><tbody>{rows}</tbody></table>")
     return f"<details><summary>Machine, versions, settings and hashes</summary>{''.join(parts)}</details>"
 
@@ -350,46 +252,9 @@ def _say(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _panels(figures: Iterable[str]) -> str:
-    # An inline SVG takes its namespaces from HTML.
-    shown = (figure.replace(' xmlns="http://www.w3.org/2000/svg"', "") for figure in figures)
-    shown = (figure.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "") for figure in shown)
-    return f'<div class="panels">{"".join(f"<figure>{figure}</figure>" for figure in shown)}</div>'
-
-
 def _chip(record: Record, model: str) -> str:
     place = plots.SERIES.index(plots.model_style(record, model).color)
     return f'<span class="chip" style="background: var(--series-{place})"></span>'
-
-
-def _plain(title: str, headings: Sequence[str], rows: tuple[tuple[str, ...], ...], *, text: int = 1) -> Table:
-    """A table whose first `text` columns are text and the others numbers."""
-    numeric = tuple(i >= text for i in range(len(headings)))
-    return Table(title, tuple(headings), ("",) * len(headings), numeric, rows)
-
-
-def _titled(table: Table) -> str:
-    return f"<h3>{escape(table.title)}</h3>{_html(table)}"
-
-
-def _html(table: Table, *, group: int | None = None, meanings: bool = True) -> str:
-    """group: the column at whose change a new group of rows begins; meanings: explain the columns below."""
-
-    def line(tag: str, cells: Sequence[str], *, first: bool = False) -> str:
-        marked = ((' class="n"' if numeric else "", cell) for numeric, cell in zip(table.numeric, cells, strict=True))
-        inner = "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in marked)
-        return f"<tr{' class="first"' if first else ''}>{inner}</tr>"
-
-    before: Sequence[Sequence[str]] = [table.rows[0], *table.rows] if table.rows else []
-    rows = "".join(
-        line("td", row, first=group is not None and row[: group + 1] != previous[: group + 1])
-        for previous, row in zip(before, table.rows, strict=False)
-    )
-    pairs = zip(table.headings, table.meanings, strict=True)
-    explained = "".join(f"<li><b>{escape(heading)}</b>: {escape(text)}.</li>" for heading, text in pairs if text)
-    shown = f'<ul class="meanings">{explained}</ul>' if meanings and explained else ""
-    head = line("th", table.headings)
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>{shown}'
 
 
 def _anchor(name: str) -> str:

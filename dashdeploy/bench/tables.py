@@ -155,7 +155,7 @@ LATENCY: tuple[Column[LatencyRow], ...] = (
     ),
     Column("p50 (ms)", lambda r, row: significant(row.p50_ms), "half of the runs took at most this"),
     Column("p90 (ms)", lambda r, row: significant(row.p90_ms), full=True),
-    Column("p99 (ms)", lambda r, row: significant(row.p99_ms), "the slowest runs"),
+    Column("p99 (ms)", lambda r, row: significant(row.p99_ms), "the slowest runs; only as good as their number"),
     Column("Mean (ms)", lambda r, row: significant(row.mean_ms), full=True),
     Column("Images/s", lambda r, row: significant(row.images_per_s), "at the step: images taken one step further"),
     Column(
@@ -163,7 +163,7 @@ LATENCY: tuple[Column[LatencyRow], ...] = (
         lambda r, row: times(r.ratio_to_teacher(row)),
         "speed-up: the p50 of the teacher's faster way at the same batch over this p50",
     ),
-    Column("Runs", lambda r, row: count(row.repeats), full=True),
+    Column("Runs", lambda r, row: count(row.repeats)),
 )
 PAIRS: tuple[Column[Pair], ...] = (
     Column("What", lambda r, p: "step" if p.scope == "step" else f"{r.num_inference_steps} steps", numeric=False),
@@ -219,6 +219,11 @@ def summary(record: Record) -> list[Table]:
     """What the terminal and the README show; tables without rows are left out."""
     tables = (models_table, quality_table, fidelity_table, latency_table)
     return [table for build_table in tables if (table := build_table(record)).rows]
+
+
+def rich_tables(record: Record) -> list[RichTable]:
+    """The summary for a rich console."""
+    return [to_rich(table) for table in summary(record)]
 
 
 def to_rich(table: Table) -> RichTable:

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dashdeploy.errors import UserError
+from dashdeploy.runtime.open import open_path
+
+
+@pytest.fixture
+def copied(tiny_run: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_run, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("part", "label"),
+    [
+        ("", "student (ONNX Runtime)"),
+        ("student", "student (torch)"),
+        ("teacher", "teacher (torch)"),
+        ("artifacts/onnx-cpu", "student (ONNX Runtime)"),
+        ("artifacts/onnx-cpu/model.onnx", "student (ONNX Runtime)"),
+    ],
+)
+def test_anything_a_run_made_opens(tiny_run: Path, part: str, label: str) -> None:
+    with open_path(tiny_run / part, threads=1) as model:
+        assert model.label == label
+        assert model.denoiser.interface.num_classes == 10
+        assert model.classes == tuple("0123456789")
+        assert model.parameters == (45_321 if "teacher" in label else 11_797)
+
+
+def test_all_runtimes_of_a_student_agree_on_each_branch(tiny_run: Path) -> None:
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    t, y = torch.tensor([0, 100, 500, 900, 999]), torch.tensor([0, 3, 5, 7, 9])
+    with open_path(tiny_run / "student", threads=1) as a, open_path(tiny_run, threads=1) as b, torch.no_grad():
+        for ours, theirs in zip(a.denoiser.branches(x, t, y), b.denoiser.branches(x, t, y), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a.denoiser(x, t, y), b.denoiser(x, t, y), rtol=1e-4, atol=1e-5)
+        null = torch.full_like(y, 10)
+        torch.testing.assert_close(b.denoiser(x, t, null), b.denoiser.branches(x, t, y)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_without_artifacts_opens_its_student(copied: Path) -> None:
+    shutil.rmtree(copied / "artifacts")
+    with open_path(copied) as model:
+        assert model.label == "student (torch)"
+
+
+def test_a_truncated_onnx_file_is_named(copied: Path, tmp_path: Path) -> None:
+    path = copied / "artifacts" / "onnx-cpu" / "model.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"model.onnx: damaged or changed"):
+        open_path(copied)
+    bare = tmp_path / "model.onnx"
+    bare.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not a whole ONNX model"):
+        open_path(bare)
+
+
+def test_a_foreign_onnx_model_is_refused(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    info = helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n"])
+    out = helper.make_tensor_value_info("b", TensorProto.FLOAT, ["n"])
+    graph = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "g", [info], [out])
+    path = tmp_path / "relu.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(UserError, match=r"its inputs are \['a'\]"):
+        open_path(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format=99), "format 99"),
+        (lambda m: m["files"].update({"gone.bin": "0" * 64}), "missing"),
+        (lambda m: m["artifact"].update(backend="abacus"), "unknown runtime 'abacus'"),
+        (lambda m: m.pop("files"), "not a manifest"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(copied: Path, change, message: str) -> None:
+    path = copied / "artifacts" / "onnx-cpu" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=message):
+        open_path(copied / "artifacts" / "onnx-cpu")
+
+
+def test_a_path_without_a_model_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        open_path(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no model yet"):
+        open_path(tmp_path)

@@ -1,0 +1,236 @@
+"""The training loop through the real command line: exact resume, several processes, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dashdeploy.recipe.schema import Training
+from dashdeploy.training import checkpoint
+from dashdeploy.training.loop import learning_rate
+from dashdeploy.training.progress import read_metrics
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+SLOW_STEPS = ("--set", "distill.steps=60", "--set", "distill.checkpoint_every=1", "--set", "distill.log_every=1")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "dashdeploy", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=ENVIRONMENT, capture_output=True, text=True, check=False, cwd=cwd, timeout=240
+    )
+
+
+def kill_at(step: int, work: Path, *arguments: str | Path, number: int = signal.SIGKILL) -> str:
+    """Start the command, send it a signal once `step` steps are logged, and wait for its end; its stderr."""
+    process = subprocess.Popen(command(*arguments), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        path = work / "metrics.jsonl"
+        while not (path.is_file() and len(path.read_text().splitlines()) >= step):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(number)
+        return process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(recipe with dropout in the student and a ready teacher, folder): dropout's generator must survive a kill, too."""
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("taught")
+    recipe = folder / "tiny.yaml"
+    dropout = "student:\n  architecture: {block_out_channels: [8, 8], layers_per_block: 1, norm_num_groups: 4, dropout: 0.2}"
+    recipe.write_text(TINY.replace("student:\n  compression: 2.0", dropout))
+    done = run("teach", recipe, "--run-dir", folder / "runs")
+    assert done.returncode == 0, done.stderr
+    recipe.write_text(recipe.read_text().replace("seed: 3", f"seed: 3\nteacher: {{path: {folder / 'runs/tiny/teacher'}}}"))
+    return recipe, folder
+
+
+def student_bytes(runs: Path) -> bytes:
+    return (runs / "tiny" / "student" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(taught: tuple[Path, Path]) -> Path:
+    recipe, folder = taught
+    done = run("distill", recipe, "--run-dir", folder / "whole", *SLOW_STEPS)
+    assert done.returncode == 0, done.stderr
+    return folder / "whole"
+
+
+@pytest.mark.parametrize("steps", [(3,), (11, 37)])
+def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
+    taught: tuple[Path, Path], uninterrupted: Path, tmp_path: Path, steps: tuple[int, ...]
+) -> None:
+    recipe, _ = taught
+    arguments = ("distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS)
+    for step in steps:
+        kill_at(step, tmp_path / "tiny" / ".student-work", *arguments)
+    assert not (tmp_path / "tiny" / "student").exists(), "it had ended before it was killed"
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stderr
+    assert student_bytes(tmp_path) == student_bytes(uninterrupted)
+    ours, theirs = (read_metrics(root / "tiny" / "student" / "metrics.jsonl") for root in (tmp_path, uninterrupted))
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(1, 61))
+    assert [r["loss"] for r in ours] == [r["loss"] for r in theirs]
+    assert not (tmp_path / "tiny" / ".student-work").exists()
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(taught: tuple[Path, Path], uninterrupted: Path, tmp_path: Path) -> None:
+    recipe, _ = taught
+    arguments = ("distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS, "--set", "distill.checkpoint_every=1000")
+    said = kill_at(9, tmp_path / "tiny" / ".student-work", *arguments, number=signal.SIGINT)
+    assert "saved. Run the same command to resume." in said
+    assert "Traceback" not in said
+    assert run(*arguments).returncode == 0
+    assert student_bytes(tmp_path) == student_bytes(uninterrupted)
+
+
+def test_the_teacher_bank_too_resumes_exactly(taught: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, _ = taught
+    bank = (*SLOW_STEPS, "--set", "distill.teacher_bank=64")
+    assert run("distill", recipe, "--run-dir", tmp_path / "a", *bank).returncode == 0
+    kill_at(20, tmp_path / "b" / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path / "b", *bank)
+    (tmp_path / "b" / "tiny" / ".student-work" / "teacher_bank.safetensors").unlink()
+    assert run("distill", recipe, "--run-dir", tmp_path / "b", *bank).returncode == 0
+    assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.mark.parametrize("kind", ["tirt", "published"])
+def test_two_processes_give_the_loss_curve_of_one(taught: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+    recipe, _ = taught
+    # Dropout draws differ between processes, so this student has none.
+    shared = ("--set", "student.architecture.dropout=0", "--set", f"distill.timestep_weights.kind={kind}")
+    assert run("distill", recipe, "--run-dir", tmp_path / "one", *shared).returncode == 0
+    launch = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"),
+        *("--main_process_port", str(free_port()), "-m", "dashdeploy"),
+    ]
+    done = subprocess.run(
+        [*launch, *map(str, ("distill", recipe, "--run-dir", tmp_path / "two", *shared))],
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (read_metrics(tmp_path / n / "tiny" / "student" / "metrics.jsonl") for n in ("one", "two"))
+    for name in ("loss", "imitation", "unconditional", "anchor", "grad_norm"):
+        assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=2e-4), name
+
+
+def test_gradient_accumulation_gives_the_same_loss_curve(taught: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, _ = taught
+    shared = ("--set", "student.architecture.dropout=0")
+    for name, parts in (("one", "1"), ("four", "4")):
+        accumulate = ("--set", f"distill.gradient_accumulation={parts}")
+        assert run("distill", recipe, "--run-dir", tmp_path / name, *shared, *accumulate).returncode == 0
+    one, four = (read_metrics(tmp_path / n / "tiny" / "student" / "metrics.jsonl") for n in ("one", "four"))
+    assert [r["loss"] for r in four] == pytest.approx([r["loss"] for r in one], rel=2e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_last_checkpoint(
+    taught: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe, _ = taught
+    explode = ("--set", "distill.learning_rate=1e30", "--set", "distill.warmup_steps=0")
+    done = run("distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS, *explode)
+    assert done.returncode == 2
+    assert "the loss is not finite" in done.stderr
+    assert "Traceback" not in done.stderr
+    step = int(done.stderr.split("error: step ")[1].split(":")[0])
+    work = tmp_path / "tiny" / ".student-work"
+    kept = torch.load(work / checkpoint.FILE, weights_only=True)
+    assert kept["step"] == step - 1
+    assert not (tmp_path / "tiny" / "student").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_until_fresh(taught: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, _ = taught
+    kill_at(
+        3, tmp_path / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS
+    )
+    other = ("--set", "distill.steps=6", "--set", "distill.learning_rate=0.01")
+    done = run("distill", recipe, "--run-dir", tmp_path, *other)
+    assert done.returncode == 2
+    assert "a checkpoint of another recipe" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert run("distill", recipe, "--run-dir", tmp_path, *other, "--fresh").returncode == 0
+
+
+def test_a_damaged_checkpoint_is_refused(taught: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, _ = taught
+    work = tmp_path / "tiny" / ".student-work"
+    work.mkdir(parents=True)
+    (work / checkpoint.FILE).write_bytes(b"PK\x03\x04 not a checkpoint")
+    done = run("distill", recipe, "--run-dir", tmp_path)
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
+
+
+def test_a_finished_stage_is_not_run_again(taught: tuple[Path, Path], uninterrupted: Path) -> None:
+    recipe, folder = taught
+    before = (uninterrupted / "tiny" / "student" / "manifest.json").stat().st_mtime_ns
+    done = run("distill", recipe, "--run-dir", uninterrupted, *SLOW_STEPS)
+    assert done.returncode == 0
+    assert (uninterrupted / "tiny" / "student" / "manifest.json").stat().st_mtime_ns == before
+    assert folder.is_dir()
+
+
+def test_tirt_transfer_leaves_lambda_bit_identical_through_a_run(taught: tuple[Path, Path], uninterrupted: Path) -> None:
+    from safetensors.torch import load_file
+
+    _, folder = taught
+    name = "timestep_weights.safetensors"
+    teacher = load_file(folder / "runs" / "tiny" / "teacher" / name)["lambda"]
+    student = load_file(uninterrupted / "tiny" / "student" / name)["lambda"]
+    assert torch.equal(teacher, student)
+    assert float(teacher.abs().max()) > 0
+
+
+def test_the_rate_warms_up_then_falls_along_half_a_cosine_to_zero() -> None:
+    config = Training(steps=110, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(s, config) for s in range(110)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-3)
+    constant = Training(steps=110, warmup_steps=10, learning_rate=1.0, lr_schedule="constant")
+    assert [learning_rate(s, constant) for s in (9, 50, 109)] == [1.0, 1.0, 1.0]
+
+
+def test_every_line_of_metrics_has_each_term_and_the_speed(uninterrupted: Path) -> None:
+    lines = (uninterrupted / "tiny" / "student" / "metrics.jsonl").read_text().splitlines()
+    for record in map(json.loads, lines):
+        assert record["terms"] == ["imitation", "unconditional", "anchor"]
+        assert record["images_per_s"] > 0
+        expected = record["imitation"] + record["unconditional"] + 0.1 * record["anchor"]
+        assert record["loss"] == pytest.approx(expected, rel=1e-4)
