@@ -25,7 +25,7 @@ HOLDOUT = 0.1
 def main(dataset: str) -> None:
     torch.manual_seed(0)
     data = load_dataset(Data(name=dataset))
-    train, test = data.split(HOLDOUT, seed=0)
+    train, test = data.split(HOLDOUT)
     channels, size, _ = data.image_shape
     net = FeatureNet(channels=channels, num_classes=data.num_classes, width=WIDTH[dataset])
     x, y = normalise(torch.from_numpy(train.images), size), torch.from_numpy(train.labels)

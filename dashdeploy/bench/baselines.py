@@ -9,8 +9,6 @@ from typing import Any
 from dashdeploy.errors import UserError
 from dashdeploy.locate import data_root
 
-SAME = ("teacher_sha256", "features_sha256", "num_images", "num_reference", "student_parameters", "images_seen")
-
 
 def load(recipe_name: str) -> tuple[dict[str, Any], Path] | None:
     """The committed baselines of a recipe and their file, or None where there are none.
@@ -28,9 +26,21 @@ def load(recipe_name: str) -> tuple[dict[str, Any], Path] | None:
     return found, path
 
 
-def differences(baselines: dict[str, Any], conditions: dict[str, Any]) -> list[str]:
+def conditions(record: dict[str, Any]) -> dict[str, Any]:
+    """What two benchmark records must share for their figures to stand beside each other."""
+    return {
+        "teacher_sha256": record["models"]["teacher"]["sha256"],
+        "features_sha256": record["quality"]["features"]["sha256"],
+        "num_images": record["quality"]["num_images"],
+        "num_reference": record["quality"]["num_reference"],
+        "student_parameters": record["models"]["student"]["parameters"],
+        "images_seen": record["images_seen"],
+    }
+
+
+def differences(baselines: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """In what the baselines were measured otherwise; empty where the figures can stand beside each other."""
-    return [name for name in SAME if baselines["conditions"].get(name) != conditions[name]]
+    return [name for name, value in here.items() if baselines["conditions"].get(name) != value]
 
 
 def recovery(scratch: dict[str, float], teacher: dict[str, float], student: dict[str, float]) -> dict[str, float]:

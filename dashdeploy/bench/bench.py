@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dashdeploy import run
-from dashdeploy.bench import baselines, latency, memory, quality, samples
+from dashdeploy.bench import baselines, latency, memory, quality, record, samples
 from dashdeploy.bench.machine import machine
 from dashdeploy.bench.report import write_report
 from dashdeploy.data import load_dataset
@@ -30,7 +30,6 @@ from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.open import artifact_folders, open_path
 from dashdeploy.teachers import choose
 
-FORMAT = 1
 GRID_COLUMNS = 8
 GRID_CLASSES = 10
 
@@ -83,10 +82,9 @@ def bench(run_folder: Path, recipe: Recipe, *, base: Path | None = None, fresh: 
         models = {name: stack.enter_context(open_path(path, threads=threads)) for name, path in folders.items()}
         work = Bench(recipe, run_folder, folders, models, data, extractor, threads)
         with run.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
-            record = work.measure(student)
+            measured = work.measure(student)
             np.savez_compressed(draft.folder / "samples.npz", **work.grid())
-            text = json.dumps(record, indent=1, allow_nan=False)
-            (draft.folder / "bench.json").write_text(text + "\n")
+            (draft.folder / record.FILE).write_text(record.dumps(measured))
             write_report(draft.folder)
     return run.read_stage(run_folder / "bench")
 
@@ -110,7 +108,7 @@ class Bench:
         self.notes: list[str] = []
         self.images: dict[tuple[str, str], torch.Tensor] = {}
 
-    def measure(self, student: run.Stage) -> dict[str, Any]:
+    def measure(self, student: run.Stage) -> record.Record:
         """The whole record."""
         recipe = self.recipe
         run_plan = plan(recipe.sampling, self.steps)
@@ -119,44 +117,36 @@ class Bench:
         latency_rows = self._latency(run_plan)
         figures = student.figures
         fast = [name for name in self.models if name.startswith("student-")] or ["student"]
-        features = {"name": self.extractor.name, "sha256": self.extractor.sha256}
-        conditions = {
-            "teacher_sha256": self.models["teacher"].sha256,
-            "features_sha256": self.extractor.sha256,
-            "num_images": recipe.bench.quality.num_images,
-            "num_reference": num_reference,
-            "student_parameters": figures["parameters"],
-            "images_seen": recipe.distill.steps * recipe.distill.batch_size,
-        }
-        return {
-            "format": FORMAT,
+        measured: dict[str, Any] = {
+            "format": record.FORMAT,
             "recipe": recipe.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "seed": recipe.seed,
+            "seed": recipe.bench.seed,
             "threads": self.threads,
             "machine": machine(),
             "versions": run.versions(),
             "settings": {
                 "sampling": recipe.sampling.model_dump(mode="json"),
-                **recipe.bench.model_dump(mode="json"),
+                **recipe.bench.model_dump(mode="json", exclude={"seed"}),
                 "timesteps": list(run_plan.timesteps),
             },
             "classes": figures["classes"],
             "models": {name: self._describe(name) for name in self.models},
             "compression": figures["compression"],
-            "latency": [row.as_dict() for row in latency_rows],
+            "images_seen": recipe.distill.steps * recipe.distill.batch_size,
+            "latency": [row.model_dump() for row in latency_rows],
             "pairs": [p for name in fast for p in latency.speedups(latency_rows, slow="teacher", fast=name)],
             "quality": {
-                "features": features,
+                "features": {"name": self.extractor.name, "sha256": self.extractor.sha256},
                 "num_images": recipe.bench.quality.num_images,
                 "num_reference": num_reference,
-                "rows": [strict(row.as_dict()) for row in quality_rows],
+                "rows": [row.model_dump() for row in quality_rows],
             },
             "fidelity": fidelity,
-            "training": self._training(student),
-            "baselines": self._baselines(quality_rows, conditions),
-            "notes": self.notes,
+            "training": [json.loads(line) for line in (student.folder / "metrics.jsonl").read_text().splitlines()],
         }
+        quoted = self._baselines(quality_rows, baselines.conditions(measured))
+        return record.Record.model_validate({**measured, "baselines": quoted, "notes": self.notes})
 
     def _describe(self, name: str) -> dict[str, Any]:
         model = self.models[name]
@@ -171,10 +161,10 @@ class Bench:
             "peak_rss_mib": rss,
         }
 
-    def _latency(self, run_plan: Plan) -> list[latency.LatencyRow]:
+    def _latency(self, run_plan: Plan) -> list[record.LatencyRow]:
         config = self.recipe.bench.latency
         with progress("latency", total=2 * len(config.batch_sizes)) as advance:
-            return latency.measure(self.models, config, run_plan, seed=self.recipe.seed, on_row=lambda _: advance(1))
+            return latency.measure(self.models, config, run_plan, seed=self.recipe.bench.seed, on_row=lambda _: advance(1))
 
     def _scales(self, name: str) -> list[Guidance]:
         own = self.recipe.sampling.guidance
@@ -182,11 +172,11 @@ class Bench:
             return [own]
         return list(dict.fromkeys([*self.recipe.bench.quality.guidance, own]))
 
-    def _quality(self) -> tuple[list[quality.QualityRow], int]:
+    def _quality(self) -> tuple[list[record.QualityRow], int]:
         config = self.recipe.bench.quality
-        train, _ = self.data.split(self.recipe.data.holdout, seed=self.recipe.seed)
+        train, _ = self.data.split(self.recipe.data.holdout)
         reference = quality.reference(train, self.extractor)
-        rows: list[quality.QualityRow] = []
+        rows: list[record.QualityRow] = []
         teacher: dict[str, Any] = {}
         jobs = [(name, scale) for name in self.models for scale in self._scales(name)]
         batches = -(-config.num_images // config.batch_size)
@@ -202,7 +192,7 @@ class Bench:
                     self.extractor,
                     config,
                     num_classes=self.data.num_classes,
-                    seed=self.recipe.seed,
+                    seed=self.recipe.bench.seed,
                 )
                 rows.append(row)
                 if name == "teacher":
@@ -216,7 +206,7 @@ class Bench:
             plan(sampling, self.steps, scale=scale),
             num_images=config.num_images,
             batch_size=config.batch_size,
-            seed=self.recipe.seed,
+            seed=self.recipe.bench.seed,
         )
         cache = self.run_folder / f".{samples.FOLDER}"
         shape = (config.num_images, *model.denoiser.interface.image_shape)
@@ -228,16 +218,16 @@ class Bench:
             if note not in self.notes:
                 self.notes.append(note)
         else:
-            images = quality.sample(model, scale, config, sampling, seed=self.recipe.seed, on_step=lambda _: advance(1))
+            images = quality.sample(model, scale, config, sampling, seed=self.recipe.bench.seed, on_step=lambda _: advance(1))
             samples.save(cache, wanted, images)
         self.images[name, guidance.label(scale)] = images
         return images
 
     def _fidelity(self) -> dict[str, Any]:
         config, scale = self.recipe.bench.fidelity, self.recipe.sampling.guidance
-        _, held_out = self.data.split(self.recipe.data.holdout, seed=self.recipe.seed)
+        _, held_out = self.data.split(self.recipe.data.holdout)
         schedule = self.models["teacher"].denoiser.interface.schedule
-        probes = gap.draw_probes(held_out, schedule, num=config.num_pairs, seed=self.recipe.seed)
+        probes = gap.draw_probes(held_out, schedule, num=config.num_pairs, seed=self.recipe.bench.seed)
         with progress("guidance fidelity", total=len(self.models) * config.num_pairs) as advance:
             outputs = {
                 name: gap.predict(m.denoiser, probes, batch_size=128, device=m.device, on_draws=advance)
@@ -251,13 +241,9 @@ class Bench:
                 outputs[name], outputs["teacher"], probes, scale=scale, num_train_timesteps=self.steps, bins=config.bins
             )
             rows.append({"model": name, "overall": overall.as_dict(), "bins": [b.as_dict() for b in bins]})
-        return strict({"guidance": guidance.label(scale), "num_pairs": config.num_pairs, "rows": rows})
+        return {"guidance": guidance.label(scale), "num_pairs": config.num_pairs, "rows": rows}
 
-    def _training(self, student: run.Stage) -> list[dict[str, Any]]:
-        lines = (student.folder / "metrics.jsonl").read_text().splitlines()
-        return [strict(json.loads(line)) for line in lines]
-
-    def _baselines(self, rows: list[quality.QualityRow], conditions: dict[str, Any]) -> dict[str, Any] | None:
+    def _baselines(self, rows: list[record.QualityRow], conditions: dict[str, Any]) -> dict[str, Any] | None:
         loaded = baselines.load(self.recipe.name)
         if loaded is None:
             return None
@@ -293,14 +279,3 @@ def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
-
-
-def strict(value: Any) -> Any:
-    """The value with NaN and infinities as None: strict JSON has neither."""
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(v) for v in value]
-    return value

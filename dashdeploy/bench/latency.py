@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
 from dashdeploy import seeds
+from dashdeploy.bench.record import SCOPES, LatencyRow, Scope
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.sampling import Plan, ddim
 from dashdeploy.recipe.schema import Latency
 from dashdeploy.runtime.model import Model
 
+K = TypeVar("K")
 Branches = Literal["batched", "two-pass"]
-Scope = Literal["step", "sampler"]
-
-
-@dataclass(frozen=True)
-class LatencyRow:
-    """Wall-clock times of one model at one batch size. sampler: all steps and the updates; images_per_s from the median."""
-
-    model: str
-    branches: Branches
-    scope: Scope
-    batch_size: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    repeats: int
-    images_per_s: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class TwoPass:
@@ -83,25 +65,26 @@ def measure(
     rows += [_Row(n, "two-pass", TwoPass(m.denoiser), m.device) for n, m in models.items() if m.runtime == "torch"]
     found: list[LatencyRow] = []
     for batch_size in config.batch_sizes:
-        calls = {(r.name, r.branches): _calls(r, batch_size, run, seed=seed) for r in rows}
+        calls: dict[tuple[str, Branches], Any] = {(r.name, r.branches): _calls(r, batch_size, run, seed=seed) for r in rows}
         for call, _ in calls.values():
             for _ in range(config.warmup):
                 call()
-        for scope, repeats in (("step", config.repeats), ("sampler", config.sampler_repeats)):
-            chosen = {k: pair[0] if scope == "step" else pair[1] for k, pair in calls.items()}
+        for scope in SCOPES:
+            timed = {k: pair[SCOPES.index(scope)] for k, pair in calls.items()}
+            repeats = config.repeats if scope == "step" else config.sampler_repeats
             budget = config.sampler_budget_s if scope == "sampler" else None
-            for (name, branches), times in interleave(chosen, repeats=repeats, budget_s=budget).items():
-                found.append(_row(name, branches, scope, batch_size, times))  # type: ignore[arg-type]
+            for key, times in interleave(timed, repeats=repeats, budget_s=budget).items():
+                found.append(_row(*key, scope, batch_size, times))
             if on_row is not None:
                 on_row(f"{scope}, batch {batch_size}")
     return found
 
 
 def interleave(
-    calls: dict[Any, Callable[[], object]], *, repeats: int, budget_s: float | None = None
-) -> dict[Any, list[float]]:
+    calls: dict[K, Callable[[], object]], *, repeats: int, budget_s: float | None = None
+) -> dict[K, list[float]]:
     """Seconds of each call, taken in turns; a call that has used up budget_s is left out of further turns."""
-    times: dict[Any, list[float]] = {name: [] for name in calls}
+    times: dict[K, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             if budget_s is not None and sum(times[name]) >= budget_s:
@@ -142,7 +125,16 @@ def _row(name: str, branches: Branches, scope: Scope, batch_size: int, times: li
     ms = np.array(times) * 1e3
     p50, p90, p99 = (float(v) for v in np.percentile(ms, [50, 90, 99]))
     return LatencyRow(
-        name, branches, scope, batch_size, p50, p90, p99, float(ms.mean()), len(ms), float(batch_size / p50 * 1e3)
+        model=name,
+        branches=branches,
+        scope=scope,
+        batch_size=batch_size,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        mean_ms=float(ms.mean()),
+        repeats=len(ms),
+        images_per_s=batch_size / p50 * 1e3,
     )
 
 

@@ -39,6 +39,8 @@ TERMS = ("#aa4499", "#44aa99", "#999933", "#88ccee")
 """Paul Tol's muted palette: loss terms are not models."""
 MARKERS = "osD^vP"
 INK, GRID = "#1f2328", "#c9ced6"
+LEGEND_CHARACTERS = 52
+"""Two labels of up to so many together stand side by side."""
 COINCIDES = 0.005
 """Series that nowhere differ by more than this share are said to coincide."""
 WIDE_RANGE = 15.0
@@ -110,12 +112,13 @@ def _by_guidance(record: Record, field: str, name: str, label: str) -> str:
         for i, model in enumerate(models):
             own = sorted((r for r in rows if r.model == model and r.w is not None), key=lambda r: r.w or 0.0)
             alone = [row for row in rows if row.model == model and row.w is None]
-            nudge = spread * 0.012 * (i - (len(models) - 1) / 2)
+            nudge = spread * 0.014 * (i - (len(models) - 1) / 2)
             style = model_style(record, model)
             x, y = [row.w or 0.0 for row in own], [getattr(row, field).value for row in own]
             same = _coincides(x, y, drawn)
             drawn.append((x, y))
-            shared: dict[str, Any] = {"color": style.color, "capsize": 2.0, "elinewidth": 1.0, "zorder": 3 + i}
+            front = 3 + i + 10 * (len(own) == 1)  # a lone point would vanish under the lines
+            shared: dict[str, Any] = {"color": style.color, "capsize": 2.0, "elinewidth": 1.0, "zorder": front}
             text = record.label(model) + (", same line" if same else "")
             ax.errorbar(
                 [value + nudge for value in x],
@@ -235,20 +238,24 @@ class _Finish:
     def __init__(self, figure: Figure, ax: Axes, name: str, title: str) -> None:
         self.figure, self.ax, self.name, self.title = figure, ax, name, title
 
-    def __call__(self, handles: Sequence[object] | None = None) -> str:
+    def __call__(self, handles: Sequence[Any] | None = None) -> str:
         shown = list(handles if handles is not None else self.ax.get_legend_handles_labels()[0])
-        self.ax.set_title(self.title, loc="left", fontsize=10.5, pad=9 + 13 * math.ceil(len(shown) / 2))
+        longest = sorted((len(str(handle.get_label())) for handle in shown), reverse=True)
+        columns = 2 if sum(longest[:2]) <= LEGEND_CHARACTERS else 1
+        self.ax.set_title(self.title, loc="left", fontsize=10.5, pad=9 + 13 * math.ceil(len(shown) / columns))
         if shown:
-            self.ax.legend(
+            legend = self.ax.legend(
                 handles=shown,
                 loc="lower left",
                 bbox_to_anchor=(-0.01, 1.0),
-                ncols=2,
+                ncols=columns,
                 borderaxespad=0.2,
                 handlelength=1.8,
                 columnspacing=1.4,
                 labelspacing=0.25,
             )
+            # The title's padding keeps its place; a long name must not squeeze the axes.
+            legend.set_in_layout(False)
         buffer = io.StringIO()
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         self.figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dashdeploy.bench.record import Interval, QualityRow
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.metrics.features import Extractor
-from dashdeploy.metrics.frechet import Interval, fid, kid, statistics
+from dashdeploy.metrics import frechet
 from dashdeploy.recipe.schema import Guidance, Quality, Sampling, Tag
 from dashdeploy.runtime.model import Model
-
-
-@dataclass(frozen=True)
-class QualityRow:
-    """One model at one guidance. fid_to_teacher: to the teacher's samples at the same guidance; None for the teacher."""
-
-    model: str
-    guidance: str
-    w: float | None
-    fid: Interval
-    kid: Interval
-    fid_to_teacher: Interval | None
-    accuracy: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -97,11 +81,17 @@ def score(
         model=name,
         guidance=guidance.label(scale),
         w=None if isinstance(scale, Tag) else float(scale),
-        fid=fid(features, statistics(data.features), resamples=config.bootstrap, seed=seed),
-        kid=kid(features, data.features, seed=seed),
+        fid=_interval(frechet.fid(features, frechet.statistics(data.features), resamples=config.bootstrap, seed=seed)),
+        kid=_interval(frechet.kid(features, data.features, seed=seed)),
         fid_to_teacher=(
-            None if teacher is None else fid(features, statistics(teacher), resamples=config.bootstrap, seed=seed)
+            None
+            if teacher is None
+            else _interval(frechet.fid(features, frechet.statistics(teacher), resamples=config.bootstrap, seed=seed))
         ),
         accuracy=accuracy,
     )
     return row, features
+
+
+def _interval(found: frechet.Interval) -> Interval:
+    return Interval(**asdict(found))

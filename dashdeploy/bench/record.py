@@ -105,7 +105,7 @@ class QualityRow(Part):
     fid: Interval
     kid: Interval
     fid_to_teacher: Interval | None
-    accuracy: Number
+    accuracy: float | None
 
 
 class Features(Part):
@@ -214,6 +214,7 @@ class Record(Part):
     classes: tuple[str, ...]
     models: dict[str, ModelInfo]
     compression: Number
+    images_seen: int
     latency: tuple[LatencyRow, ...]
     quality: Quality
     fidelity: Fidelity
@@ -246,10 +247,10 @@ class Record(Part):
         return [key for key in self.models if key != TEACHER]
 
     def label(self, model: str) -> str:
-        """A model's label, with its key where another one has the same label."""
+        """A model's label, with the rest of its key where another one has the same label."""
         label = self.models[model].label
         shared = sum(other.label == label for other in self.models.values()) > 1
-        return f"{label} {model}" if shared else label
+        return f"{label}, {model.removeprefix('student-')}" if shared else label
 
     def quality_at(self, model: str, guidance: str) -> QualityRow | None:
         return next((row for row in self.quality.rows if (row.model, row.guidance) == (model, guidance)), None)

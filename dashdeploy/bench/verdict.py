@@ -36,6 +36,10 @@ def _sentence(record: Record, key: str) -> str:
             f"At {record.guidance} its FID is {significant(student.fid.value)} "
             f"against the teacher's {significant(teacher.fid.value)}{_told_apart(teacher, student)}"
         )
+        best_student, best_teacher = _best(record, key), _best(record, TEACHER)
+        if best_student and best_teacher:
+            pair = f"{significant(best_student.fid.value)} against {significant(best_teacher.fid.value)}"
+            parts[-1] += f"; each at its own best guidance, it is {pair}"
     if row := record.fidelity_of(key):
         parts.append(
             f"Its guidance has a cosine of {fixed(row.overall.energy_cosine)} with the teacher's "
@@ -68,8 +72,9 @@ def _speed_card(record: Record, key: str) -> str:
     if not found:
         return _card("Faster", tables.MISSING, "<p>Latency was not measured.</p>")
     sizes = sorted({s.batch_size for s in found})
+    models = dict.fromkeys(s.model for s in found)
     ratios = {(s.model, s.batch_size): s.ratio for s in found}
-    cells = {model: [times(ratios.get((model, size), math.nan)) for size in sizes] for model in record.students}
+    cells = {model: [times(ratios.get((model, size), math.nan)) for size in sizes] for model in models}
     rows = tuple((record.label(model), *row) for model, row in cells.items())
     table = markup.plain("", ("Batch", *map(str, sizes)), rows)
     big = max((s.ratio for s in found if s.model == key), default=math.nan)

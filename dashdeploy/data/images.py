@@ -70,7 +70,7 @@ class LabelledImages:
         """The images of these row numbers."""
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
-    def split(self, holdout: float, *, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    def split(self, holdout: float, *, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
         """(train, held-out), drawn at random from the seed; with holdout 0 both are the whole set."""
         if holdout == 0:
             return self, self

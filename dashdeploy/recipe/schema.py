@@ -221,6 +221,7 @@ class Fidelity(Model):
 class Bench(Model):
     """The benchmark: latency, quality, guidance fidelity."""
 
+    seed: int = Field(0, ge=0, description="seed of the benchmark's own noise and draws, whatever the training's")
     latency: Latency = Latency()
     quality: Quality = Quality()
     fidelity: Fidelity = Fidelity()

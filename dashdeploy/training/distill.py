@@ -13,6 +13,7 @@ from diffusers import UNet2DModel
 
 from dashdeploy import run, seeds
 from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
@@ -24,7 +25,7 @@ from dashdeploy.training.bank import TeacherBank
 from dashdeploy.training.batches import FreshDraws, Source
 from dashdeploy.training.stage import train_stage
 from dashdeploy.training.step import TrainStep
-from dashdeploy.training.timestep_weights import transfer
+from dashdeploy.training.timestep_weights import TimestepWeights, transfer
 
 BANK_SHARE = 0.25
 """A teacher bank may take this share of the machine's memory."""
@@ -58,20 +59,10 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
     }
 
     def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, Source]:
-        unet = new_student(student, seed=recipe.seed)
-        objective = partial(objectives.OBJECTIVES[config.objective.kind], config=config.objective)
-        train_data, _ = data.split(recipe.data.holdout, seed=recipe.seed)
-        needed = config.objective.kind in objectives.NEEDS_TEACHER
-        source: Source = FreshDraws(
-            train_data,
-            interface.schedule,
-            batch_size=config.batch_size,
-            seed=recipe.seed,
-            teacher=teacher.denoiser.to(accelerator.device) if needed else None,
-        )
-        if needed and config.teacher_bank:
+        source: Source = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
+        if config.objective.kind in objectives.NEEDS_TEACHER and config.teacher_bank:
             source = _bank(source, config, accelerator=accelerator, work=work, key=key, seed=recipe.seed)
-        return TrainStep(TorchDenoiser(unet.train(), interface), weights, objective), source
+        return student_step(recipe, student, teacher.denoiser, weights), source
 
     def write(module: TrainStep, draft: run.Draft) -> None:
         unet2d.save(module.denoiser.unet, interface.schedule, draft.folder)
@@ -79,6 +70,28 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
         draft.figures.update(describe(student), teacher=str(folder.absolute()), classes=list(data.classes))
 
     return train_stage(recipe, run_folder / "student", config, inputs=inputs, build=build, write=write, fresh=fresh)
+
+
+def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoiser) -> FreshDraws:
+    """Fresh noise at every step on the recipe's training images; the teacher runs on it if the objective asks for it."""
+    train_data, _ = data.split(recipe.data.holdout)
+    return FreshDraws(
+        train_data,
+        teacher.interface.schedule,
+        batch_size=recipe.distill.batch_size,
+        seed=recipe.seed,
+        teacher=teacher if recipe.distill.objective.kind in objectives.NEEDS_TEACHER else None,
+    )
+
+
+def student_step(
+    recipe: schema.Recipe, student: StudentPlan, teacher: TorchDenoiser, weights: TimestepWeights
+) -> TrainStep:
+    """A fresh student with its objective and timestep weights."""
+    config = recipe.distill.objective
+    unet = new_student(student, seed=recipe.seed).train()
+    objective = partial(objectives.OBJECTIVES[config.kind], config=config)
+    return TrainStep(TorchDenoiser(unet, teacher.interface), weights, objective)
 
 
 def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:

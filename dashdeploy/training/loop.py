@@ -93,7 +93,7 @@ def train(
         UserError: a loss that is not finite (the last good checkpoint stays), or a checkpoint that is not of this run.
         Interrupted: SIGINT or SIGTERM, after saving.
     """
-    run = _Run(module, source, config, accelerator, folder, key, seed)
+    run = TrainingRun(module, source, config, accelerator, folder, key, seed)
     start = run.resume()
     with (
         Reporter(
@@ -148,7 +148,7 @@ def _mass_line(module: TrainStep) -> str:
     return line
 
 
-class _Run:
+class TrainingRun:
     """The state of a run between steps: all of it is in a checkpoint."""
 
     def __init__(

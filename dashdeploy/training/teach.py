@@ -47,7 +47,7 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> ru
         unet = unet2d.build(config.architecture, image_shape=data.image_shape, num_classes=data.num_classes, seed=seed)
         denoiser = TorchDenoiser(unet, Interface(data.num_classes, data.image_shape, schedule))
         weights = TimestepWeights(config.timestep_weights, schedule)
-        train_data, _ = data.split(recipe.data.holdout, seed=recipe.seed)
+        train_data, _ = data.split(recipe.data.holdout)
         source = FreshDraws(train_data, schedule, batch_size=config.batch_size, seed=recipe.seed)
         return TrainStep(denoiser, weights, partial(objectives.denoise, config=config)), source
 

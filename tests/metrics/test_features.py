@@ -15,7 +15,7 @@ from dashdeploy.recipe.schema import Data
 
 def test_the_digits_network_classifies_held_out_digits() -> None:
     data = load_dataset(Data(name="digits"))
-    _, held_out = data.split(0.1, seed=0)
+    _, held_out = data.split(0.1)
     extractor = features.open_extractor("auto", "digits", weights=None)
     found, labels = extractor(torch.from_numpy(held_out.images))
     assert found.shape == (len(held_out), 64)

@@ -1,0 +1,89 @@
+"""Render the committed benchmark records into the README, each between its markers.
+
+    <!-- results:begin NAME -->  …  <!-- results:end NAME -->
+
+    python benchmarks/render.py            # rewrite README.md
+    python benchmarks/render.py --check    # exit 1 if README.md is stale
+
+NAME is a record's file name in benchmarks/results without `.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dashdeploy.bench.record import Record, parse
+from dashdeploy.bench.tables import markdown_results
+from dashdeploy.errors import UserError, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKER = re.compile(r"^<!-- results:(begin|end) (\S+) -->$", re.MULTILINE)
+
+
+def find_records(folder: Path) -> dict[str, Record]:
+    """The benchmark records of a folder by file stem; JSON files of another kind (baselines) are left out.
+
+    Raises:
+        UserError: a file that is not JSON, or a damaged record.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        text = path.read_text(encoding="utf-8")
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error})") from error
+        if isinstance(content, dict) and {"models", "latency"} <= content.keys():
+            found[path.stem] = parse(text, source=str(path))
+    return found
+
+
+def render(readme: str, records: dict[str, Record]) -> str:
+    """The README with the part between each pair of markers made anew.
+
+    Raises:
+        UserError: a marker of an unknown record, or one without its partner.
+    """
+    marks = list(MARKER.finditer(readme))
+    parts, done = [], 0
+    for i in range(0, len(marks), 2):
+        begin, end = marks[i], marks[i + 1] if i + 1 < len(marks) else None
+        if begin[1] != "begin" or end is None or end[1] != "end" or end[2] != begin[2]:
+            line = readme.count("\n", 0, begin.start()) + 1
+            raise UserError(f"README line {line}: {begin[0]} is not one of a begin and end pair; write both, in order")
+        if begin[2] not in records:
+            raise unknown("benchmark record in the README", begin[2], records)
+        parts += [readme[done : begin.end()], "\n\n", markdown_results(records[begin[2]]), "\n"]
+        done = end.start()
+    return "".join([*parts, readme[done:]])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: fresh or rewritten; 1: stale, with --check; 2: a mistake, told in one line."""
+    parser = argparse.ArgumentParser(description="Render the committed benchmark records into the README.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the README is stale")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args(arguments)
+    try:
+        old = options.readme.read_text(encoding="utf-8")
+        new = render(old, find_records(options.results))
+    except (OSError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.check:
+        if new != old:
+            print(f"{options.readme} is stale. Run: python benchmarks/render.py", file=sys.stderr)
+        return int(new != old)
+    if new != old:
+        options.readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

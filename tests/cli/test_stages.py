@@ -1,0 +1,196 @@
+"""The stage commands as a user types them: results on stdout, and every bad input as one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dashdeploy.cli.app import main
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command run in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    code = stopped.value.code
+    return (0 if code is None else int(code)), out, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line of a command that must fail with exit code 2."""
+    code, out, err = call(capsys, *arguments)
+    assert code == 2, err
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(tiny_run, tmp_path / "runs" / "tiny")
+    return tmp_path / "runs" / "tiny"
+
+
+def test_a_dry_run_prints_the_resolved_recipe_and_the_plan_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path
+) -> None:
+    code, out, _ = call(capsys, "run", tiny_yaml, "--run-dir", tmp_path / "runs", "--set", "distill.steps=7", "--dry-run")
+    assert code == 0
+    assert "steps: 7" in out
+    assert "gamma: 5.0" in out
+    assert "45,321 → 11,797 parameters" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sample_writes_a_grid_of_the_asked_classes(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "grid.png"
+    arguments = ("--labels", "0,3,7-9", "--columns", "3", "--steps", "2", "--scale", "1", "--threads", "1", "-o", out)
+    code, said, _ = call(capsys, "sample", run_copy, *arguments)
+    assert (code, said.strip()) == (0, str(out))
+    first = Image.open(out).copy()
+    assert first.height > first.width
+    call(capsys, "sample", run_copy / "student", *arguments)
+    # The same noise through torch and ONNX Runtime: the same pixels but for rounding.
+    second = Image.open(out)
+    assert max(abs(a - b) for a, b in zip(first.tobytes(), second.tobytes(), strict=True)) <= 1
+
+
+@pytest.mark.parametrize("guidance", ["tag", "1", "0", "3.5"])
+def test_sample_takes_any_guidance(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, guidance: str
+) -> None:
+    arguments = ("--labels", "1", "--columns", "1", "--steps", "2", "-w", guidance, "-o", tmp_path / "g.png")
+    assert call(capsys, "sample", run_copy, *arguments)[0] == 0
+
+
+def test_export_prints_the_artifact_and_its_parity_as_json(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    code, out, _ = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["relative_error"] < 1e-4
+
+
+# Bad input: one clear line each, exit code 2, nothing half-written.
+
+
+def test_a_missing_teacher(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
+    tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: nowhere/at/all}\n")
+    said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert "nowhere/at/all" in said
+    assert list((tmp_path / "runs" / "tiny").iterdir()) == []
+
+
+def test_a_teacher_that_was_never_trained(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
+    assert "dashdeploy teach" in refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+
+
+def test_a_recipe_typo(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
+    tiny_yaml.write_text(tiny_yaml.read_text().replace("distill:\n  steps", "distill:\n  stpes"))
+    code, out, err = call(capsys, "run", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert (code, out) == (2, "")
+    assert "distill.stpes: unknown key; did you mean 'steps'?" in err
+    assert "line " in err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("labels", ["10", "0,99", "3-12"])
+def test_a_class_index_out_of_range(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, labels: str
+) -> None:
+    said = refused(capsys, "sample", run_copy, "--labels", labels, "-o", tmp_path / "x.png")
+    assert "out of range: this model has classes 0..9" in said
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("labels", ["", "a", "-1", "1-", "2-1"])
+def test_labels_that_are_no_indices(capsys: pytest.CaptureFixture[str], run_copy: Path, labels: str) -> None:
+    assert "--labels" in refused(capsys, "sample", run_copy, f"--labels={labels}")
+
+
+def truncate(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def test_a_truncated_student(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    truncate(run_copy / "student" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert "diffusion_pytorch_model.safetensors: damaged" in refused(capsys, "sample", run_copy / "student")
+    assert "damaged" in refused(capsys, "export", run_copy)
+
+
+def test_a_truncated_teacher_that_has_no_manifest(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_run / "teacher", tmp_path / "own")
+    (tmp_path / "own" / "manifest.json").unlink()
+    truncate(tmp_path / "own" / "unet" / "diffusion_pytorch_model.safetensors")
+    tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: own}\n")
+    said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert "not a whole safetensors file" in said
+
+
+def test_a_truncated_artifact(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    truncate(run_copy / "artifacts" / "onnx-cpu" / "model.onnx")
+    assert "model.onnx: damaged" in refused(capsys, "sample", run_copy)
+
+
+def test_an_unwritable_run_folder(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    assert "cannot be written to" in refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+
+
+def test_an_unknown_target(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    assert "onnx-cpu" in refused(capsys, "export", run_copy, "--to", "onnx-cup")
+
+
+def test_a_teacher_of_other_classes_or_size(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    text = tiny_yaml.read_text() + f"teacher: {{path: {tiny_run / 'teacher'}}}\n"
+    tiny_yaml.write_text(text.replace("{name: digits}", "{name: digits, image_size: 16}"))
+    said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert "its images are (1, 8, 8) (C, H, W) and the data's (1, 16, 16)" in said
+
+
+@pytest.mark.parametrize("schedule", ["{num_train_timesteps: 500}", "{beta_end: 0.03}", "{kind: cosine}"])
+def test_a_teacher_of_another_noise_schedule(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_yaml: Path, tmp_path: Path, schedule: str
+) -> None:
+    tiny_yaml.write_text(
+        tiny_yaml.read_text() + f"teacher: {{path: {tiny_run / 'teacher'}}}\nnoise_schedule: {schedule}\n"
+    )
+    said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert "noise schedule differs" in said or "1000 timesteps and the recipe 500" in said
+
+
+def test_bench_refuses_to_change_what_made_the_student(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    assert "bench and sampling sections only" in refused(capsys, "bench", run_copy, "--set", "distill.steps=3")
+
+
+def test_bench_refuses_an_artifact_of_another_student(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    path = run_copy / "artifacts" / "onnx-cpu" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["inputs"]["student"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    assert "exported from another student" in refused(capsys, "bench", run_copy)
+
+
+def test_a_folder_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for command in ("export", "bench"):
+        assert "not a finished stage" in refused(capsys, command, tmp_path)
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "dashdeploy", "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("dashdeploy ")

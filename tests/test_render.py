@@ -1,0 +1,93 @@
+"""benchmarks/render.py: the README's results are those of the committed records."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dashdeploy.bench.record import parse
+from dashdeploy.bench.tables import markdown_results
+from dashdeploy.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+README = "# Title\n\n<!-- results:begin small -->\nstale\n<!-- results:end small -->\n\nThe end.\n"
+
+
+def load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+render = load("render", ROOT / "benchmarks" / "render.py")
+
+
+@pytest.fixture
+def payload() -> dict[str, Any]:
+    fixture: dict[str, Any] = load("bench_conftest", ROOT / "tests" / "bench" / "conftest.py")._payload()
+    return fixture
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, payload: dict[str, Any]) -> list[str]:
+    (tmp_path / "README.md").write_text(README)
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "small.json").write_text(json.dumps(payload))
+    (results / "small-baselines.json").write_text('{"rows": []}')
+    return ["--readme", str(tmp_path / "README.md"), "--results", str(results)]
+
+
+def test_the_part_between_the_markers_is_made_anew(arguments: list[str], payload: dict[str, Any]) -> None:
+    assert render.main(arguments) == 0
+    text = Path(arguments[1]).read_text()
+    assert "stale" not in text
+    assert text.startswith("# Title\n\n<!-- results:begin small -->\n")
+    assert text.endswith("<!-- results:end small -->\n\nThe end.\n")
+    assert markdown_results(parse(json.dumps(payload))) in text
+
+
+def test_check_fails_until_it_was_rendered(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert render.main([*arguments, "--check"]) == 1
+    assert "is stale. Run: python benchmarks/render.py" in capsys.readouterr().err
+    assert Path(arguments[1]).read_text() == README
+    assert render.main(arguments) == 0
+    assert render.main([*arguments, "--check"]) == 0
+
+
+def test_an_unknown_name_is_told_with_the_known_ones(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(arguments[1]).write_text(README.replace("small", "smell"))
+    assert render.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "'smell'" in error and "Did you mean 'small'" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- results:begin small -->\n",
+        "<!-- results:end small -->\n",
+        "<!-- results:begin small -->\n<!-- results:end other -->\n",
+        "<!-- results:begin small -->\n<!-- results:begin small -->\n",
+    ],
+)
+def test_markers_come_in_pairs(text: str, payload: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"README line 1: .* is not one of a begin and end pair"):
+        render.render(text, {"small": parse(json.dumps(payload))})
+
+
+def test_a_damaged_record_is_a_mistake_and_changes_nothing(
+    arguments: list[str], payload: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    payload["latency"][0]["p50_ms"] = "fast"
+    (Path(arguments[3]) / "small.json").write_text(json.dumps(payload))
+    assert render.main(arguments) == 2
+    assert "latency.0.p50_ms" in capsys.readouterr().err
+    assert Path(arguments[1]).read_text() == README
