@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class Interrupted(Exception):
+    """Work that a signal ended after its state was saved: printed as one line, exit code 130."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that `name` was most likely meant to be, or None."""
     matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)

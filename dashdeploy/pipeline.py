@@ -24,7 +24,8 @@ def run_all(
         teacher = teach(recipe, run_folder, fresh=fresh).folder
     say(f"teacher   {teacher}")
     student = distill(recipe, run_folder, base=base, fresh=fresh)
-    say(f"student   {student.folder}  {student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller")
+    size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
+    say(f"student   {student.folder}  {size}")
     for name in recipe.export:
         artifact = export(run_folder, load_target(name), fresh=fresh)
         worst = artifact.figures["parity"]["worst"]["relative_error"]
@@ -42,13 +43,17 @@ def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str
         lines.append(f"teach    not needed: the teacher is {teacher}")
     else:
         assert recipe.teach is not None
-        lines.append(f"teach    {recipe.teach.steps} steps of {recipe.teach.batch_size} images into {run_folder / 'teacher'}")
+        lines.append(
+            f"teach    {recipe.teach.steps} steps of {recipe.teach.batch_size} images into {run_folder / 'teacher'}"
+        )
     config = recipe.distill
     lines.append(
         f"distill  {config.objective.kind}, {config.steps} steps of {config.batch_size} images into "
         f"{run_folder / 'student'}{plan_student(recipe, teacher)}"
     )
-    lines += [f"export   {load_target(name).description} into {run_folder / 'artifacts' / name}" for name in recipe.export]
+    lines += [
+        f"export   {load_target(name).description} into {run_folder / 'artifacts' / name}" for name in recipe.export
+    ]
     quality = recipe.bench.quality
     lines.append(
         f"bench    latency at batch {', '.join(map(str, recipe.bench.latency.batch_sizes))}; quality of "

@@ -102,7 +102,9 @@ def open_run(root: str | Path, name: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"run folder {folder}: cannot be written to ({error}). Choose another with --run-dir.") from error
+        raise UserError(
+            f"run folder {folder}: cannot be written to ({error}). Choose another with --run-dir."
+        ) from error
     return folder
 
 
@@ -202,7 +204,9 @@ def exclusive(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"{work}: another dashdeploy is at work there. Wait for it, or choose another --run-dir.") from error
+            raise UserError(
+                f"{work}: another dashdeploy is at work there. Wait for it, or choose another --run-dir."
+            ) from error
         file.write(str(os.getpid()))
         file.flush()
         yield

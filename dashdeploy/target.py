@@ -14,7 +14,9 @@ from dashdeploy.recipe.schema import Model
 class ParityLimits(Model):
     """How closely an artifact must follow the student in torch."""
 
-    relative_error: float = Field(1e-4, gt=0, description="largest relative error of each branch and of the guided output")
+    relative_error: float = Field(
+        1e-4, gt=0, description="largest relative error of each branch and of the guided output"
+    )
     batch_sizes: tuple[int, ...] = Field((1, 3, 31, 65), min_length=1, description="batch sizes that are checked")
     t_bins: int = Field(10, ge=1, description="ranges of t that are checked, each alone")
 
@@ -31,7 +33,9 @@ class Target(Model):
     group_norm: Literal["native", "instance"] = Field(
         "native", description="native: ONNX GroupNormalization. instance: its InstanceNormalization equivalent"
     )
-    providers: tuple[str, ...] = Field(("CPUExecutionProvider",), min_length=1, description="ONNX Runtime providers, in order")
+    providers: tuple[str, ...] = Field(
+        ("CPUExecutionProvider",), min_length=1, description="ONNX Runtime providers, in order"
+    )
     single_file_mb: int = Field(100, ge=0, description="weights go into the graph's file up to this size")
     parity: ParityLimits = ParityLimits()
 

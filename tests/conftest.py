@@ -42,6 +42,12 @@ bench:
 """
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """The tiny recipe's YAML."""
+    return TINY
+
+
 @pytest.fixture
 def tiny_yaml(tmp_path: Path) -> Path:
     """A recipe file that trains in about a second."""

@@ -61,7 +61,7 @@ def test_how_often_a_run_is_logged_is_not_part_of_its_key() -> None:
 
 def test_an_unwritable_run_folder_is_named_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file, not a folder")
-    with pytest.raises(UserError, match="cannot be written to.*--run-dir"):
+    with pytest.raises(UserError, match=r"cannot be written to.*--run-dir"):
         run.open_run(tmp_path / "runs", "digits")
 
 

@@ -47,7 +47,9 @@ def bench(run_folder: Path, recipe: Recipe, *, base: Path | None = None, fresh: 
     artifacts = [run.read_stage(folder) for folder in artifact_folders(run_folder)]
     stale = [a.folder.name for a in artifacts if a.manifest["inputs"]["student"] != student.sha256]
     if stale:
-        raise UserError(f"{run_folder}: {', '.join(stale)} was exported from another student. Run `dashdeploy export` again.")
+        raise UserError(
+            f"{run_folder}: {', '.join(stale)} was exported from another student. Run `dashdeploy export` again."
+        )
     data = load_dataset(recipe.data)
     used = Path(student.figures["teacher"])
     teacher_folder = used if used.is_dir() else choose.find(recipe, run_folder, base=base)
@@ -164,7 +166,9 @@ class Bench:
     def _latency(self, run_plan: Plan) -> list[record.LatencyRow]:
         config = self.recipe.bench.latency
         with progress("latency", total=2 * len(config.batch_sizes)) as advance:
-            return latency.measure(self.models, config, run_plan, seed=self.recipe.bench.seed, on_row=lambda _: advance(1))
+            return latency.measure(
+                self.models, config, run_plan, seed=self.recipe.bench.seed, on_row=lambda _: advance(1)
+            )
 
     def _scales(self, name: str) -> list[Guidance]:
         own = self.recipe.sampling.guidance
@@ -214,11 +218,13 @@ class Bench:
         if cached is not None:
             images, path = cached
             advance(batches * sampling.num_inference_steps)
-            note = f"Images of the {name} were taken from {path.parent} (made earlier with the same weights, seed and settings)."
+            note = f"Images of the {name} were taken from {path.parent} (same weights, seed and settings)."
             if note not in self.notes:
                 self.notes.append(note)
         else:
-            images = quality.sample(model, scale, config, sampling, seed=self.recipe.bench.seed, on_step=lambda _: advance(1))
+            images = quality.sample(
+                model, scale, config, sampling, seed=self.recipe.bench.seed, on_step=lambda _: advance(1)
+            )
             samples.save(cache, wanted, images)
         self.images[name, guidance.label(scale)] = images
         return images
@@ -275,7 +281,13 @@ class Bench:
 @contextmanager
 def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
     """A bar with an ETA on stderr."""
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn())
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)

@@ -19,11 +19,12 @@ from dashdeploy.recipe.schema import Latency
 from dashdeploy.runtime.model import Model
 
 K = TypeVar("K")
+SETTLE_S = 0.05
 Branches = Literal["batched", "two-pass"]
 
 
 class TwoPass:
-    """A torch model whose branches run one after the other: classifier-free guidance without batching, the naive reference."""
+    """A torch model whose branches run one after the other: guidance without batching, the naive reference."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.inner, self.interface = denoiser, denoiser.interface
@@ -65,7 +66,9 @@ def measure(
     rows += [_Row(n, "two-pass", TwoPass(m.denoiser), m.device) for n, m in models.items() if m.runtime == "torch"]
     found: list[LatencyRow] = []
     for batch_size in config.batch_sizes:
-        calls: dict[tuple[str, Branches], Any] = {(r.name, r.branches): _calls(r, batch_size, run, seed=seed) for r in rows}
+        calls: dict[tuple[str, Branches], Any] = {
+            (r.name, r.branches): _calls(r, batch_size, run, seed=seed) for r in rows
+        }
         for call, _ in calls.values():
             for _ in range(config.warmup):
                 call()
@@ -73,7 +76,7 @@ def measure(
             timed = {k: pair[SCOPES.index(scope)] for k, pair in calls.items()}
             repeats = config.repeats if scope == "step" else config.sampler_repeats
             budget = config.sampler_budget_s if scope == "sampler" else None
-            for key, times in interleave(timed, repeats=repeats, budget_s=budget).items():
+            for key, times in interleave(timed, repeats=repeats, warm=scope == "step", budget_s=budget).items():
                 found.append(_row(*key, scope, batch_size, times))
             if on_row is not None:
                 on_row(f"{scope}, batch {batch_size}")
@@ -81,14 +84,22 @@ def measure(
 
 
 def interleave(
-    calls: dict[K, Callable[[], object]], *, repeats: int, budget_s: float | None = None
+    calls: dict[K, Callable[[], object]], *, repeats: int, warm: bool = True, budget_s: float | None = None
 ) -> dict[K, list[float]]:
-    """Seconds of each call, taken in turns; a call that has used up budget_s is left out of further turns."""
+    """Seconds of each call, taken in turns; a call that has used up budget_s is left out of further turns.
+
+    The thread pools of torch and ONNX Runtime go on spinning for some milliseconds after a call and would
+    take the cores from the next model's. So each turn waits for them to come to rest, and with `warm` makes
+    one untimed call first.
+    """
     times: dict[K, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             if budget_s is not None and sum(times[name]) >= budget_s:
                 continue
+            time.sleep(SETTLE_S)
+            if warm:
+                call()
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)

@@ -19,7 +19,14 @@ STEPS = 3
 
 def peak_rss_mib(folder: Path, *, batch_size: int, threads: int | None) -> float:
     """Largest resident memory (MiB) of a process that loads the model and runs a few guided steps of batch_size."""
-    command = [sys.executable, "-m", "dashdeploy.bench.memory", str(folder.absolute()), str(batch_size), str(threads or 0)]
+    command = [
+        sys.executable,
+        "-m",
+        "dashdeploy.bench.memory",
+        str(folder.absolute()),
+        str(batch_size),
+        str(threads or 0),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise RuntimeError(f"memory probe of {folder} failed: {done.stderr[-2000:]}")

@@ -13,8 +13,8 @@ from dashdeploy.bench.record import Interval, QualityRow
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import generate, plan
-from dashdeploy.metrics.features import Extractor
 from dashdeploy.metrics import frechet
+from dashdeploy.metrics.features import Extractor
 from dashdeploy.recipe.schema import Guidance, Quality, Sampling, Tag
 from dashdeploy.runtime.model import Model
 
@@ -74,7 +74,7 @@ def score(
 ) -> tuple[QualityRow, NDArray[np.float32]]:
     """The row of one model's images at one guidance, and their features; `teacher`: its features at this guidance."""
     features, predicted = extractor(images)
-    accuracy = None
+    accuracy = float("nan")
     if predicted is not None:
         accuracy = float((predicted == balanced_labels(len(images), num_classes).numpy()).mean())
     row = QualityRow(

@@ -105,7 +105,7 @@ class QualityRow(Part):
     fid: Interval
     kid: Interval
     fid_to_teacher: Interval | None
-    accuracy: float | None
+    accuracy: Number
 
 
 class Features(Part):

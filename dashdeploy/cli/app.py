@@ -13,7 +13,7 @@ import typer
 
 from dashdeploy import __version__
 from dashdeploy.cli import bench, distill, export, recipes, run, sample, teach
-from dashdeploy.errors import UserError
+from dashdeploy.errors import Interrupted, UserError
 
 # In the order of the work. Another command: import its module above and add one line here.
 COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
@@ -65,5 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # not through rich, which takes [brackets] for markup and wraps
         sys.exit(2)
+    except Interrupted as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)

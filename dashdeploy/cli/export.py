@@ -15,7 +15,9 @@ def export(
     *,
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", metavar="TARGET", help="Deployment target: a name in exporters/, or a YAML file. Repeatable."),
+        typer.Option(
+            "--to", metavar="TARGET", help="Deployment target: a name in exporters/, or a YAML file. Repeatable."
+        ),
     ] = None,
     fresh: Fresh = False,
     as_json: AsJson = False,

@@ -9,7 +9,9 @@ import typer
 
 
 def sample(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, artifact, model folder, or .onnx file.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run folder, artifact, model folder, or .onnx file.")
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="PNG file to write.")] = Path("samples.png"),
     labels: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -33,7 +33,9 @@ class Interface:
         """
         bad = labels[(labels < 0) | (labels >= self.num_classes)]
         if bad.numel():
-            raise UserError(f"class index {int(bad[0])} is out of range: this model has classes 0..{self.num_classes - 1}")
+            raise UserError(
+                f"class index {int(bad[0])} is out of range: this model has classes 0..{self.num_classes - 1}"
+            )
 
 
 class Denoiser(Protocol):
@@ -57,9 +59,11 @@ class Denoiser(Protocol):
 class TorchDenoiser(nn.Module):
     """A diffusers UNet2DModel as a Denoiser."""
 
-    def __init__(self, unet: nn.Module, interface: Interface) -> None:
+    def __init__(self, unet: Any, interface: Interface) -> None:
         super().__init__()
-        self.unet, self.interface = unet, interface
+        # Any: diffusers' models are not fully typed.
+        self.unet: Any = unet
+        self.interface = interface
 
     @property
     def device(self) -> torch.device:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dashdeploy import seeds
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy import seeds
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Guidance, Sampling
 

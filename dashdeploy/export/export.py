@@ -70,7 +70,9 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
             file=path.name,
             providers=list(target.providers),
             inputs=tensors(denoiser.interface.image_shape),
-            outputs=[{"name": graphs.GUIDED_OUTPUT, "dtype": "float32", "shape": ["batch", *denoiser.interface.image_shape]}],
+            outputs=[
+                {"name": graphs.GUIDED_OUTPUT, "dtype": "float32", "shape": ["batch", *denoiser.interface.image_shape]}
+            ],
         )
     return run.read_stage(folder)
 

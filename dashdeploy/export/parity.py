@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def check(
     edges = [round(i * steps / limits.t_bins) for i in range(limits.t_bins + 1)]
     rows: list[ParityRow] = []
     for batch_size in limits.batch_sizes:
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges):
             x, t, y = _inputs(reference, batch_size, low, high, seed=seed)
             w = torch.tensor([guidance.weight(scale, int(v), steps) for v in t])
             # Different guidance for neighbouring images: a graph that uses one w for all must fail.

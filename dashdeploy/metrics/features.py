@@ -59,7 +59,7 @@ SPECS: dict[str, NetworkSpec] = {
 
 
 class FeatureNet(nn.Module):
-    """A small convolutional classifier; the features are the last hidden layer, after its non-linearity (D = 4·width)."""
+    """A small convolutional classifier; the features are its last hidden layer after the ReLU (D = 4·width)."""
 
     def __init__(self, *, channels: int, num_classes: int, width: int) -> None:
         super().__init__()
@@ -128,10 +128,14 @@ class InceptionFeatures:
 
     def __init__(self, weights: Path) -> None:
         if not weights.is_file():
-            raise UserError(f"{weights}: no such file. Expected weights-inception-2015-12-05-6726825d.pth of torch-fidelity.")
+            raise UserError(
+                f"{weights}: no such file. Expected weights-inception-2015-12-05-6726825d.pth of torch-fidelity."
+            )
         found = file_sha256(weights)
         if found != INCEPTION_SHA256:
-            raise UserError(f"{weights}: its SHA-256 is {found[:16]}…, expected {INCEPTION_SHA256[:16]}… (the FID Inception)")
+            raise UserError(
+                f"{weights}: its SHA-256 is {found[:16]}…, expected {INCEPTION_SHA256[:16]}… (the FID Inception)"
+            )
         module = require("torch_fidelity.feature_extractor_inceptionv3", extra="fid")
         self.net = module.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)

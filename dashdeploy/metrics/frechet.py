@@ -93,7 +93,5 @@ def _mmd2(x: Array, y: Array) -> float:
     n, m, d = len(x), len(y), x.shape[1]
     k_xx, k_yy, k_xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     return float(
-        (k_xx.sum() - np.trace(k_xx)) / (n * (n - 1))
-        + (k_yy.sum() - np.trace(k_yy)) / (m * (m - 1))
-        - 2 * k_xy.mean()
+        (k_xx.sum() - np.trace(k_xx)) / (n * (n - 1)) + (k_yy.sum() - np.trace(k_yy)) / (m * (m - 1)) - 2 * k_xy.mean()
     )

@@ -6,6 +6,7 @@ energy-weighted cosine, projection slope, and the guided error at the scale in u
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -100,14 +101,16 @@ def fidelity(
     w = torch.tensor([guidance.weight(scale, int(t), num_train_timesteps) for t in probes.t])
     edges = [round(i * num_train_timesteps / bins) for i in range(bins + 1)]
     rows = []
-    for low, high in [(0, num_train_timesteps), *zip(edges[:-1], edges[1:], strict=True)]:
+    for low, high in [(0, num_train_timesteps), *itertools.pairwise(edges)]:
         inside = (probes.t >= low) & (probes.t < high)
         pair = [tuple(branch[inside].double() for branch in model) for model in (student, teacher)]
         rows.append(_row(pair[0], pair[1], w[inside].double(), low, high))
     return rows[0], rows[1:]
 
 
-def _row(student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...], w: torch.Tensor, low: int, high: int) -> GapRow:
+def _row(
+    student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...], w: torch.Tensor, low: int, high: int
+) -> GapRow:
     gap_s, gap_t = ((cond - uncond).flatten(1) for uncond, cond in (student, teacher))
     inner, energy_s, energy_t = (gap_s * gap_t).sum(1), gap_s.square().sum(1), gap_t.square().sum(1)
     difference = (gap_s - gap_t).square().sum(1)

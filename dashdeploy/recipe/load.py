@@ -15,23 +15,22 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from dashdeploy import locate
-from dashdeploy.errors import UserError, nearest
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.problems import UNREADABLE, KeyPath, begin, cut, shown, validation_problems
 from dashdeploy.recipe.schema import Recipe
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES = 200_000  # a recipe has about 2 kB
 MAX_VALUES = 20_000  # counted with aliases expanded, against files that grow exponentially
 MAX_DEPTH = 50
 
-KeyPath = tuple[str | int, ...]  # ("bench", "quality", "guidance", 0)
 Origin = int | str  # a line of the file, or the text of an override
 
 
@@ -45,7 +44,11 @@ def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -
     Raises:
         UserError: not found or not valid; the message lists every problem with its line.
     """
-    path = locate.find("recipes", str(source))
+    return load_model(Recipe, locate.find("recipes", str(source)), overrides=overrides)
+
+
+def load_model(model: type[M], path: Path, *, overrides: Sequence[str] | None = None) -> M:
+    """Read and validate a YAML file against a schema: a recipe, or a deployment target. See `load_recipe`."""
     name = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -55,22 +58,27 @@ def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -
         raise UserError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 text (byte {error.start}). Is it another kind of file?") from error
-    return load_text(text, name=name, overrides=overrides)
+    return validate(model, text, name=name, overrides=overrides)
 
 
 def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None) -> Recipe:
     """Validate a recipe given as YAML text; `name` is what its error messages call it. See `load_recipe`."""
-    document = parse(text, name=name)
+    return validate(Recipe, text, name=name, overrides=overrides)
+
+
+def validate(model: type[M], text: str, *, name: str, overrides: Sequence[str] | None = None) -> M:
+    """Validate YAML text against a schema; every problem in one UserError."""
+    document = parse(text, name=name, model=model)
     for override in overrides or ():
         document.override(override)
-    recipe = None
+    found = None
     try:
-        recipe = Recipe.model_validate(document.values)
+        found = model.model_validate(document.values)
     except ValidationError as error:
         document.add_validation_problems(error)
-    if recipe is None or document.problems:
+    if found is None or document.problems:
         raise UserError(document.report(name))
-    return recipe
+    return found
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -87,21 +95,21 @@ def recipe_hash(recipe: Recipe, *, sections: Sequence[str] | None = None) -> str
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def parse(text: str, *, name: str) -> Document:
+def parse(text: str, *, name: str, model: type[BaseModel] = Recipe) -> Document:
     """YAML text to raw values with the line of each; keys are always text.
 
     Raises:
         UserError: not YAML, not a mapping, or too large; milder problems are kept in the document.
     """
-    document = Document()
+    document = Document(model)
     try:
         values = _read(text, document)
     except _NotReadableError as error:
         raise UserError(f"{name}: {error}") from error
-    if values is _UNREADABLE:
+    if values is UNREADABLE:
         raise UserError(document.report(name))
     if not isinstance(values, dict):
-        got = "nothing" if values is None else _shown(values)
+        got = "nothing" if values is None else shown(values)
         raise UserError(f"{name}: expected sections (`name: …`, `student: …`) at the top level, got {got}")
     document.values = values
     return document
@@ -109,8 +117,9 @@ def parse(text: str, *, name: str) -> Document:
 
 @dataclass
 class Document:
-    """A recipe's raw values, where each of them came from, and the problems found so far."""
+    """A file's raw values, where each of them came from, and the problems found so far."""
 
+    model: type[BaseModel] = Recipe
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, Origin] = field(default_factory=lambda: {(): 1})
     problems: list[tuple[Origin, KeyPath, str]] = field(default_factory=list)
@@ -143,12 +152,12 @@ class Document:
                 step = str(step)
                 target.setdefault(step, None)
             else:
-                return self.add(text, path, f"is {_shown(target)} and has no keys; set it as a whole")
+                return self.add(text, path, f"is {shown(target)} and has no keys; set it as a whole")
             path = (*path, step)
             if len(path) == len(steps):
                 target[step] = value
             elif target[step] is None:
-                target[step] = _begin(path, self.values)
+                target[step] = begin(path, self.values, self.model)
                 self.origins[path] = text
             target = target[step]
         self.origins = {key: origin for key, origin in self.origins.items() if key[: len(path)] != path}
@@ -156,7 +165,7 @@ class Document:
 
     def add_validation_problems(self, error: ValidationError) -> None:
         """Take over pydantic's problems; a key that is missing has the origin of its section."""
-        for path, message in _validation_problems(error, self.values):
+        for path, message in validation_problems(error, self.values, self.model):
             known = next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.origins)
             self.add(self.origins[known], path, message)
 
@@ -164,7 +173,7 @@ class Document:
         """`recipes/x.yaml: 2 problems`, then one line for each: by line of the file, then the overrides."""
         lines = []
         for origin, path, message in sorted(self.problems, key=lambda p: p[0] if isinstance(p[0], int) else 1 << 31):
-            label = f"line {origin}" if isinstance(origin, int) else f"--set {_cut(origin)}"
+            label = f"line {origin}" if isinstance(origin, int) else f"--set {cut(origin)}"
             dotted = ".".join(str(step) if str(step).isprintable() else repr(step) for step in path)
             said_by_label = isinstance(origin, str) and origin.partition("=")[0].strip() == dotted
             lines.append(f"  {label}: {message}" if said_by_label or not path else f"  {label}: {dotted}: {message}")
@@ -172,9 +181,6 @@ class Document:
 
 
 # YAML to values
-
-
-_UNREADABLE = object()  # stands for a value that has been reported, so that it is not reported again
 
 
 class _NotReadableError(Exception):
@@ -228,9 +234,9 @@ def _value(node: yaml.Node, path: KeyPath, document: Document, loader: _Loader, 
         if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
             raise ValueError
     except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # PyYAML for 0x_, !!bool abc, …
-        got = _shown(node.value) if isinstance(node, yaml.ScalarNode) else "it"
+        got = shown(node.value) if isinstance(node, yaml.ScalarNode) else "it"
         document.add(line, path, f"cannot read {got} as {node.tag.replace(_TAG, '!!')}")
-        return _UNREADABLE
+        return UNREADABLE
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             document.origins[*path, index] = item.start_mark.line + 1
@@ -248,120 +254,3 @@ def _value(node: yaml.Node, path: KeyPath, document: Document, loader: _Loader, 
             mapping[key] = None
             mapping[key] = _value(value_node, (*path, key), document, loader, count)
     return mapping
-
-
-# The schema beside the values
-
-
-def _sections(path: KeyPath, values: Any) -> list[type[BaseModel]]:
-    """The section classes that the value at `path` may be: of a union, those that have its `kind`."""
-    classes: list[type[BaseModel]] = [Recipe]
-    for step in path:
-        has_children = isinstance(values, dict | list)
-        values = values[step] if has_children else None
-        if isinstance(step, str):
-            fields = [cls.model_fields[step] for cls in classes if step in cls.model_fields]
-            classes = [cls for field in fields for cls in _classes_in(field.annotation)]
-    kind = values.get("kind") if isinstance(values, dict) else None
-    of_kind = [c for c in classes if "kind" in c.model_fields and kind in get_args(c.model_fields["kind"].annotation)]
-    return of_kind or classes
-
-
-def _classes_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [cls for argument in get_args(annotation) for cls in _classes_in(argument)]
-
-
-def _begin(path: KeyPath, values: dict[str, Any]) -> Any:
-    """What an absent value that an override reaches into starts as: its default list, or its default kind."""
-    for cls in _sections(path[:-1], values):
-        default = cls.model_fields[str(path[-1])].default if path[-1] in cls.model_fields else None
-        if isinstance(default, tuple):
-            return [item.model_dump() if isinstance(item, BaseModel) else item for item in default]
-        if kind := getattr(default, "kind", None):
-            return {"kind": kind}
-    return {}
-
-
-# Pydantic's problems in the file's own terms
-
-_WORDING = {
-    "missing": "required key is missing",
-    "greater_than": "must be > {gt:g}, got {got}",
-    "greater_than_equal": "must be ≥ {ge:g}, got {got}",
-    "less_than": "must be < {lt:g}, got {got}",
-    "less_than_equal": "must be ≤ {le:g}, got {got}",
-    "string_type": "must be text (in quotes if it looks like a number), got {got}",
-    "string_pattern_mismatch": "must match {pattern}, got {got}",
-    "too_short": "must have {min_length} or more values, got {got}",
-    "tuple_type": "must be a list, got {got}",
-    "model_type": "must be a section (`key: value` lines), got {got}",
-    "model_attributes_type": "must be a section (`key: value` lines), got {got}",
-    "value_error": "{error}",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number, got {got}"),
-    **dict.fromkeys(("float_type", "float_parsing"), "must be a number, got {got}"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false, got {got}"),
-}
-
-
-def _validation_problems(error: ValidationError, values: dict[str, Any]) -> list[tuple[KeyPath, str]]:
-    """Key path and text of each problem; of a union, only what concerns the arm that the value is meant for."""
-    errors = [details for details in error.errors(include_url=False) if details["input"] is not _UNREADABLE]
-    found = [(details, *_key_path(details, values)) for details in errors]
-    meant = [item for item in found if not (item[2] and _is_of_other_arm(item[0]))]
-    return [_worded(details, path, values, at_arm=at_arm) for details, path, at_arm in meant or found]
-
-
-def _key_path(details: ErrorDetails, values: Any) -> tuple[KeyPath, bool]:
-    """Pydantic's location without its labels of union arms, and whether it ended with such a label."""
-    path: KeyPath = ()
-    at_arm = False
-    for index, step in enumerate(details["loc"], start=1):
-        is_absent_key = details["type"] == "missing" and index == len(details["loc"])
-        at_arm = not (is_absent_key or isinstance(step, int) or (isinstance(values, dict) and step in values))
-        if not at_arm:
-            path = (*path, step)
-            values = None if is_absent_key else values[step]
-    return path, at_arm
-
-
-def _is_of_other_arm(details: ErrorDetails) -> bool:
-    """Of number | section: "must be a number" about a section, or "must be a section" about anything else."""
-    wants_section = details["type"] == "model_type"
-    return details["type"].endswith("_type") and wants_section != isinstance(details["input"], dict)
-
-
-def _worded(details: ErrorDetails, path: KeyPath, values: Any, *, at_arm: bool) -> tuple[KeyPath, str]:
-    kind, context, got = details["type"], details.get("ctx", {}), _shown(details["input"])
-    if at_arm and kind.startswith("float_"):
-        keys = [key for cls in _sections(path, None) for key in cls.model_fields]
-        return path, f"must be a number or a section (keys: {', '.join(keys)}), got {got}"
-    if kind == "extra_forbidden":
-        keys = [key for cls in _sections(path[:-1], values) for key in cls.model_fields]
-        return path, f"unknown key{_did_you_mean(path[-1], keys)} (known: {', '.join(keys)})"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        kinds = [str(arm.model_fields["kind"].default) for arm in _sections(path, None)]
-        known = f"(known: {', '.join(kinds)})"
-        if kind == "union_tag_not_found":
-            return path, f"needs a kind {known}"
-        return (*path, "kind"), f"unknown {context['tag']!r}{_did_you_mean(context['tag'], kinds)} {known}"
-    if kind == "literal_error":
-        choices = re.findall("'([^']*)'", context["expected"])
-        return path, f"must be {context['expected']}, got {got}{_did_you_mean(details['input'], choices)}"
-    if kind in _WORDING:
-        return path, _WORDING[kind].format(**context, got=got)
-    return path, f"{re.sub('^[A-Z][a-z]+ should ', 'must ', details['msg'])}, got {got}"
-
-
-def _did_you_mean(name: Any, choices: list[str]) -> str:
-    guess = nearest(str(name), choices)
-    return f"; did you mean {guess!r}?" if guess else ""
-
-
-def _shown(value: Any) -> str:
-    return _cut(repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -20,7 +20,9 @@ class Model(BaseModel):
 class Data(Model):
     """Which labelled images to train on and to measure against."""
 
-    name: str = Field("digits", description="registered dataset: digits, fashion_mnist, cifar10, cifar100, image_folder")
+    name: str = Field(
+        "digits", description="registered dataset: digits, fashion_mnist, cifar10, cifar100, image_folder"
+    )
     image_size: int | None = Field(None, ge=4, description="resize (area) to this many pixels a side; null: as stored")
     path: str | None = Field(None, description="folder that holds the dataset's files; null: where it is usually found")
     holdout: float = Field(0.1, ge=0, lt=1, description="share of the training images kept for guidance fidelity")
@@ -48,7 +50,9 @@ class Architecture(Model):
 
     block_out_channels: tuple[int, ...] = Field((64, 128), min_length=1, description="channels of each level")
     layers_per_block: int = Field(2, ge=1)
-    attention_levels: tuple[int, ...] = Field((), description="levels (0 = finest) with self-attention; the middle has it always")
+    attention_levels: tuple[int, ...] = Field(
+        (), description="levels (0 = finest) with self-attention; the middle has it always"
+    )
     attention_head_dim: int | None = Field(None, ge=1, description="channels a head; null: one head")
     norm_num_groups: int = Field(8, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -57,10 +61,14 @@ class Architecture(Model):
     def _fits(self) -> Architecture:
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
-                raise ValueError(f"block_out_channels {width} is not a multiple of norm_num_groups {self.norm_num_groups}")
+                raise ValueError(
+                    f"block_out_channels {width} is not a multiple of norm_num_groups {self.norm_num_groups}"
+                )
         for level in self.attention_levels:
             if not 0 <= level < len(self.block_out_channels):
-                raise ValueError(f"attention level {level} does not exist: there are {len(self.block_out_channels)} levels")
+                raise ValueError(
+                    f"attention level {level} does not exist: there are {len(self.block_out_channels)} levels"
+                )
         return self
 
 
@@ -94,7 +102,9 @@ class Training(Model):
     @model_validator(mode="after")
     def _divides(self) -> Training:
         if self.batch_size % self.gradient_accumulation:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}"
+            )
         return self
 
 
@@ -109,14 +119,18 @@ class Teach(Training):
 class Teacher(Model):
     """A ready teacher; leave out to train one by the `teach` section."""
 
-    path: str | None = Field(None, description="folder in diffusers format; relative to the recipe or to the packaged recipes")
+    path: str | None = Field(
+        None, description="folder in diffusers format; relative to the recipe or to the packaged recipes"
+    )
 
 
 class Student(Model):
     """The student's architecture: a compression ratio, or explicit."""
 
     compression: float | None = Field(None, gt=1, description="teacher parameters / student parameters, at least")
-    layers_per_block: int | None = Field(None, ge=1, description="with compression: fix the blocks a level; null: search")
+    layers_per_block: int | None = Field(
+        None, ge=1, description="with compression: fix the blocks a level; null: search"
+    )
     architecture: Architecture | None = None
 
     @model_validator(mode="after")
@@ -160,7 +174,9 @@ class Distill(Training):
 
     objective: Objective = Dash()
     teacher_bank: int = Field(
-        0, ge=0, description="precompute the teacher's two outputs for this many draws and reuse them; 0: run it at every step"
+        0,
+        ge=0,
+        description="precompute the teacher's two outputs for this many draws and reuse them; 0: run it at every step",
     )
 
 
@@ -192,7 +208,9 @@ class Latency(Model):
     warmup: int = Field(3, ge=0)
     repeats: int = Field(20, ge=3, description="timed single steps a batch size")
     sampler_repeats: int = Field(3, ge=1, description="timed whole samplers a batch size")
-    sampler_budget_s: float = Field(20.0, gt=0, description="skip further whole-sampler repeats of a row past this time")
+    sampler_budget_s: float = Field(
+        20.0, gt=0, description="skip further whole-sampler repeats of a row past this time"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of every runtime; null: all cores")
 
 
@@ -205,7 +223,7 @@ class Quality(Model):
     features_weights: str | None = Field(None, description="inception: the weights file")
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",
-        description="guidance at which the student is also sampled in torch beside its artifacts: sampling.guidance, or all",
+        description="where the student is sampled in torch too, beside its artifacts: at sampling.guidance, or at all",
     )
     batch_size: int = Field(128, ge=1)
     bootstrap: int = Field(200, ge=0, description="resamples of the interval")
@@ -233,7 +251,9 @@ class Recipe(Model):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the run folder: runs/<name>")
     seed: int = Field(0, ge=0)
     data: Data = Data()
-    noise_schedule: NoiseSchedule | None = Field(None, description="null: the given teacher's own, or linear to train one")
+    noise_schedule: NoiseSchedule | None = Field(
+        None, description="null: the given teacher's own, or linear to train one"
+    )
     teacher: Teacher = Teacher()
     teach: Teach | None = Field(None, description="null: the teacher comes from teacher.path")
     student: Student

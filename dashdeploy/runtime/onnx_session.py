@@ -26,11 +26,10 @@ class GuidedSession:
         self, path: Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
         ort = require("onnxruntime", extra="cpu")
-        missing = [p for p in providers if p not in ort.get_available_providers()]
+        available = ort.get_available_providers()
+        missing = [p for p in providers if p not in available]
         if missing:
-            raise UserError(
-                f"{path}: ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(ort.get_available_providers())}."
-            )
+            raise UserError(f"{path}: ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}.")
         options = ort.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -38,7 +37,9 @@ class GuidedSession:
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:
-            raise UserError(f"{path}: not a whole ONNX model ({' '.join(str(error).split())[:200]}). Export it again.") from error
+            raise UserError(
+                f"{path}: not a whole ONNX model ({' '.join(str(error).split())[:200]}). Export it again."
+            ) from error
         names = {i.name for i in self._session.get_inputs()}
         if names != set(DTYPES):
             self.close()

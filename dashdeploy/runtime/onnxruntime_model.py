@@ -37,7 +37,9 @@ class OnnxDenoiser:
 
 def open_model(folder: Path, manifest: dict[str, Any], *, threads: int | None) -> Model:
     """Open an exported folder; its manifest has been checked against its files."""
-    return open_file(folder / manifest["artifact"]["file"], threads=threads, providers=manifest["artifact"]["providers"])
+    return open_file(
+        folder / manifest["artifact"]["file"], threads=threads, providers=manifest["artifact"]["providers"]
+    )
 
 
 def open_file(path: Path, *, threads: int | None, providers: list[str] | None = None) -> Model:

@@ -46,7 +46,9 @@ def find_model(path: Path) -> Path:
         UserError: there is none.
     """
     if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder. Expected a run folder, an artifact, a model folder or an .onnx file.")
+        raise UserError(
+            f"{path}: no such file or folder. Expected a run folder, an artifact, a model folder or an .onnx file."
+        )
     holds_model = (path / run.MANIFEST, path / "unet" / "config.json", path / "config.json")
     if any(p.is_file() for p in holds_model):
         return path

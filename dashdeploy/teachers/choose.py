@@ -14,7 +14,6 @@ from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import unet2d
 
-
 CONFIGS = ("config.json", "scheduler_config.json")
 
 
@@ -74,7 +73,9 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
                 f"it has {found.schedule.num_train_timesteps} timesteps and the recipe {wanted.num_train_timesteps}"
             )
         elif wanted.sha256 != found.schedule.sha256:
-            problems.append("its noise schedule differs from the recipe's (leave noise_schedule out to take the teacher's)")
+            problems.append(
+                "its noise schedule differs from the recipe's (leave noise_schedule out to take the teacher's)"
+            )
     if problems:
         raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
     return Teacher(folder, sha256(folder), denoiser)

@@ -40,7 +40,7 @@ def unet_config(architecture: Architecture, *, image_shape: tuple[int, int, int]
     }
 
 
-def build(architecture: Architecture, *, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> UNet2DModel:
+def build(architecture: Architecture, *, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Any:
     """A freshly initialised UNet; the weights depend on the seed alone."""
     check_levels(architecture, image_shape)
     config = unet_config(architecture, image_shape=image_shape, num_classes=num_classes)
@@ -65,9 +65,9 @@ def count_parameters(config: dict[str, Any]) -> int:
         return sum(p.numel() for p in UNet2DModel(**config).parameters())
 
 
-def save(unet: UNet2DModel, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def save(unet: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write `unet/` and `scheduler/` in diffusers format: `UNet2DModel.from_pretrained(folder, subfolder="unet")`."""
-    stored = UNet2DModel.from_config(unet.config)
+    stored: Any = UNet2DModel.from_config(unet.config)
     stored.load_state_dict(unet.state_dict())
     for parameter in stored.parameters():
         parameter.data = parameter.data.to(dtype)

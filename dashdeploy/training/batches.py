@@ -7,8 +7,9 @@ what one uninterrupted process sees, and a checkpoint needs no generator's state
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -32,18 +33,22 @@ class Batch:
 
     def teacher_outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps_uncond, eps_cond) of the teacher."""
-        assert self.teacher_uncond is not None and self.teacher_cond is not None, "this batch was drawn without a teacher"
+        assert self.teacher_uncond is not None and self.teacher_cond is not None, (
+            "this batch was drawn without a teacher"
+        )
         return self.teacher_uncond, self.teacher_cond
 
     def take(self, rows: slice | torch.Tensor) -> Batch:
         """These rows of every tensor."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v[rows] if v is not None else None for k, v in values.items()})
+        return self._each(lambda value: value[rows])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v.to(device, non_blocking=True) if v is not None else None for k, v in values.items()})
+        return self._each(lambda value: value.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
 
 
 class Source(Protocol):

@@ -73,7 +73,7 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
 
 
 def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoiser) -> FreshDraws:
-    """Fresh noise at every step on the recipe's training images; the teacher runs on it if the objective asks for it."""
+    """Fresh noise at every step on the training images; the teacher runs on it if the objective asks for it."""
     train_data, _ = data.split(recipe.data.holdout)
     return FreshDraws(
         train_data,
@@ -108,7 +108,7 @@ def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
     return f": {student.teacher_parameters:,} → {student.parameters:,} parameters ({student.compression:.2f}×)"
 
 
-def new_student(student: StudentPlan, *, seed: int) -> UNet2DModel:
+def new_student(student: StudentPlan, *, seed: int) -> Any:
     """A freshly initialised student; its weights depend on the recipe's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(seed, "student"))

@@ -17,16 +17,12 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from dashdeploy import seeds
-from dashdeploy.errors import UserError
+from dashdeploy.errors import Interrupted, UserError
 from dashdeploy.recipe import schema
 from dashdeploy.training import checkpoint
 from dashdeploy.training.batches import Batch, Source
 from dashdeploy.training.progress import Reporter
 from dashdeploy.training.step import Loss, TrainStep
-
-
-class Interrupted(KeyboardInterrupt):
-    """Stopped by a signal after a checkpoint was saved; the message says how to resume."""
 
 
 @dataclass
@@ -132,7 +128,7 @@ def train(
             if stopping or done % config.checkpoint_every == 0 or done == config.steps:
                 run.save(done)
             if stopping and done < config.steps:
-                raise Interrupted(f"stopped at step {done} of {config.steps}, saved. Run the same command to resume.")
+                raise Interrupted(f"step {done} of {config.steps} is saved. Run the same command to resume.")
         if module.weights.learns:
             report.say(_mass_line(module))
     run.ema.copy_to(module.denoiser.unet.parameters())
@@ -190,7 +186,7 @@ class TrainingRun:
         return int(state["step"])
 
     def save(self, done: int) -> None:
-        """Write the checkpoint of `done` steps; all draws are functions of (seed, step), so these are the generators."""
+        """Write the checkpoint of `done` steps; (seed, step) stand for every generator."""
         if self.accelerator.is_main_process:
             state: dict[str, Any] = {
                 "step": done,
@@ -258,7 +254,9 @@ class TrainingRun:
     def _observe(self, whole: Batch, losses: list[Loss], share: int) -> None:
         # gather() stacks the processes' shares in rank order, which is the order that they were cut in.
         gathered = [self.accelerator.gather(loss.per_sample).cpu() for loss in losses]
-        self.module.weights.observe(whole.t.to(self.accelerator.device), torch.cat(gathered).to(self.accelerator.device))
+        self.module.weights.observe(
+            whole.t.to(self.accelerator.device), torch.cat(gathered).to(self.accelerator.device)
+        )
 
 
 def _not_finite(step: int, figures: dict[str, float], folder: Path) -> str:
@@ -283,7 +281,7 @@ def _stop_signals() -> Iterator[list[int]]:
         received.append(number)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             old[number] = signal.signal(number, on_signal)
     except ValueError:
         # Not the main thread: signals stay with whoever runs us.

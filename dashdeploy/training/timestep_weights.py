@@ -35,6 +35,9 @@ LOSS_EMA_MOMENTUM = 0.99
 class TimestepWeights(nn.Module):
     """ŵ_t as a module: λ (T,) float32 is its parameter while it is learnt, a buffer once frozen."""
 
+    base: torch.Tensor
+    lam: torch.Tensor
+
     def __init__(self, config: Config, schedule: NoiseSchedule, *, frozen_lambda: torch.Tensor | None = None) -> None:
         super().__init__()
         self.config, self.schedule_sha256 = config, schedule.sha256
@@ -167,5 +170,7 @@ def transfer(config: Config, schedule: NoiseSchedule, teacher: Path) -> Timestep
     if not torch.isfinite(lam).all():
         problems.append("λ holds NaN or Inf")
     if problems:
-        raise UserError(f"{path}: this λ cannot be transferred: {'; '.join(problems)}. Or choose a kind without λ: {free}.")
+        raise UserError(
+            f"{path}: this λ cannot be transferred: {'; '.join(problems)}. Or choose a kind without λ: {free}."
+        )
     return TimestepWeights(config, schedule, frozen_lambda=lam)

@@ -43,7 +43,9 @@ def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
 def test_a_dry_run_prints_the_resolved_recipe_and_the_plan_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = call(capsys, "run", tiny_yaml, "--run-dir", tmp_path / "runs", "--set", "distill.steps=7", "--dry-run")
+    code, out, _ = call(
+        capsys, "run", tiny_yaml, "--run-dir", tmp_path / "runs", "--set", "distill.steps=7", "--dry-run"
+    )
     assert code == 0
     assert "steps: 7" in out
     assert "gamma: 5.0" in out
@@ -191,6 +193,8 @@ def test_a_folder_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 
 def test_the_module_runs_as_a_program() -> None:
-    done = subprocess.run([sys.executable, "-m", "dashdeploy", "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "dashdeploy", "--version"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert done.stdout.startswith("dashdeploy ")

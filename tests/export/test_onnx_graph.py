@@ -21,7 +21,10 @@ def model(tiny_run: Path) -> onnx.ModelProto:
 def test_the_graph_has_the_promised_inputs_and_output_with_a_symbolic_batch(model: onnx.ModelProto) -> None:
     kinds = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
     found = {
-        t.name: (kinds[t.type.tensor_type.elem_type], [d.dim_param or d.dim_value for d in t.type.tensor_type.shape.dim])
+        t.name: (
+            kinds[t.type.tensor_type.elem_type],
+            [d.dim_param or d.dim_value for d in t.type.tensor_type.shape.dim],
+        )
         for t in [*model.graph.input, *model.graph.output]
     }
     image = ["batch", 1, 8, 8]

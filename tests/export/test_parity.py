@@ -35,7 +35,9 @@ def test_labels_and_guidance_are_per_image_in_the_graph(tiny_run: Path, student)
     t, y, w = torch.tensor([5, 900, 300, 300]), torch.tensor([0, 1, 2, 9]), torch.tensor([0.0, 1.0, 4.0, 4.0])
     with open_path(tiny_run, threads=1) as model, torch.no_grad():
         together = model.denoiser.guided(x, t, y, w)
-        alone = torch.cat([model.denoiser.guided(x[i : i + 1], t[i : i + 1], y[i : i + 1], w[i : i + 1]) for i in range(4)])
+        alone = torch.cat(
+            [model.denoiser.guided(x[i : i + 1], t[i : i + 1], y[i : i + 1], w[i : i + 1]) for i in range(4)]
+        )
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together, student.guided(x, t, y, w), rtol=1e-4, atol=1e-5)
 

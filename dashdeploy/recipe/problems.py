@@ -1,0 +1,133 @@
+"""Pydantic's problems in the file's own terms: key paths without labels of union arms, known keys, nearest names."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from dashdeploy.errors import nearest
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+KeyPath = tuple[str | int, ...]  # ("bench", "quality", "guidance", 0)
+UNREADABLE = object()  # stands for a value that has been reported, so that it is not reported again
+
+
+def sections(path: KeyPath, values: Any, root: type[BaseModel]) -> list[type[BaseModel]]:
+    """The section classes that the value at `path` may be: of a union, those that have its `kind`."""
+    classes: list[type[BaseModel]] = [root]
+    for step in path:
+        has_children = isinstance(values, dict | list)
+        values = values[step] if has_children else None
+        if isinstance(step, str):
+            fields = [cls.model_fields[step] for cls in classes if step in cls.model_fields]
+            classes = [cls for field in fields for cls in _classes_in(field.annotation)]
+    kind = values.get("kind") if isinstance(values, dict) else None
+    of_kind = [c for c in classes if "kind" in c.model_fields and kind in get_args(c.model_fields["kind"].annotation)]
+    return of_kind or classes
+
+
+def _classes_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [cls for argument in get_args(annotation) for cls in _classes_in(argument)]
+
+
+def begin(path: KeyPath, values: dict[str, Any], root: type[BaseModel]) -> Any:
+    """What an absent value that an override reaches into starts as: its default list, or its default kind."""
+    for cls in sections(path[:-1], values, root):
+        default = cls.model_fields[str(path[-1])].default if path[-1] in cls.model_fields else None
+        if isinstance(default, tuple):
+            return [item.model_dump() if isinstance(item, BaseModel) else item for item in default]
+        if kind := getattr(default, "kind", None):
+            return {"kind": kind}
+    return {}
+
+
+_WORDING = {
+    "missing": "required key is missing",
+    "greater_than": "must be > {gt:g}, got {got}",
+    "greater_than_equal": "must be ≥ {ge:g}, got {got}",
+    "less_than": "must be < {lt:g}, got {got}",
+    "less_than_equal": "must be ≤ {le:g}, got {got}",
+    "string_type": "must be text (in quotes if it looks like a number), got {got}",
+    "string_pattern_mismatch": "must match {pattern}, got {got}",
+    "too_short": "must have {min_length} or more values, got {got}",
+    "tuple_type": "must be a list, got {got}",
+    "model_type": "must be a section (`key: value` lines), got {got}",
+    "model_attributes_type": "must be a section (`key: value` lines), got {got}",
+    "value_error": "{error}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number, got {got}"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number, got {got}"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false, got {got}"),
+}
+
+
+def validation_problems(
+    error: ValidationError, values: dict[str, Any], root: type[BaseModel]
+) -> list[tuple[KeyPath, str]]:
+    """Key path and text of each problem; of a union, only what concerns the arm that the value is meant for."""
+    errors = [details for details in error.errors(include_url=False) if details["input"] is not UNREADABLE]
+    found = [(details, *_key_path(details, values)) for details in errors]
+    meant = [item for item in found if not (item[2] and _is_of_other_arm(item[0]))]
+    return [_worded(details, path, values, root, at_arm=at_arm) for details, path, at_arm in meant or found]
+
+
+def _key_path(details: ErrorDetails, values: Any) -> tuple[KeyPath, bool]:
+    """Pydantic's location without its labels of union arms, and whether it ended with such a label."""
+    path: KeyPath = ()
+    at_arm = False
+    for index, step in enumerate(details["loc"], start=1):
+        is_absent_key = details["type"] == "missing" and index == len(details["loc"])
+        at_arm = not (is_absent_key or isinstance(step, int) or (isinstance(values, dict) and step in values))
+        if not at_arm:
+            path = (*path, step)
+            values = None if is_absent_key else values[step]
+    return path, at_arm
+
+
+def _is_of_other_arm(details: ErrorDetails) -> bool:
+    """Of number | section: "must be a number" about a section, or "must be a section" about anything else."""
+    wants_section = details["type"] == "model_type"
+    return details["type"].endswith("_type") and wants_section != isinstance(details["input"], dict)
+
+
+def _worded(
+    details: ErrorDetails, path: KeyPath, values: Any, root: type[BaseModel], *, at_arm: bool
+) -> tuple[KeyPath, str]:
+    kind, context, got = details["type"], details.get("ctx", {}), shown(details["input"])
+    if at_arm and kind.startswith("float_"):
+        keys = [key for cls in sections(path, None, root) for key in cls.model_fields]
+        return path, f"must be a number or a section (keys: {', '.join(keys)}), got {got}"
+    if kind == "extra_forbidden":
+        keys = [key for cls in sections(path[:-1], values, root) for key in cls.model_fields]
+        return path, f"unknown key{_did_you_mean(path[-1], keys)} (known: {', '.join(keys)})"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = [str(arm.model_fields["kind"].default) for arm in sections(path, None, root)]
+        known = f"(known: {', '.join(kinds)})"
+        if kind == "union_tag_not_found":
+            return path, f"needs a kind {known}"
+        return (*path, "kind"), f"unknown {context['tag']!r}{_did_you_mean(context['tag'], kinds)} {known}"
+    if kind == "literal_error":
+        choices = re.findall("'([^']*)'", context["expected"])
+        return path, f"must be {context['expected']}, got {got}{_did_you_mean(details['input'], choices)}"
+    if kind in _WORDING:
+        return path, _WORDING[kind].format(**context, got=got)
+    return path, f"{re.sub('^[A-Z][a-z]+ should ', 'must ', details['msg'])}, got {got}"
+
+
+def _did_you_mean(name: Any, choices: list[str]) -> str:
+    guess = nearest(str(name), choices)
+    return f"; did you mean {guess!r}?" if guess else ""
+
+
+def shown(value: Any) -> str:
+    return cut(repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"
