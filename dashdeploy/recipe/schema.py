@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 LossWeightKind = Literal["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
 LEARNED_WEIGHTS: frozenset[str] = frozenset({"published", "tirt", "uncertainty", "loss_ema"})
@@ -14,7 +16,7 @@ LEARNED_WEIGHTS: frozenset[str] = frozenset({"published", "tirt", "uncertainty",
 class Model(BaseModel):
     """Base of every section: frozen, and no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Model):
@@ -23,7 +25,9 @@ class Data(Model):
     name: str = Field(
         "digits", description="registered dataset: digits, fashion_mnist, cifar10, cifar100, image_folder"
     )
-    image_size: int | None = Field(None, ge=4, description="resize (area) to this many pixels a side; null: as stored")
+    image_size: int | None = Field(
+        None, ge=4, description="resize (antialiased bilinear) to this many pixels a side; null: as stored"
+    )
     path: str | None = Field(None, description="folder that holds the dataset's files; null: where it is usually found")
     holdout: float = Field(0.1, ge=0, lt=1, description="share of the training images kept for guidance fidelity")
     horizontal_flip: bool | None = Field(None, description="mirror images at random; null: the dataset's own default")
@@ -48,7 +52,7 @@ class NoiseSchedule(Model):
 class Architecture(Model):
     """A class-conditional UNet2DModel (diffusers), in its own terms."""
 
-    block_out_channels: tuple[int, ...] = Field((64, 128), min_length=1, description="channels of each level")
+    block_out_channels: tuple[Positive, ...] = Field((64, 128), min_length=1, description="channels of each level")
     layers_per_block: int = Field(2, ge=1)
     attention_levels: tuple[int, ...] = Field(
         (), description="levels (0 = finest) with self-attention; the middle has it always"
@@ -150,6 +154,12 @@ class Dash(Model):
     unconditional: float = Field(1.0, ge=0)
     anchor: float = Field(0.1, ge=0)
 
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Dash:
+        if self.imitation == self.unconditional == self.anchor == 0:
+            raise ValueError("all coefficients are 0: there is nothing to learn")
+        return self
+
 
 class CondOnly(Model):
     """Imitate the conditional branch alone: the control whose guidance breaks."""
@@ -184,9 +194,15 @@ class Tag(Model):
     """TAG guidance (Eq. 3): w(t) = w_min + (w_max − w_min)·sigmoid(β(0.5 − t/T))."""
 
     kind: Literal["tag"] = "tag"
-    w_min: float = 1.0
-    w_max: float = 4.0
+    w_min: float = Field(1.0, ge=0)
+    w_max: float = Field(4.0, ge=0)
     beta: float = 5.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Tag:
+        if self.w_max < self.w_min:
+            raise ValueError(f"w_max ({self.w_max:g}) must not be below w_min ({self.w_min:g})")
+        return self
 
 
 Guidance = Annotated[float, Field(ge=0)] | Tag
@@ -204,7 +220,7 @@ class Sampling(Model):
 class Latency(Model):
     """What the latency benchmark times."""
 
-    batch_sizes: tuple[int, ...] = Field((1, 8, 64), min_length=1)
+    batch_sizes: tuple[Positive, ...] = Field((1, 8, 64), min_length=1)
     warmup: int = Field(3, ge=0)
     repeats: int = Field(20, ge=3, description="timed single steps a batch size")
     sampler_repeats: int = Field(3, ge=1, description="timed whole samplers a batch size")
@@ -218,7 +234,7 @@ class Quality(Model):
     """What the quality benchmark measures."""
 
     num_images: int = Field(1000, ge=16)
-    guidance: tuple[Guidance, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, Tag())
+    guidance: tuple[Guidance, ...] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
     features: str = Field("auto", description="auto (the dataset's committed network), or inception")
     features_weights: str | None = Field(None, description="inception: the weights file")
     torch_student: Literal["recipe", "all"] = Field(
@@ -266,4 +282,6 @@ class Recipe(Model):
     def _has_teacher(self) -> Recipe:
         if self.teacher.path is None and self.teach is None:
             raise ValueError("no teacher: give teacher.path, or a teach section that trains one")
+        if len(set(self.export)) != len(self.export):
+            raise ValueError("export names a target twice")
         return self

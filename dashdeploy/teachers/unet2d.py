@@ -62,7 +62,8 @@ def check_levels(architecture: Architecture, image_shape: tuple[int, int, int]) 
 def count_parameters(config: dict[str, Any]) -> int:
     """Parameters of `UNet2DModel(**config)`, without allocating them."""
     with torch.device("meta"):
-        return sum(p.numel() for p in UNet2DModel(**config).parameters())
+        unet: Any = UNet2DModel(**config)
+    return sum(p.numel() for p in unet.parameters())
 
 
 def save(unet: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:

@@ -48,7 +48,8 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: None if value is None else change(value) for name, value in values.items()})
+        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in values.items()}
+        return Batch(**changed)
 
 
 class Source(Protocol):

@@ -1,0 +1,55 @@
+"""Optional parts are imported when they are used, and not before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BLOCKED = ("onnxruntime", "tensorrt", "tensorrt_rtx", "polygraphy", "openvino", "torch_fidelity", "nncf")
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_every_module_imports_without_the_optional_parts() -> None:
+    done = python(
+        f"""
+import importlib, importlib.abc, importlib.machinery, pkgutil, sys
+
+class Block(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    # Others (diffusers) may look whether a module is there; importing it is what fails.
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def exec_module(self, module):
+        raise ImportError(module.__name__ + " is blocked")
+
+sys.meta_path.insert(0, Block())
+import dashdeploy
+names = [m.name for m in pkgutil.walk_packages(dashdeploy.__path__, "dashdeploy.") if m.name != "dashdeploy.__main__"]
+assert len(names) > 60, names
+for name in names:
+    importlib.import_module(name)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_itself_imports_nothing_heavy() -> None:
+    done = python(
+        "import sys, dashdeploy; heavy = {'torch', 'numpy', 'onnx', 'pydantic', 'diffusers'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_runtime_is_one_line_with_the_install_command() -> None:
+    lines = (
+        "import sys; sys.modules['onnxruntime'] = None",
+        "from dashdeploy.lazy import require",
+        "require('onnxruntime', extra='cpu')",
+    )
+    done = python("\n".join(lines))
+    assert "pip install 'dashdeploy[cpu]'" in done.stderr
