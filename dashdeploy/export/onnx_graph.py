@@ -19,6 +19,7 @@ from dashdeploy.errors import UserError
 
 FILE = "model.onnx"
 METADATA_PREFIX = "dashdeploy."
+MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
 
 
 def export(
@@ -63,6 +64,7 @@ def export(
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     program.save(path, external_data=size >= single_file_mb * 1_000_000)
     model = onnx.load(path, load_external_data=False)
+    strip_traces(model)
     name_batch(model)
     assert_dynamic_batch(model)
     for key, value in metadata.items():
@@ -71,6 +73,20 @@ def export(
     onnx.save(model, path)
     onnx.checker.check_model(str(path), full_check=True)
     return path
+
+
+def strip_traces(model: onnx.ModelProto) -> None:
+    """Drop torch's notes on each node (stack traces with local paths) but for the torch module that it came from."""
+    for node in model.graph.node:
+        kept = [(p.key, p.value) for p in node.metadata_props if p.key == MODULE_OF_NODE]
+        del node.metadata_props[:]
+        for key, value in kept:
+            entry = node.metadata_props.add()
+            entry.key, entry.value = key, value
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = ""
 
 
 def name_batch(model: onnx.ModelProto) -> None:

@@ -22,9 +22,7 @@ class Model(BaseModel):
 class Data(Model):
     """Which labelled images to train on and to measure against."""
 
-    name: str = Field(
-        "digits", description="registered dataset: digits, fashion_mnist, cifar10, cifar100, image_folder"
-    )
+    name: DatasetName = "digits"
     image_size: int | None = Field(
         None, ge=4, description="resize (antialiased bilinear) to this many pixels a side; null: as stored"
     )

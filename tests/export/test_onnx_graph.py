@@ -103,3 +103,11 @@ def test_group_norm_as_instance_norm_has_the_same_values(shape: tuple[int, ...])
     other = graphs.with_instance_group_norm(nn.Sequential(norm))
     torch.testing.assert_close(other(x), norm(x), rtol=1e-5, atol=1e-5)
     assert isinstance(norm, nn.GroupNorm)
+
+
+def test_no_local_path_is_left_in_the_file_and_nodes_still_name_their_module(model: onnx.ModelProto) -> None:
+    text = model.SerializeToString()
+    assert b"site-packages" not in text
+    assert str(Path.home()).encode() + b"/" not in text
+    notes = [p.value for node in model.graph.node for p in node.metadata_props if p.key == onnx_graph.MODULE_OF_NODE]
+    assert any("down_blocks.0.resnets.0" in note for note in notes)
