@@ -246,6 +246,11 @@ class Record(Part):
         """Every model but the teacher."""
         return [key for key in self.models if key != TEACHER]
 
+    @property
+    def deployed(self) -> str:
+        """The student that the verdict is about: the first exported one, else the one in torch."""
+        return next((key for key in self.students if key != STUDENT), STUDENT)
+
     def label(self, model: str) -> str:
         """A model's label, with the rest of its key where another one has the same label."""
         label = self.models[model].label

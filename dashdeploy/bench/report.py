@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import zipfile
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 
 from dashdeploy.bench import markup, plots, tables
 from dashdeploy.bench.grid import grid_png
-from dashdeploy.bench.record import SCOPES, TEACHER, Record, Scope, load_record
+from dashdeploy.bench.record import SCOPES, Record, Scope, load_record
 from dashdeploy.bench.tables import count, fixed, significant
-from dashdeploy.bench.verdict import deployed, verdict_html
+from dashdeploy.bench.verdict import verdict_html
 from dashdeploy.errors import UserError
 
 FILE, SAMPLES = "report.html", "samples.npz"
@@ -206,24 +205,12 @@ def _baselines(record: Record) -> str:
     baselines = record.baselines
     if baselines is None:
         return ""
-    scales = list(dict.fromkeys(scale for row in baselines.rows for scale in row.fid))
-    rows: list[tuple[str, ...]] = []
-    for key in dict.fromkeys((TEACHER, deployed(record))):
-        found = [record.quality_at(key, scale) for scale in scales]
-        gap = record.fidelity_of(key)
-        own = (fixed(gap.overall.energy_cosine), fixed(gap.overall.rho)) if gap else (fixed(1.0), fixed(1.0))
-        rows.append((record.label(key), *(significant(q.fid.value) if q else tables.MISSING for q in found), *own))
-    for row in baselines.rows:
-        fids = (significant(row.fid.get(scale, math.nan)) for scale in scales)
-        rows.append((row.label, *fids, fixed(row.energy_cosine), fixed(row.rho)))
     about = f"Controls of the same size and training length, measured in the same way ({baselines.source})."
-    heads = ("Model", *(f"FID, {scale}" for scale in scales), "Cosine", "ρ")
-    parts = [f"<p>{escape(about)}</p>", markup.table_html(markup.plain("", heads, tuple(rows)))]
+    parts = [f"<p>{escape(about)}</p>", markup.table_html(tables.baselines_table(record))]
     if baselines.recovery:
-        shares = tuple((scale, tables.percent(share)) for scale, share in baselines.recovery.items())
         way = "from the same student trained from scratch (0 %) to the teacher (100 %)"
         parts.append(f"<h3>Recovered by distillation</h3><p>How much of the way in FID {way}.</p>")
-        parts.append(markup.table_html(markup.plain("", ("Guidance", "Recovered (%)"), shares)))
+        parts.append(markup.table_html(tables.recovery_table(record)))
     return "".join(parts)
 
 

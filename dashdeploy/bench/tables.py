@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dashdeploy.bench.record import FidelityRow, Gap, Interval, LatencyRow, Pair, QualityRow, Record
+from dashdeploy.bench.record import TEACHER, FidelityRow, Gap, Interval, LatencyRow, Pair, QualityRow, Record
 
 MISSING = "–"
 Row = TypeVar("Row")
@@ -215,9 +215,38 @@ def pairs_table(record: Record) -> Table:
     return build(record, "Speed-up, runs taking turns", PAIRS, record.pairs, full=True)
 
 
+def baselines_table(record: Record) -> Table:
+    """FID and gap of this record's teacher and student above the committed controls; no rows without controls."""
+    baselines = record.baselines
+    scales = list(dict.fromkeys(scale for row in baselines.rows for scale in row.fid)) if baselines else []
+    rows: list[tuple[str, ...]] = []
+    for key in dict.fromkeys((TEACHER, record.deployed)) if baselines else ():
+        found = [record.quality_at(key, scale) for scale in scales]
+        gap = record.fidelity_of(key)
+        own = (fixed(gap.overall.energy_cosine), fixed(gap.overall.rho)) if gap else (fixed(1.0), fixed(1.0))
+        rows.append((record.label(key), *(significant(q.fid.value) if q else MISSING for q in found), *own))
+    for row in baselines.rows if baselines else ():
+        fids = (significant(row.fid.get(scale, math.nan)) for scale in scales)
+        rows.append((row.label, *fids, fixed(row.energy_cosine), fixed(row.rho)))
+    headings = ("Model", *(f"FID, {scale}" for scale in scales), "Cosine", "ρ")
+    return _plain("Baselines: same size, same images seen", headings, rows)
+
+
+def recovery_table(record: Record) -> Table:
+    """The share of the way from scratch to the teacher, in FID; no rows without controls."""
+    found = record.baselines.recovery if record.baselines else {}
+    rows = [("Recovered (%)", *map(percent, found.values()))] if found else []
+    return _plain("Recovery: (FID scratch − FID student) / (FID scratch − FID teacher)", ("", *found), rows)
+
+
+def _plain(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    numeric = (False, *([True] * (len(headings) - 1)))
+    return Table(title, headings, ("",) * len(headings), numeric, tuple(rows))
+
+
 def summary(record: Record) -> list[Table]:
     """What the terminal and the README show; tables without rows are left out."""
-    tables = (models_table, quality_table, fidelity_table, latency_table)
+    tables = (models_table, quality_table, fidelity_table, latency_table, baselines_table, recovery_table)
     return [table for build_table in tables if (table := build_table(record)).rows]
 
 

@@ -10,13 +10,8 @@ from dashdeploy.bench.record import STUDENT, TEACHER, QualityRow, Record, speedu
 from dashdeploy.bench.tables import count, fixed, interval, significant, times
 
 
-def deployed(record: Record) -> str:
-    """The student that the verdict is about: the first exported one, else the one in torch."""
-    return next((key for key in record.students if key != STUDENT), STUDENT)
-
-
 def verdict_html(record: Record) -> str:
-    key = deployed(record)
+    key = record.deployed
     cards = [_size_card(record, key), _speed_card(record, key), _quality_card(record, key), _guidance_card(record, key)]
     notes = "".join(f"<li>{escape(note)}</li>" for note in record.notes)
     sentence = f'<p class="verdict">{escape(_sentence(record, key))}</p>'

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dashdeploy.lazy import require
 
 METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 
 
 class Reporter:
@@ -38,7 +39,7 @@ class Reporter:
             _cut(self._path, start)
             if tensorboard:
                 writer = require("torch.utils.tensorboard", extra="tensorboard").SummaryWriter
-                self._board = writer(str(folder / "tensorboard"), purge_step=start)
+                self._board = writer(str(folder / TENSORBOARD), purge_step=start)
 
     def __enter__(self) -> Reporter:
         self._progress.start()

@@ -13,7 +13,7 @@ from dashdeploy.recipe import schema
 from dashdeploy.training import checkpoint
 from dashdeploy.training.batches import Source
 from dashdeploy.training.loop import make_accelerator, train
-from dashdeploy.training.progress import METRICS
+from dashdeploy.training.progress import METRICS, TENSORBOARD
 from dashdeploy.training.step import TrainStep
 
 
@@ -39,6 +39,8 @@ def train_stage(
     accelerator = make_accelerator(config)
     main = accelerator.is_main_process
     work = run.work_folder(folder, fresh=fresh and main)
+    # No process may look for a checkpoint before --fresh has removed it.
+    accelerator.wait_for_everyone()
     with run.exclusive(work) if main else nullcontext():
         # A checkpoint of another recipe is refused before anything costly is built.
         checkpoint.load(work, key=key)
@@ -56,6 +58,8 @@ def train_stage(
         if main:
             with run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
                 shutil.copy2(work / METRICS, draft.folder / METRICS)
+                if (work / TENSORBOARD).is_dir():
+                    shutil.copytree(work / TENSORBOARD, draft.folder / TENSORBOARD)
                 draft.figures.update(
                     {k: v for k, v in figures.items() if k != "terms"},
                     timestep_weight_by_decile=module.weights.mass_by_decile(),
