@@ -1,0 +1,117 @@
+"""Every objective and every kind of timestep weight trains, and the student is what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from safetensors.torch import load_file
+
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.load import load_text
+from dashdeploy.run import open_run
+from dashdeploy.teachers import unet2d
+from dashdeploy.training import bank, distill, teach
+from dashdeploy.training.batches import FreshDraws
+
+
+@pytest.fixture
+def recipe_with(tiny_text: str, tiny_run: Path):
+    """A function: overrides -> the tiny recipe with the ready teacher."""
+    return lambda *overrides: load_text(tiny_text, name="t", overrides=[f"teacher.path={tiny_run}/teacher", *overrides])
+
+
+TERMS = {"dash": ["imitation", "unconditional", "anchor"], "cond_only": ["imitation", "anchor"], "scratch": ["denoise"]}
+
+
+@pytest.mark.parametrize("kind", sorted(TERMS))
+def test_every_objective_trains_and_logs_its_terms(recipe_with, tmp_path: Path, kind: str) -> None:
+    recipe = recipe_with(f"distill.objective={{kind: {kind}}}", "distill.timestep_weights.kind=uniform")
+    stage = distill.distill(recipe, open_run(tmp_path, "t"))
+    assert set(TERMS[kind]) <= stage.figures.keys()
+    assert stage.figures["compression"] >= 2
+
+
+@pytest.mark.parametrize("kind", ["uncertainty", "loss_ema", "published", "tirt"])
+def test_every_learnt_kind_is_learnt_by_a_teacher_and_transferred_bit_identical(
+    tiny_text: str, tmp_path: Path, kind: str
+) -> None:
+    overrides = [f"{s}.timestep_weights.kind={kind}" for s in ("teach", "distill")]
+    recipe = load_text(
+        tiny_text, name="t", overrides=[*overrides, "teach.learning_rate=0.05", "teach.lr_schedule=constant"]
+    )
+    folder = open_run(tmp_path, "t")
+    taught, student = teach.teach(recipe, folder), distill.distill(recipe, folder)
+    name = "timestep_weights.safetensors"
+    lam = load_file(taught.folder / name)["lambda"]
+    assert float(lam.abs().max()) > 0
+    assert torch.equal(lam, load_file(student.folder / name)["lambda"])
+    assert sum(student.figures["timestep_weight_by_decile"]) == pytest.approx(1)
+
+
+def test_the_student_loads_in_plain_diffusers(tiny_run: Path) -> None:
+    unet = UNet2DModel.from_pretrained(tiny_run / "student", subfolder="unet")
+    assert sum(p.numel() for p in unet.parameters()) == 11_797
+
+
+def test_the_stored_student_holds_the_averaged_weights_and_not_the_last(recipe_with, tmp_path: Path) -> None:
+    stages = [
+        distill.distill(recipe_with(f"distill.ema_decay={decay}"), open_run(tmp_path / str(decay), "t"))
+        for decay in (0.0, 0.9)
+    ]
+    last, mean = (load_file(s.folder / "unet" / unet2d.WEIGHTS)["conv_in.weight"] for s in stages)
+    assert not torch.equal(last, mean)
+
+
+def test_a_bank_holds_what_the_teacher_says(recipe_with, tiny_run: Path, tiny_recipe) -> None:
+    from dashdeploy.data import load_dataset
+
+    teacher = unet2d.load(tiny_run / "teacher")
+    source = FreshDraws(
+        load_dataset(tiny_recipe.data), teacher.interface.schedule, batch_size=16, seed=0, teacher=teacher
+    )
+    made = bank.build_bank(source, num_draws=40, device=torch.device("cpu"))
+    assert len(made.t) == 40
+    with torch.no_grad():
+        uncond, cond = teacher.branches(made.x_t, made.t, made.y)
+    torch.testing.assert_close(made.teacher_uncond, uncond, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.teacher_cond, cond, rtol=1e-4, atol=1e-5)
+    drawn = bank.TeacherBank(made, batch_size=16, seed=0)
+    seen = torch.cat([drawn.draw(step).x_t for step in range(5)])[:80]
+    assert len(torch.unique(seen.flatten(1), dim=0)) == 40
+
+
+def test_a_bank_that_would_not_fit_is_refused(recipe_with, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"teacher_bank.*GiB"):
+        distill.distill(recipe_with("distill.teacher_bank=2000000000"), open_run(tmp_path, "t"))
+
+
+def test_a_teacher_trained_in_the_run_goes_before_the_given_one(recipe_with, tmp_path: Path, tiny_run: Path) -> None:
+    recipe = recipe_with("teach.steps=3")
+    folder = open_run(tmp_path, "t")
+    taught = teach.teach(recipe, folder)
+    assert distill.distill(recipe, folder).figures["teacher"] == str(taught.folder.absolute())
+    assert tiny_run.is_dir()
+
+
+def test_a_recipe_without_a_teach_section_cannot_teach(recipe_with, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no teach section"):
+        teach.teach(recipe_with("teach=null"), open_run(tmp_path, "t"))
+
+
+def test_tensorboard_that_is_not_installed_is_named(recipe_with, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"dashdeploy\[tensorboard\]"):
+        distill.distill(recipe_with("distill.tensorboard=true"), open_run(tmp_path, "t"))
+
+
+def test_a_batch_that_does_not_divide_among_the_processes_is_refused(recipe_with, monkeypatch) -> None:
+    from accelerate import Accelerator
+
+    from dashdeploy.training.loop import make_accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
+    with pytest.raises(UserError, match="does not divide among 3 processes"):
+        make_accelerator(recipe_with().distill)
