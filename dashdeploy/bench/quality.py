@@ -74,20 +74,20 @@ def score(
 ) -> tuple[QualityRow, NDArray[np.float32]]:
     """The row of one model's images at one guidance, and their features; `teacher`: its features at this guidance."""
     features, predicted = extractor(images)
-    accuracy = float("nan")
-    if predicted is not None:
-        accuracy = float((predicted == balanced_labels(len(images), num_classes).numpy()).mean())
+    labels = balanced_labels(len(images), num_classes).numpy()
+    accuracy = float("nan") if predicted is None else float((predicted == labels).mean())
+
+    def distance(to: NDArray[np.float32]) -> Interval:
+        found = frechet.fid(features, frechet.statistics(to), resamples=config.bootstrap, seed=seed, strata=labels)
+        return _interval(found)
+
     row = QualityRow(
         model=name,
         guidance=guidance.label(scale),
         w=None if isinstance(scale, Tag) else float(scale),
-        fid=_interval(frechet.fid(features, frechet.statistics(data.features), resamples=config.bootstrap, seed=seed)),
+        fid=distance(data.features),
         kid=_interval(frechet.kid(features, data.features, seed=seed)),
-        fid_to_teacher=(
-            None
-            if teacher is None
-            else _interval(frechet.fid(features, frechet.statistics(teacher), resamples=config.bootstrap, seed=seed))
-        ),
+        fid_to_teacher=None if teacher is None else distance(teacher),
         accuracy=accuracy,
     )
     return row, features

@@ -47,22 +47,29 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float(max(0.0, ((a.mean - b.mean) ** 2).sum() + trace))
 
 
-def fid(features: NDArray[np.floating], reference: Statistics, *, resamples: int, seed: int) -> Interval:
+def fid(
+    features: NDArray[np.floating],
+    reference: Statistics,
+    *,
+    resamples: int,
+    seed: int,
+    strata: NDArray[np.integer] | None = None,
+) -> Interval:
     """Fréchet distance of features (N, D) to a reference; the interval resamples the N images.
 
-    A resample repeats images, which biases every resampled FID upwards; the interval is therefore
-    the basic one, 2·value − quantiles of the resamples recentred on their own mean.
+    A resample repeats images, which biases every resampled FID upwards, so the resamples are recentred on the
+    value. `strata` (N,): images are resampled within their class, because samples are drawn for fixed labels;
+    None: all together.
     """
     value = frechet_distance(statistics(features), reference)
     if resamples == 0:
         return Interval(value, float("nan"), float("nan"))
     rng = np.random.default_rng([seed, 0xB007])
-    draws = np.array(
-        [
-            frechet_distance(statistics(features[rng.integers(0, len(features), len(features))]), reference)
-            for _ in range(resamples)
-        ]
-    )
+    groups = [np.arange(len(features))] if strata is None else [np.flatnonzero(strata == s) for s in np.unique(strata)]
+    draws = np.empty(resamples)
+    for i in range(resamples):
+        rows = np.concatenate([group[rng.integers(0, len(group), len(group))] for group in groups])
+        draws[i] = frechet_distance(statistics(features[rows]), reference)
     spread = np.quantile(draws - draws.mean(), [0.025, 0.975])
     return Interval(value, float(max(0.0, value + spread[0])), float(value + spread[1]))
 

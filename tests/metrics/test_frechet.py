@@ -55,6 +55,17 @@ def test_the_interval_covers_the_spread_of_repeated_draws() -> None:
     assert found.high - found.low == pytest.approx(4 * np.std(values), rel=0.5)
 
 
+def test_images_of_fixed_labels_are_resampled_within_their_class() -> None:
+    # Classes far apart: resampling across them would add a spread that the balanced samples do not have.
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 4
+    x = rng.normal(size=(400, 5)) + labels[:, None] * 10.0
+    reference = statistics(rng.normal(size=(400, 5)) + labels[:, None] * 10.0)
+    alone, within = (fid(x, reference, resamples=100, seed=0, strata=s) for s in (None, labels))
+    assert within.value == alone.value
+    assert within.high - within.low < 0.5 * (alone.high - alone.low)
+
+
 def test_without_resamples_there_is_no_interval() -> None:
     found = fid(gaussian(0, 1, n=50), statistics(gaussian(0, 1)), resamples=0, seed=0)
     assert np.isnan(found.low)
