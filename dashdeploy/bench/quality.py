@@ -86,7 +86,7 @@ def score(
         guidance=guidance.label(scale),
         w=None if isinstance(scale, Tag) else float(scale),
         fid=distance(data.features),
-        kid=_interval(frechet.kid(features, data.features, seed=seed)),
+        kid=_interval(frechet.kid(features, data.features, seed=seed, strata=labels)),
         fid_to_teacher=None if teacher is None else distance(teacher),
         accuracy=accuracy,
     )

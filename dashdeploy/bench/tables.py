@@ -259,7 +259,7 @@ def to_rich(table: Table) -> RichTable:
     """For a rich console; names are taken literally, not as markup."""
     shown = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)
     for heading, numeric in zip(table.headings, table.numeric, strict=True):
-        shown.add_column(Text(heading), justify="right" if numeric else "left", no_wrap=numeric)
+        shown.add_column(Text(heading), justify="right" if numeric else "left", no_wrap=True)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown

@@ -79,6 +79,14 @@ def test_kid_of_one_distribution_is_zero_within_its_error_and_grows_with_the_dis
     assert same.value < near.value < far.value
 
 
+def test_balanced_labels_do_not_push_kid_below_zero() -> None:
+    rng = np.random.default_rng(0)
+    labels, drawn = np.arange(600) % 3, rng.integers(0, 3, 600)
+    x, y = (rng.normal(size=(600, 5)) + 4.0 * np.eye(5)[which] * 3 for which in (labels, drawn))
+    alone, within = (kid(x, y, subset=300, subsets=100, seed=0, strata=s) for s in (None, labels))
+    assert alone.value < within.value
+
+
 def test_kid_is_the_polynomial_kernels_unbiased_mmd() -> None:
     x, y = gaussian(0, 1, n=20, d=3, seed=1), gaussian(1, 1, n=20, d=3, seed=2)
     k = lambda a, b: (a @ b / 3 + 1) ** 3  # noqa: E731
