@@ -17,8 +17,9 @@ from dashdeploy.metrics.features import NETWORKS, FeatureNet, normalise
 from dashdeploy.recipe.schema import Data
 from dashdeploy.run import file_sha256
 
-EPOCHS = {"digits": 40, "fashion_mnist": 6}
-WIDTH = {"digits": 16, "fashion_mnist": 24}
+EPOCHS = {"digits": 40, "fashion_mnist": 3}
+BATCH = {"digits": 64, "fashion_mnist": 128}
+WIDTH = {"digits": 16, "fashion_mnist": 16}
 HOLDOUT = 0.1
 
 
@@ -29,7 +30,7 @@ def main(dataset: str) -> None:
     channels, size, _ = data.image_shape
     net = FeatureNet(channels=channels, num_classes=data.num_classes, width=WIDTH[dataset])
     x, y = normalise(torch.from_numpy(train.images), size), torch.from_numpy(train.labels)
-    batch, epochs = 64, EPOCHS[dataset]
+    batch, epochs = BATCH[dataset], EPOCHS[dataset]
     steps = epochs * (len(x) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)

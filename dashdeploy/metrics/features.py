@@ -55,6 +55,14 @@ SPECS: dict[str, NetworkSpec] = {
         num_classes=10,
         width=16,
     ),
+    "fashion_mnist": NetworkSpec(
+        "fashion_mnist.safetensors",
+        "43916e87468f0e510008bacee06ec4624bd7b8469202015becbafe7c3e10cce7",
+        image_size=28,
+        channels=1,
+        num_classes=10,
+        width=16,
+    ),
 }
 
 

@@ -23,6 +23,15 @@ def test_the_digits_network_classifies_held_out_digits() -> None:
     assert (labels == held_out.labels).mean() > 0.97
 
 
+def test_the_fashion_mnist_network_takes_images_of_another_size() -> None:
+    extractor = features.open_extractor("auto", "fashion_mnist", weights=None)
+    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found, labels = extractor(images)
+    assert found.shape == (3, 64)
+    assert labels is not None
+    assert np.isfinite(found).all()
+
+
 def test_features_do_not_depend_on_the_batch() -> None:
     images = torch.randint(0, 256, (600, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     extractor = features.open_extractor("digits", "digits", weights=None)
