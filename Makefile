@@ -1,16 +1,23 @@
 # dashdeploy: `make run` does the main job, `make test` runs every check and test. Both set up what they need.
 #
-# PYTHON      an interpreter >= 3.11 (default: python3)
+# PYTHON      an interpreter >= 3.11 (default: the first one found among python3, python3.14 ... python3.11)
 # TORCH_INDEX where pip takes torch from, if the default index would give a CUDA build that is not wanted:
 #             make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-PYTHON ?= python3
+VERSION := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(VERSION)' 2>/dev/null && echo $$p && break; done || echo python3)
+NEW_ENOUGH = $(PYTHON) -c '$(VERSION)' || { echo "dashdeploy needs Python 3.11 or newer, \
+	which '$(PYTHON)' is not. Try: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 TORCH_INDEX ?=
+EXTRAS := cpu,rtx,openvino,test
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+LOCK := build/lock
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
-EXTRAS := cpu,rtx,openvino,test
+TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+# The stamp's name is what was asked for, so that a new checkout of the same files installs nothing.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .PHONY: help setup run test check format wheel lock clean
 
@@ -19,18 +26,21 @@ help: ## Show this list
 
 setup: $(STAMP) ## Make .venv with everything that the project and its tests use
 
-# The stamp is written last, so that an interrupted installation is done again.
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "dashdeploy needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+# The old stamp goes first and the new one comes last: an interrupted installation is done again.
+# torch goes in alone and exactly pinned: a range would take the CUDA build and gigabytes with it.
+$(STAMP):
+	@$(NEW_ENOUGH)
+	@rm -f $(VENV)/.installed*
+	@echo "Setting up $(VENV): minutes of downloads and 2 GB on disk, once" >&2
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_OPTIONS) $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 run: setup ## The main job: distil, export and measure the digits recipe
 	$(BIN)/dashdeploy run digits
 
+# One process at a time: two with two threads each on two cores run ten times slower. The tests set their threads.
 test: check ## Every check and the whole test suite
 	$(BIN)/python -m pytest -q --durations=10
 
@@ -47,13 +57,16 @@ format: setup ## Put the code into its format
 wheel: setup ## Build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
 
+# To take another torch, change its line in constraints.txt first; everything else becomes the newest that fits.
 lock: ## Write constraints.txt anew from a fresh environment
-	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	.venv-lock/bin/python -m pip install --quiet '.[$(EXTRAS)]'
+	@$(NEW_ENOUGH)
+	rm -rf $(LOCK) && $(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_OPTIONS) $(TORCH)
+	$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) '.[$(EXTRAS)]'
+	$(LOCK)/bin/python -m pip freeze --exclude dashdeploy > $(LOCK)/frozen.txt
 	{ echo "# Exact versions of what make setup installs. Written by: make lock"; \
-	  .venv-lock/bin/python -m pip freeze --exclude dashdeploy | sed 's/+cpu//'; } > constraints.txt
-	rm -rf .venv-lock
+	  sed 's/+[a-z0-9.]*$$//' $(LOCK)/frozen.txt; } > constraints.txt
+	rm -rf $(LOCK)
 
 clean: ## Remove the environment and build products; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info

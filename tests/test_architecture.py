@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -31,12 +33,19 @@ def room(path: Path) -> str:
     return "ground" if first in GROUND else first
 
 
+def registered(path: Path) -> list[str]:
+    """The "module:attribute" strings of a file's registries."""
+    strings = (n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant))
+    return [s for s in strings if isinstance(s, str) and re.fullmatch(r"dashdeploy\.[\w.]+:\w+", s)]
+
+
 def imports(path: Path) -> set[str]:
-    """Rooms of dashdeploy that a file imports, anywhere in it."""
-    found = set()
+    """Rooms of dashdeploy that a file imports or registers, anywhere in it."""
+    found = {name.split(":")[0].split(".")[1] for name in registered(path)}
     for node in ast.walk(ast.parse(path.read_text())):
         modules: list[str] = []
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"line {node.lineno}: a relative import hides its room"
             modules = [f"{node.module}.{a.name}" if node.module == "dashdeploy" else node.module for a in node.names]
         elif isinstance(node, ast.Import):
             modules = [a.name for a in node.names]
@@ -52,6 +61,14 @@ def test_imports_go_down_only(path: Path) -> None:
         return
     allowed = BELOW[here] | ALSO.get(here, set()) | ({here} if here != "ground" else set())
     assert imports(path) <= allowed, f"{here} may not import {imports(path) - allowed}"
+
+
+def test_everything_that_is_registered_exists() -> None:
+    names = [name for path in FILES for name in registered(path)]
+    assert len(names) >= 8, names
+    for name in names:
+        module, attribute = name.split(":")
+        assert callable(getattr(importlib.import_module(module), attribute)), name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
