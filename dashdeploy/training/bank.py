@@ -37,16 +37,25 @@ class TeacherBank:
 def build_bank(
     source: FreshDraws, *, num_draws: int, device: torch.device, on_draws: Callable[[int], None] | None = None
 ) -> Batch:
-    """Draw `num_draws` samples and run the teacher on each once; everything ends on the CPU."""
-    parts, done, step = [], 0, 0
+    """Draw `num_draws` samples and run the teacher on each once; everything ends on the CPU.
+
+    The bank is allocated whole and filled: keeping each batch's tensors until the end pins many times their
+    size in the allocator.
+    """
+    bank: Batch | None = None
+    done, step = 0, 0
     while done < num_draws:
         batch = source.complete(source.draw(step).to(device)).to(torch.device("cpu"))
-        parts.append(batch)
-        done, step = done + len(batch.t), step + 1
+        if bank is None:
+            bank = batch.empty(num_draws)
+        count = min(len(batch.t), num_draws - done)
+        for f in fields(Batch):
+            getattr(bank, f.name)[done : done + count] = getattr(batch, f.name)[:count]
+        done, step = done + count, step + 1
         if on_draws is not None:
-            on_draws(len(batch.t))
-    columns = {f.name: torch.cat([getattr(p, f.name) for p in parts])[:num_draws] for f in fields(Batch)}
-    return Batch(**columns)
+            on_draws(count)
+    assert bank is not None
+    return bank
 
 
 @contextmanager

@@ -42,6 +42,10 @@ class Batch:
         """These rows of every tensor."""
         return self._each(lambda value: value[rows])
 
+    def empty(self, rows: int) -> Batch:
+        """Uninitialised tensors of these kinds for another number of rows."""
+        return self._each(lambda value: value.new_empty((rows, *value.shape[1:])))
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return self._each(lambda value: value.to(device, non_blocking=True))
