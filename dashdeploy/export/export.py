@@ -15,7 +15,7 @@ from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime import onnxruntime_model
 from dashdeploy.runtime.open import ARTIFACTS
 from dashdeploy.target import Target
-from dashdeploy.teachers import unet2d
+from dashdeploy.teachers import formats
 
 
 def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stage:
@@ -33,8 +33,8 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     if done is not None:
         return done
     folder.parent.mkdir(exist_ok=True)
-    denoiser = unet2d.load(student.folder, role="student")
-    traced = unet2d.load(student.folder, role="student")
+    denoiser = formats.load(student.folder, role="student")
+    traced = formats.load(student.folder, role="student")
     if target.group_norm == "instance":
         traced.unet = graphs.with_instance_group_norm(traced.unet)
     described = describe(student, recipe, target)
@@ -79,7 +79,7 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
 
 def describe(student: run.Stage, recipe: Recipe, target: Target) -> dict[str, Any]:
     """What a runtime must know, stored both in the model file and in the manifest."""
-    denoiser = unet2d.load(student.folder, role="student")
+    denoiser = formats.load(student.folder, role="student")
     interface = denoiser.interface
     classes = student.figures["classes"]
     if len(classes) != interface.num_classes:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dashdeploy.runtime.model import Model
-from dashdeploy.teachers import choose, unet2d
+from dashdeploy.teachers import choose, formats, unet2d
 
 
 def open_model(folder: Path, manifest: dict[str, Any], *, threads: int | None) -> Model:
@@ -16,7 +16,7 @@ def open_model(folder: Path, manifest: dict[str, Any], *, threads: int | None) -
     if threads is not None:
         torch.set_num_threads(threads)
     role = "student" if manifest.get("stage") == "student" else "teacher"
-    denoiser = unet2d.load(folder, role=role)
+    denoiser = formats.load(folder, role=role)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = next(folder.rglob(unet2d.WEIGHTS))
     names = manifest.get("figures", {}).get("classes") or [str(i) for i in range(denoiser.interface.num_classes)]

@@ -1,7 +1,8 @@
-"""Teachers: one adapter a file format, found by name."""
+"""Teachers: one adapter a model class, found by the name in the model's config.json."""
 
 from __future__ import annotations
 
 TEACHER_FORMATS: dict[str, str] = {
-    "diffusers_unet2d": "dashdeploy.teachers.unet2d:load",
+    "UNet2DModel": "dashdeploy.teachers.unet2d:load",
 }
+"""Class name in config.json (`_class_name`) -> ``load(folder, *, role) -> TorchDenoiser``."""

@@ -12,7 +12,7 @@ from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Recipe
-from dashdeploy.teachers import unet2d
+from dashdeploy.teachers import formats
 
 CONFIGS = ("config.json", "scheduler_config.json")
 
@@ -59,7 +59,7 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     """
     if (folder / run.MANIFEST).is_file():
         run.read_stage(folder)
-    denoiser = unet2d.load(folder)
+    denoiser = formats.load(folder, role="teacher")
     found = denoiser.interface
     problems = []
     if found.num_classes != data.num_classes:

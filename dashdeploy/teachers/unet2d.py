@@ -89,8 +89,6 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     """
     unet_folder = _unet_folder(folder)
     config = read_config(folder, role=role)
-    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{role} {unet_folder}: it is a {config['_class_name']}; expected a diffusers UNet2DModel")
     embeds = config.get("num_class_embeds")
     if not embeds or embeds < 2:
         raise UserError(

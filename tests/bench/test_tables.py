@@ -48,9 +48,19 @@ def test_terminal_and_markdown_show_the_same_cells(record: Record) -> None:
             assert any(all(cell in line for cell in row) for line in output.getvalue().splitlines()), row
 
 
-def test_the_summary_holds_models_quality_fidelity_and_latency(record: Record) -> None:
-    titles = [table.title for table in tables.summary(record)]
-    assert [title.split()[0].rstrip(",") for title in titles] == ["Models", "Quality", "Guidance", "Latency"]
+def test_the_summary_holds_every_table_that_has_rows(record: Record) -> None:
+    titles = [table.title.split()[0].rstrip(",:") for table in tables.summary(record)]
+    assert titles == ["Models", "Quality", "Guidance", "Latency", "Baselines", "Recovery"]
+
+
+def test_baselines_stand_below_the_teacher_and_the_deployed_student(record: Record) -> None:
+    table = tables.baselines_table(record)
+    assert [row[0] for row in table.rows[:2]] == ["teacher (torch)", "student (ONNX Runtime)"]
+    assert record.baselines is not None
+    assert [row[0] for row in table.rows[2:]] == [row.label for row in record.baselines.rows]
+    assert all(len(row) == len(table.headings) for row in table.rows)
+    recovered = tables.recovery_table(record)
+    assert recovered.headings[1:] == tuple(record.baselines.recovery)
 
 
 def test_the_ratio_is_the_teachers_faster_time_over_this_one(record: Record) -> None:
@@ -93,6 +103,6 @@ def test_markdown_says_where_and_against_what_it_was_measured(record: Record) ->
 
 
 def test_tables_without_rows_are_left_out(payload: dict[str, Any]) -> None:
-    payload["latency"], payload["fidelity"]["rows"] = [], []
+    payload["latency"], payload["fidelity"]["rows"], payload["baselines"] = [], [], None
     titles = [table.title for table in tables.summary(parse(json.dumps(payload)))]
     assert len(titles) == 2

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from dashdeploy.diffusion import schedule
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Architecture, NoiseSchedule
-from dashdeploy.teachers import unet2d
+from dashdeploy.teachers import formats, unet2d
 
 SMALL = Architecture(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 SCHEDULE = schedule.from_recipe(NoiseSchedule())
@@ -83,7 +83,6 @@ def edit(path: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"num_class_embeds": None}, "null class"),
-        ({"_class_name": "UNet2DConditionModel"}, "expected a diffusers UNet2DModel"),
         ({"block_out_channels": [8, 24]}, "do not fit together"),
         ({"sample_size": None}, "sample_size is missing"),
     ],
@@ -92,6 +91,13 @@ def test_a_model_that_does_not_fit_is_refused(saved: Path, changes: dict, messag
     edit(saved / "unet" / "config.json", **changes)
     with pytest.raises(UserError, match=message):
         unet2d.load(saved)
+
+
+def test_a_model_of_another_class_is_refused_with_the_supported_ones(saved: Path) -> None:
+    assert formats.load(saved, role="teacher").interface.num_classes == 4
+    edit(saved / "unet" / "config.json", _class_name="UNet2DConditionModel")
+    with pytest.raises(UserError, match="it is a UNet2DConditionModel; supported are UNet2DModel"):
+        formats.load(saved, role="teacher")
 
 
 def test_a_truncated_weights_file_is_named(saved: Path) -> None:

@@ -1,0 +1,24 @@
+"""Open a model folder by whichever adapter its config.json asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.errors import UserError
+from dashdeploy.lazy import resolve
+from dashdeploy.teachers import TEACHER_FORMATS
+from dashdeploy.teachers.unet2d import read_config
+
+
+def load(folder: Path, *, role: str) -> TorchDenoiser:
+    """The model in `folder`, in eval mode and float32; `role` (teacher, student) is what messages call it.
+
+    Raises:
+        UserError: missing or damaged files, or a model class that there is no adapter for.
+    """
+    name = read_config(folder, role=role).get("_class_name", "UNet2DModel")
+    if name not in TEACHER_FORMATS:
+        raise UserError(f"{role} {folder}: it is a {name}; supported are {', '.join(sorted(TEACHER_FORMATS))}")
+    denoiser: TorchDenoiser = resolve("teacher format", TEACHER_FORMATS, name)(folder, role=role)
+    return denoiser
