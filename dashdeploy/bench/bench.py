@@ -216,9 +216,9 @@ class Bench:
         shape = (config.num_images, *model.denoiser.interface.image_shape)
         cached = samples.load([self.folders[name] / samples.FOLDER, cache], wanted, shape=shape)
         if cached is not None:
-            images, path = cached
+            images = cached
             advance(batches * sampling.num_inference_steps)
-            note = f"Images of the {name} were taken from {path.parent} (same weights, seed and settings)."
+            note = f"Images of the {name} were made earlier with the same weights, seed and settings, and taken again."
             if note not in self.notes:
                 self.notes.append(note)
         else:

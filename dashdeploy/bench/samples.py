@@ -27,8 +27,8 @@ def key(model_sha256: str, plan: Plan, *, num_images: int, batch_size: int, seed
     return run.digest({**settings, "plan": asdict(plan)})
 
 
-def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, Path] | None:
-    """(images uint8 of `shape`, the file) from the first folder that holds them whole, or None."""
+def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) -> torch.Tensor | None:
+    """Images, uint8 of `shape`, from the first folder that holds them whole, or None."""
     for folder in folders:
         path = folder / f"{name[:16]}.npz"
         if not path.is_file():
@@ -39,7 +39,7 @@ def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) ->
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             continue
         if stored == name and images.shape == shape and images.dtype == np.uint8:
-            return torch.from_numpy(images), path
+            return torch.from_numpy(images)
     return None
 
 

@@ -94,9 +94,9 @@ def test_a_finished_benchmark_is_not_run_again(measured: Path, tiny_recipe) -> N
 def test_samples_are_reused_only_for_the_same_weights_and_settings(measured: Path, tiny_recipe, record: Record) -> None:
     again = bench(measured, tiny_recipe, fresh=True)
     second = load_record(again.folder)
-    assert any("were taken from" in note for note in second.notes)
+    assert any("and taken again" in note for note in second.notes)
     assert [r.fid.value for r in second.quality.rows] == [r.fid.value for r in record.quality.rows]
-    assert record.notes == () or not any("were taken from" in note for note in record.notes)
+    assert record.notes == () or not any("and taken again" in note for note in record.notes)
 
 
 def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
     samples.save(tmp_path, "k" * 64, images)
     found = samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2))
     assert found is not None
-    assert torch.equal(found[0], images)
+    assert torch.equal(found, images)
     assert samples.load([tmp_path], "k" * 64, shape=(3, 1, 2, 2)) is None
     assert samples.load([tmp_path], "k" * 16 + "x" * 48, shape=(2, 1, 2, 2)) is None
     path = tmp_path / f"{'k' * 16}.npz"
