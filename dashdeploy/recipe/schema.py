@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
+
+from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Number, Positive, Text, Whole
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
-Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 LossWeightKind = Literal["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
 LEARNED_WEIGHTS: frozenset[str] = frozenset({"published", "tirt", "uncertainty", "loss_ema"})
@@ -23,22 +24,28 @@ class Data(Model):
     """Which labelled images to train on and to measure against."""
 
     name: DatasetName = "digits"
-    image_size: int | None = Field(
-        None, ge=4, description="resize (antialiased bilinear) to this many pixels a side; null: as stored"
+    image_size: Annotated[int, Field(ge=4), WHOLE] | None = Field(
+        None,
+        description="crop to the central square and resize to this many pixels a side, by Pillow's antialiased "
+        "bilinear filter; null: as stored",
     )
-    path: str | None = Field(None, description="folder that holds the dataset's files; null: where it is usually found")
-    holdout: float = Field(0.1, ge=0, lt=1, description="share of the training images kept for guidance fidelity")
-    horizontal_flip: bool | None = Field(None, description="mirror images at random; null: the dataset's own default")
-    download: bool = Field(False, description="fetch the dataset's published archive if it is not there")
+    path: Text | None = Field(
+        None, description="folder that holds the dataset's files; null: where it is usually found"
+    )
+    holdout: Number = Field(0.1, ge=0, lt=1, description="share of the training images kept for guidance fidelity")
+    horizontal_flip: StrictBool | None = Field(
+        None, description="mirror images at random; null: the dataset's own default"
+    )
+    download: StrictBool = Field(False, description="fetch the dataset's published archive if it is not there")
 
 
 class NoiseSchedule(Model):
     """The forward process: betas over T timesteps."""
 
     kind: Literal["linear", "cosine"] = "linear"
-    num_train_timesteps: int = Field(1000, ge=2)
-    beta_start: float = Field(1e-4, gt=0, lt=1, description="linear: first beta. cosine: lower clip of beta")
-    beta_end: float = Field(0.02, gt=0, lt=1, description="linear: last beta. cosine: upper clip of beta")
+    num_train_timesteps: Whole = Field(1000, ge=2)
+    beta_start: Number = Field(1e-4, gt=0, lt=1, description="linear: first beta. cosine: lower clip of beta")
+    beta_end: Number = Field(0.02, gt=0, lt=1, description="linear: last beta. cosine: upper clip of beta")
 
     @model_validator(mode="after")
     def _ordered(self) -> NoiseSchedule:
@@ -51,13 +58,13 @@ class Architecture(Model):
     """A class-conditional UNet2DModel (diffusers), in its own terms."""
 
     block_out_channels: tuple[Positive, ...] = Field((64, 128), min_length=1, description="channels of each level")
-    layers_per_block: int = Field(2, ge=1)
-    attention_levels: tuple[int, ...] = Field(
+    layers_per_block: Positive = 2
+    attention_levels: Annotated[tuple[Count, ...], DISTINCT] = Field(
         (), description="levels (0 = finest) with self-attention; the middle has it always"
     )
-    attention_head_dim: int | None = Field(None, ge=1, description="channels a head; null: one head")
-    norm_num_groups: int = Field(8, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    attention_head_dim: Positive | None = Field(None, description="channels a head; null: one head")
+    norm_num_groups: Positive = 8
+    dropout: Number = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Architecture:
@@ -67,7 +74,7 @@ class Architecture(Model):
                     f"block_out_channels {width} is not a multiple of norm_num_groups {self.norm_num_groups}"
                 )
         for level in self.attention_levels:
-            if not 0 <= level < len(self.block_out_channels):
+            if level >= len(self.block_out_channels):
                 raise ValueError(
                     f"attention level {level} does not exist: there are {len(self.block_out_channels)} levels"
                 )
@@ -78,31 +85,36 @@ class TimestepWeights(Model):
     """How the loss of each timestep is weighted (arXiv:2606.00798 Eq. 2 and its alternatives)."""
 
     kind: LossWeightKind = "uniform"
-    gamma: float = Field(5.0, gt=0, description="SNR clip of tirt, published and min_snr_*")
-    alpha: float = Field(0.5, description="exponent of loss_ema")
+    gamma: Number = Field(5.0, gt=0, description="SNR clip of tirt, published and min_snr_*")
+    alpha: Number = Field(0.5, description="exponent of loss_ema")
 
 
 class Training(Model):
     """What every training run shares."""
 
-    steps: int = Field(1000, ge=1, description="optimizer steps")
-    batch_size: int = Field(128, ge=1, description="images a step over all processes and accumulation")
-    gradient_accumulation: int = Field(1, ge=1, description="micro-batches a step; divides batch_size")
-    learning_rate: float = Field(2e-4, gt=0)
+    steps: Positive = Field(1000, description="optimizer steps")
+    batch_size: Positive = Field(128, description="images a step over all processes and accumulation")
+    gradient_accumulation: Positive = Field(1, description="micro-batches a step; divides batch_size")
+    learning_rate: Number = Field(2e-4, gt=0)
     lr_schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    warmup_steps: Count = Field(
+        default_factory=lambda known: min(100, known.get("steps", 100)),
+        description="steps over which the learning rate rises; default: 100, or all of fewer",
+    )
+    weight_decay: Coefficient = 0.0
+    gradient_clip: Number = Field(1.0, gt=0, description="largest gradient norm")
+    ema_decay: Number = Field(0.999, ge=0, lt=1)
     timestep_weights: TimestepWeights = TimestepWeights()
     precision: Precision = "fp32"
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: torch's own choice")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
-    log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
-    tensorboard: bool = False
+    threads: Positive | None = Field(None, description="CPU threads of torch; null: torch's own choice")
+    checkpoint_every: Positive = Field(500, description="steps between checkpoints")
+    log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
+    tensorboard: StrictBool = False
 
     @model_validator(mode="after")
-    def _divides(self) -> Training:
+    def _fits_its_steps(self) -> Training:
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}; set it lower too")
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}"
@@ -114,14 +126,14 @@ class Teach(Training):
     """How to train the teacher: eps-prediction with per-sample label dropout."""
 
     architecture: Architecture = Architecture()
-    label_dropout: float = Field(0.1, ge=0, lt=1, description="chance that a sample's label becomes the null class")
+    label_dropout: Number = Field(0.1, ge=0, lt=1, description="chance that a sample's label becomes the null class")
     save_dtype: Literal["float32", "float16"] = Field("float32", description="how the weights are stored")
 
 
 class Teacher(Model):
     """A ready teacher; leave out to train one by the `teach` section."""
 
-    path: str | None = Field(
+    path: Text | None = Field(
         None, description="folder in diffusers format; relative to the recipe or to the packaged recipes"
     )
 
@@ -129,9 +141,11 @@ class Teacher(Model):
 class Student(Model):
     """The student's architecture: a compression ratio, or explicit."""
 
-    compression: float | None = Field(None, gt=1, description="teacher parameters / student parameters, at least")
-    layers_per_block: int | None = Field(
-        None, ge=1, description="with compression: fix the blocks a level; null: search"
+    compression: Annotated[float, Field(gt=1), REAL] | None = Field(
+        None, description="teacher parameters / student parameters, at least"
+    )
+    layers_per_block: Positive | None = Field(
+        None, description="with compression: fix the blocks a level; null: search"
     )
     architecture: Architecture | None = None
 
@@ -148,9 +162,9 @@ class Dash(Model):
     """L = imitation·L_im + unconditional·L_un + anchor·L_an (Eq. 7)."""
 
     kind: Literal["dash"] = "dash"
-    imitation: float = Field(1.0, ge=0)
-    unconditional: float = Field(1.0, ge=0)
-    anchor: float = Field(0.1, ge=0)
+    imitation: Coefficient = 1.0
+    unconditional: Coefficient = 1.0
+    anchor: Coefficient = 0.1
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Dash:
@@ -163,15 +177,21 @@ class CondOnly(Model):
     """Imitate the conditional branch alone: the control whose guidance breaks."""
 
     kind: Literal["cond_only"] = "cond_only"
-    imitation: float = Field(1.0, ge=0)
-    anchor: float = Field(0.1, ge=0)
+    imitation: Coefficient = 1.0
+    anchor: Coefficient = 0.1
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> CondOnly:
+        if self.imitation == self.anchor == 0:
+            raise ValueError("all coefficients are 0: there is nothing to learn")
+        return self
 
 
 class Scratch(Model):
     """No teacher: the denoising loss with label dropout."""
 
     kind: Literal["scratch"] = "scratch"
-    label_dropout: float = Field(0.1, ge=0, lt=1)
+    label_dropout: Number = Field(0.1, ge=0, lt=1)
 
 
 Objective = Annotated[Dash | CondOnly | Scratch, Field(discriminator="kind")]
@@ -181,9 +201,8 @@ class Distill(Training):
     """How to train the student."""
 
     objective: Objective = Dash()
-    teacher_bank: int = Field(
+    teacher_bank: Count = Field(
         0,
-        ge=0,
         description="precompute the teacher's two outputs for this many draws and reuse them; 0: run it at every step",
     )
 
@@ -192,9 +211,9 @@ class Tag(Model):
     """TAG guidance (Eq. 3): w(t) = w_min + (w_max − w_min)·sigmoid(β(0.5 − t/T))."""
 
     kind: Literal["tag"] = "tag"
-    w_min: float = Field(1.0, ge=0)
-    w_max: float = Field(4.0, ge=0)
-    beta: float = 5.0
+    w_min: Coefficient = 1.0
+    w_max: Coefficient = 4.0
+    beta: Number = Field(5.0, gt=0, description="how steeply w rises as t falls")
 
     @model_validator(mode="after")
     def _ordered(self) -> Tag:
@@ -203,57 +222,63 @@ class Tag(Model):
         return self
 
 
-Guidance = Annotated[float, Field(ge=0)] | Tag
+Guidance = Coefficient | Tag
 
 
 class Sampling(Model):
     """The DDIM sampler (η = 0) that the benchmark and `sample` use."""
 
-    num_inference_steps: int = Field(50, ge=1)
+    num_inference_steps: Positive = 50
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"
-    clip_sample: bool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")
+    clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")
     guidance: Guidance = Field(2.0, description="guidance scale w (1 = off), or {kind: tag, …}")
 
 
 class Latency(Model):
     """What the latency benchmark times."""
 
-    batch_sizes: tuple[Positive, ...] = Field((1, 8, 64), min_length=1)
-    warmup: int = Field(3, ge=0)
-    repeats: int = Field(20, ge=3, description="timed single steps a batch size")
-    sampler_repeats: int = Field(3, ge=1, description="timed whole samplers a batch size")
-    sampler_budget_s: float = Field(
+    batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field((1, 8, 64), min_length=1)
+    warmup: Count = 3
+    repeats: Whole = Field(20, ge=3, description="timed single steps a batch size")
+    sampler_repeats: Positive = Field(3, description="timed whole samplers a batch size")
+    sampler_budget_s: Number = Field(
         20.0, gt=0, description="skip further whole-sampler repeats of a row past this time"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of every runtime; null: all cores")
+    threads: Positive | None = Field(None, description="CPU threads of every runtime; null: all cores")
 
 
 class Quality(Model):
     """What the quality benchmark measures."""
 
-    num_images: int = Field(1000, ge=16)
-    guidance: tuple[Guidance, ...] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
-    features: str = Field("auto", description="auto (the dataset's committed network), or inception")
-    features_weights: str | None = Field(None, description="inception: the weights file")
+    num_images: Whole = Field(1000, ge=16)
+    guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
+    features: Text = Field("auto", description="auto (the dataset's committed network), the name of one, or inception")
+    features_weights: Text | None = Field(None, description="inception: the weights file")
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",
         description="where the student is sampled in torch too, beside its artifacts: at sampling.guidance, or at all",
     )
-    batch_size: int = Field(128, ge=1)
-    bootstrap: int = Field(200, ge=0, description="resamples of the interval")
+    batch_size: Positive = 128
+    bootstrap: Count = Field(200, description="resamples of the interval")
 
 
 class Fidelity(Model):
     """What the guidance-fidelity table measures."""
 
-    num_pairs: int = Field(2000, ge=100, description="held-out (x_0, eps, t, y) draws")
-    bins: int = Field(10, ge=2)
+    num_pairs: Whole = Field(2000, ge=100, description="held-out (x_0, eps, t, y) draws")
+    bins: Whole = Field(10, ge=2, description="ranges of t, of equal width")
+
+    @model_validator(mode="after")
+    def _fills_its_bins(self) -> Fidelity:
+        if self.bins > self.num_pairs:
+            raise ValueError(f"bins {self.bins} exceeds num_pairs {self.num_pairs}: some would be empty")
+        return self
 
 
 class Bench(Model):
     """The benchmark: latency, quality, guidance fidelity."""
 
-    seed: int = Field(0, ge=0, description="seed of the benchmark's own noise and draws, whatever the training's")
+    seed: Count = Field(0, description="seed of the benchmark's own noise and draws, whatever the training's")
     latency: Latency = Latency()
     quality: Quality = Quality()
     fidelity: Fidelity = Fidelity()
@@ -263,7 +288,7 @@ class Recipe(Model):
     """One run: from data and teacher to a measured student."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the run folder: runs/<name>")
-    seed: int = Field(0, ge=0)
+    seed: Count = 0
     data: Data = Data()
     noise_schedule: NoiseSchedule | None = Field(
         None, description="null: the given teacher's own, or linear to train one"
@@ -272,14 +297,25 @@ class Recipe(Model):
     teach: Teach | None = Field(None, description="null: the teacher comes from teacher.path")
     student: Student
     distill: Distill = Distill()
-    export: tuple[str, ...] = Field(("onnx-cpu",), description="targets of exporters/")
+    export: Annotated[tuple[Text, ...], DISTINCT] = Field(
+        ("onnx-cpu",), description="targets: names in exporters/, or YAML files; []: no artifact"
+    )
     sampling: Sampling = Sampling()
     bench: Bench = Bench()
+
+    @field_validator("sampling")
+    @classmethod
+    def _has_so_many_timesteps(cls, sampling: Sampling, info: ValidationInfo) -> Sampling:
+        schedule = info.data.get("noise_schedule")  # a teacher's own is not known here; the sampler checks it
+        if schedule is not None and sampling.num_inference_steps > schedule.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps {sampling.num_inference_steps} exceeds noise_schedule.num_train_timesteps "
+                f"{schedule.num_train_timesteps}"
+            )
+        return sampling
 
     @model_validator(mode="after")
     def _has_teacher(self) -> Recipe:
         if self.teacher.path is None and self.teach is None:
             raise ValueError("no teacher: give teacher.path, or a teach section that trains one")
-        if len(set(self.export)) != len(self.export):
-            raise ValueError("export names a target twice")
         return self
