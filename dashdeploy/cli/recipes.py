@@ -1,4 +1,7 @@
-"""`dashdeploy recipes`: list, copy and check recipes, and print their JSON Schema."""
+"""`dashdeploy recipes`: list, copy and check recipes, and print their JSON Schema.
+
+Export targets are YAML files too, and get the same four commands from `files_app`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,15 +19,55 @@ from dashdeploy import locate
 from dashdeploy.cli.options import AsJson
 from dashdeploy.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="List, copy and check recipes.")
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `ls` lists, or a YAML file.")]
+_Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names that `ls` lists, or YAML files.")]
+_Destination = Annotated[
+    Path | None, typer.Argument(metavar="DEST", help="File or folder; default: the working folder.")
+]
+_Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 
 
-@app.command("ls")
-def list_recipes(*, as_json: AsJson = False) -> None:
-    """List the recipes that ship with dashdeploy."""
+def files_app(kind: locate.Kind, *, noun: str, model: Callable[[], type[BaseModel]]) -> typer.Typer:
+    """The commands `ls`, `cp`, `validate` and `schema` of one kind of YAML file.
+
+    Args:
+        noun: what one file is called in help texts, in singular.
+        model: returns the files' schema; called only where it is needed, because importing it takes time.
+    """
+    app = typer.Typer(no_args_is_help=True, help=f"List, copy and check {noun}s.")
+
+    @app.command("ls", help=f"List the {noun}s that ship with dashdeploy.")
+    def ls(*, as_json: AsJson = False) -> None:
+        _list(kind, as_json=as_json)
+
+    @app.command("cp", help=f"Copy one of the {noun}s, to edit it.")
+    def cp(name: _Name, destination: _Destination = None, *, force: _Force = False) -> None:
+        print(_copy(locate.find(kind, name), destination or Path(), force=force))
+
+    @app.command("validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any.")
+    def validate(names: _Names) -> None:
+        _validate(kind, names, model())
+
+    schema_help = (
+        f"Print the JSON Schema of {noun}s, with which editors check and complete them.\n\n"
+        f"Save it and name it in a file's first line: # yaml-language-server: $schema={noun.split()[-1]}.schema.json"
+    )
+
+    @app.command("schema", help=schema_help)
+    def schema() -> None:
+        dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        print(json.dumps(dialect | model().model_json_schema(), indent=2, ensure_ascii=False))
+
+    return app
+
+
+def _list(kind: locate.Kind, *, as_json: bool) -> None:
     rows = [
         {"name": name, "path": str(path), "comment": _head_comment(path)}
-        for name, path in locate.available("recipes").items()
+        for name, path in locate.available(kind).items()
     ]
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -36,18 +80,21 @@ def list_recipes(*, as_json: AsJson = False) -> None:
             print(f"{'':{width}}  {line}")
 
 
-@app.command("cp")
-def copy(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `dashdeploy recipes ls`, or a YAML file.")],
-    destination: Annotated[
-        Path | None, typer.Argument(metavar="DEST", help="File or folder; default: the working folder.")
-    ] = None,
-    *,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
-) -> None:
-    """Copy a recipe, to edit it."""
-    source = locate.find("recipes", name)
-    target = destination or Path()
+def _head_comment(path: Path) -> list[str]:
+    """The first two lines of the comment that a file begins with; a recipe's command and its measured result."""
+    comment: list[str] = []
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.startswith("#") or len(comment) == 2:
+                break
+            text = line.lstrip("#").strip()
+            if text and not text.startswith("yaml-language-server:"):
+                comment.append(text)
+    return comment
+
+
+def _copy(source: Path, target: Path, *, force: bool) -> Path:
+    """Copy a file to a file or into a folder; returns the file that was written."""
     if target.is_dir():
         target = target / source.name
     if target.exists() and not force:
@@ -62,20 +109,16 @@ def copy(
         raise UserError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
         unfinished.unlink(missing_ok=True)
-    print(target)
+    return target
 
 
-@app.command()
-def validate(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names or YAML files.")],
-) -> None:
-    """Check recipes and report every problem, with its line; exit code 2 if there is any."""
-    from dashdeploy.recipe.load import load_recipe
+def _validate(kind: locate.Kind, names: list[str], model: type[BaseModel]) -> None:
+    from dashdeploy.recipe.load import load_model
 
     failed = False
     for name in names:
         try:
-            load_recipe(name)
+            load_model(model, locate.find(kind, name))
         except UserError as error:
             failed = True
             print(f"error: {error}", file=sys.stderr)
@@ -85,26 +128,10 @@ def validate(
         raise typer.Exit(2)
 
 
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of recipes, with which editors check and complete them.
-
-    Save it and name it in a recipe's first line: # yaml-language-server: $schema=recipe.schema.json
-    """
+def _recipe() -> type[BaseModel]:
     from dashdeploy.recipe.schema import Recipe
 
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    print(json.dumps(dialect | Recipe.model_json_schema(), indent=2, ensure_ascii=False))
+    return Recipe
 
 
-def _head_comment(path: Path) -> list[str]:
-    """The first two lines of the comment that a recipe begins with: its command and its measured result."""
-    comment: list[str] = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if not line.startswith("#") or len(comment) == 2:
-                break
-            text = line.lstrip("#").strip()
-            if text and not text.startswith("yaml-language-server:"):
-                comment.append(text)
-    return comment
+app = files_app("recipes", noun="recipe", model=_recipe)

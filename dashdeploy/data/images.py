@@ -71,23 +71,50 @@ class LabelledImages:
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def split(self, holdout: float, *, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
-        """(train, held-out), drawn at random from the seed; with holdout 0 both are the whole set."""
+        """(train, held-out), drawn at random from the seed; with holdout 0 both are the whole set.
+
+        Raises:
+            UserError: no image would be left to train on.
+        """
         if holdout == 0:
             return self, self
         order = np.random.default_rng([seed, 0x5911]).permutation(len(self))
         cut = max(1, round(len(self) * holdout))
+        if cut == len(self):
+            raise UserError(
+                f"dataset {self.name}: data.holdout {holdout:g} would keep all of its {len(self)} images and leave "
+                "none to train on. Lower it, or set it to 0 to train on what is held out too."
+            )
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
 
 
 def prepare(images: LabelledImages, config: Data) -> LabelledImages:
-    """Apply the recipe's image size and flip setting."""
+    """Apply the recipe's image size, to the central square of images that are not square, and its flip setting.
+
+    Raises:
+        UserError: images that are not square, and no size.
+    """
     pixels = images.images
-    if config.image_size is not None and pixels.shape[2:] != (config.image_size, config.image_size):
-        pixels = resize(pixels, config.image_size)
-    if pixels.shape[2] != pixels.shape[3]:
-        raise UserError(f"dataset {images.name}: images are {pixels.shape[2]}×{pixels.shape[3]}; set data.image_size")
+    h, w = pixels.shape[2:]
+    if config.image_size is not None:
+        pixels = central_square(pixels)
+        if pixels.shape[2] != config.image_size:
+            pixels = resize(pixels, config.image_size)
+    elif h != w:
+        raise UserError(
+            f"dataset {images.name}: images are {h}×{w} (H×W), not square. Set data.image_size: their central "
+            "squares are then resized to it."
+        )
     flip = images.horizontal_flip if config.horizontal_flip is None else config.horizontal_flip
     return replace(images, images=pixels, horizontal_flip=flip)
+
+
+def central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, C, H, W) uint8 -> the (N, C, S, S) in its middle, S = min(H, W); of an odd rest, more goes at the end."""
+    h, w = pixels.shape[2:]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    return pixels[:, :, top : top + side, left : left + side]
 
 
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -71,10 +71,18 @@ def validation_problems(
     error: ValidationError, values: dict[str, Any], root: type[BaseModel]
 ) -> list[tuple[KeyPath, str]]:
     """Key path and text of each problem; of a union, only what concerns the arm that the value is meant for."""
-    errors = [details for details in error.errors(include_url=False) if details["input"] is not UNREADABLE]
+    errors = [details for details in error.errors(include_url=False) if not _is_echo(details)]
     found = [(details, *_key_path(details, values)) for details in errors]
     meant = [item for item in found if not (item[2] and _is_of_other_arm(item[0]))]
     return [_worded(details, path, values, root, at_arm=at_arm) for details, path, at_arm in meant or found]
+
+
+def _is_echo(details: ErrorDetails) -> bool:
+    """Whether another problem, reported by itself, is the cause of this one."""
+    got = details["input"]
+    if details["type"] == "too_short":  # pydantic counts the valid items only
+        return isinstance(got, list) and len(got) >= details["ctx"]["min_length"]
+    return got is UNREADABLE or details["type"] == "default_factory_not_called"
 
 
 def _key_path(details: ErrorDetails, values: Any) -> tuple[KeyPath, bool]:

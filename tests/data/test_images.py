@@ -83,6 +83,12 @@ def test_a_split_depends_on_its_seed_alone() -> None:
     assert first != other
 
 
+@pytest.mark.parametrize(("n", "holdout"), [(1, 0.1), (2, 0.9), (20, 0.98)])
+def test_a_split_that_would_leave_nothing_to_train_on_names_its_setting(n: int, holdout: float) -> None:
+    with pytest.raises(UserError, match=rf"dataset made: data\.holdout {holdout} would keep all of its {n} images"):
+        make(n).split(holdout, seed=0)
+
+
 def test_without_holdout_both_are_the_whole_set() -> None:
     data = make()
     assert data.split(0, seed=0) == (data, data)
@@ -193,6 +199,23 @@ def test_prepare_lets_the_recipe_override_the_flip(own: bool) -> None:
 
 def test_rectangular_images_need_a_size() -> None:
     data = replace(make(), images=np.zeros((20, 1, 4, 6), np.uint8))
-    with pytest.raises(UserError, match=r"dataset made: images are 4×6; set data\.image_size"):
+    with pytest.raises(UserError, match=r"dataset made: images are 4×6 \(H×W\), not square\. Set data\.image_size"):
         prepare(data, Data())
     assert prepare(data, Data(image_size=5)).image_shape == (1, 5, 5)
+
+
+@pytest.mark.parametrize(("h", "w"), [(4, 9), (9, 4), (4, 8), (4, 4)])
+def test_rectangular_images_lose_their_ends_and_are_not_squashed(h: int, w: int) -> None:
+    # Every pixel holds its position along the longer side, so that a squashed image would hold other values.
+    along = np.broadcast_to(np.arange(max(h, w), dtype=np.uint8), (20, 1, min(h, w), max(h, w)))
+    images = along if w >= h else along.transpose(0, 1, 3, 2)
+    prepared = prepare(replace(make(), images=images), Data(image_size=4)).images
+    start = (max(h, w) - 4) // 2
+    expected = np.broadcast_to(np.arange(start, start + 4), (20, 1, 4, 4))
+    np.testing.assert_array_equal(prepared, expected if w >= h else expected.transpose(0, 1, 3, 2))
+
+
+def test_rectangular_images_are_cropped_before_they_are_resized() -> None:
+    data = replace(make(), images=np.random.default_rng(0).integers(0, 256, (20, 1, 8, 12), np.uint8))
+    found = prepare(data, Data(image_size=4)).images
+    np.testing.assert_array_equal(found, resize(data.images[..., 2:10], 4))
