@@ -28,3 +28,28 @@ def test_targets_are_listed_copied_and_checked(capsys: pytest.CaptureFixture[str
 def test_the_schema_of_targets_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("schema") == 0
     assert "parity" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_ls_says_in_a_line_what_each_target_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("ls") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("onnx-cpu") and "ONNX Runtime on CPUs" in line]
+
+
+def test_several_files_are_checked_and_every_problem_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nopset: 1\n")
+    assert call("validate", tmp_path / "mine.yaml", "onnx-cpu", "onnx-cup") == 2
+    out, err = capsys.readouterr()
+    assert out == "onnx-cpu: ok\n"
+    assert "mine.yaml: 2 problems\n  line 1: description: required key is missing\n  line 2: opset: must be ≥ 18" in err
+    assert "error: unknown export target 'onnx-cup'. Did you mean 'onnx-cpu'" in err
+
+
+def test_help_speaks_of_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["ls"], ["cp"], ["validate"], ["schema"]):
+        assert call(*command, "--help") == 0
+        said = capsys.readouterr().out
+        assert "export target" in said
+        assert "recipe" not in said

@@ -124,6 +124,95 @@ def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("seed: yes", "seed: must be a whole number, got true"),
+        ("seed: '3'", "seed: must be a whole number, got '3'"),
+        ("seed: 1.5", "seed: must be a whole number, got 1.5"),
+        ("bench: {seed: no}", "bench.seed: must be a whole number, got false"),
+        ("distill: {learning_rate: yes}", "distill.learning_rate: must be a number, got true"),
+        ("distill: {learning_rate: .inf}", "distill.learning_rate: must be a finite number, got Infinity"),
+        ("distill: {weight_decay: .nan}", "distill.weight_decay: must be a finite number, got NaN"),
+        ("data: {download: 1}", "data.download: must be true or false, got 1"),
+        ("data: {image_size: 2}", "data.image_size: must be ≥ 4, got 2"),
+        ("data: {path: ''}", "data.path: must have at least 1 character, got ''"),
+        (
+            "data: {name: cifar}",
+            "data.name: must be 'digits', 'fashion_mnist', 'cifar10', 'cifar100' or 'image_folder', got 'cifar'; "
+            "did you mean 'cifar10'?",
+        ),
+        ("noise_schedule: {beta_start: 0}", "noise_schedule.beta_start: must be > 0, got 0"),
+        (
+            "teach: {architecture: {block_out_channels: [0]}}",
+            "teach.architecture.block_out_channels.0: must be ≥ 1, got 0",
+        ),
+        (
+            "teach: {architecture: {attention_levels: [-1]}}",
+            "teach.architecture.attention_levels.0: must be ≥ 0, got -1",
+        ),
+        ("bench: {latency: {batch_sizes: [1, 0]}}", "bench.latency.batch_sizes.1: must be ≥ 1, got 0"),
+        ("bench: {latency: {batch_sizes: [true]}}", "bench.latency.batch_sizes.0: must be a whole number, got true"),
+        ("bench: {quality: {guidance: []}}", "bench.quality.guidance: must have 1 or more values, got []"),
+        (
+            "bench: {quality: {guidance: [2, {kind: tag}, 2.0]}}",
+            "bench.quality.guidance: value 2 (counted from 0) repeats value 0",
+        ),
+        (
+            "bench: {fidelity: {bins: 101, num_pairs: 100}}",
+            "bench.fidelity: bins 101 exceeds num_pairs 100: some would be empty",
+        ),
+        ("export: [a, a]", "export: value 1 (counted from 0) repeats value 0"),
+        ("export: ['']", "export.0: must have at least 1 character, got ''"),
+        ("sampling: {guidance: {w_min: 3, w_max: 2}}", "sampling.guidance: w_max (2) must not be below w_min (3)"),
+        ("sampling: {guidance: {w_min: -1}}", "sampling.guidance.w_min: must be ≥ 0, got -1"),
+        ("sampling: {guidance: {beta: 0}}", "sampling.guidance.beta: must be > 0, got 0"),
+        (
+            "distill: {objective: {kind: dash, imitation: 0, unconditional: 0, anchor: 0}}",
+            "distill.objective: all coefficients are 0: there is nothing to learn",
+        ),
+        (
+            "distill: {objective: {kind: cond_only, imitation: 0, anchor: 0}}",
+            "distill.objective: all coefficients are 0: there is nothing to learn",
+        ),
+        ("distill: {steps: 20, warmup_steps: 21}", "distill: warmup_steps 21 exceeds steps 20; set it lower too"),
+        (
+            "noise_schedule: {num_train_timesteps: 40}\nsampling: {num_inference_steps: 41}",
+            "sampling: num_inference_steps 41 exceeds noise_schedule.num_train_timesteps 40",
+        ),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_problem_on_its_own_path(more: str, expected: str) -> None:
+    (found,) = problems(more)
+    assert found.split(": ", 1)[1] == expected
+
+
+def test_whole_numbers_may_have_an_exponent() -> None:
+    assert load("distill: {steps: 1e4}").distill.steps == 10_000
+
+
+def test_the_warmup_follows_few_steps_unless_it_is_given() -> None:
+    assert load().distill.warmup_steps == 100
+    assert load("distill: {steps: 30}").distill.warmup_steps == 30
+    assert load("distill: {steps: 30, warmup_steps: 30}").distill.warmup_steps == 30
+
+
+def test_an_inference_plan_is_compared_with_a_stated_noise_schedule_only() -> None:
+    assert load("sampling: {num_inference_steps: 1500}").sampling.num_inference_steps == 1500
+    assert load("noise_schedule: {num_train_timesteps: 40}\nsampling: {num_inference_steps: 40}").noise_schedule
+
+
+def test_no_artifact_may_be_asked_for() -> None:
+    assert load("export: []").export == ()
+
+
+def test_the_json_schema_keeps_the_bounds_of_values_that_may_be_null_or_are_in_lists() -> None:
+    sections = Recipe.model_json_schema()["$defs"]
+    assert sections["Data"]["properties"]["image_size"]["anyOf"][0] == {"minimum": 4, "type": "integer"}
+    assert sections["Latency"]["properties"]["batch_sizes"]["items"] == {"minimum": 1, "type": "integer"}
+    assert sections["Distill"]["properties"]["steps"]["minimum"] == 1
+
+
 def test_repeated_keys_are_reported_with_both_lines_beside_other_problems() -> None:
     assert problems("distill:\n  steps: 0\n  steps: 5\nname: y\n") == [
         "line 5: distill.steps: must be ≥ 1, got 0",

@@ -7,8 +7,9 @@ import pytest
 from dashdeploy import locate
 from dashdeploy.data import DATASETS
 from dashdeploy.recipe.load import load_recipe, load_text, resolved_yaml
-from dashdeploy.recipe.schema import Data, Recipe
+from dashdeploy.recipe.schema import Dash, Data, Recipe, Tag, TimestepWeights
 from dashdeploy.students.architecture import StudentPlan, design
+from dashdeploy.target import load_target
 from dashdeploy.teachers.unet2d import unet_config
 from dashdeploy.training.objectives import OBJECTIVES
 
@@ -47,6 +48,34 @@ def test_every_recipe_begins_with_its_command_and_its_result(name: str) -> None:
     assert lines[0].startswith(f"# dashdeploy run {name}")
     assert lines[1].startswith("# ")
     assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize("name", sorted(locate.available("recipes")))
+def test_every_recipe_is_exported_to_targets_that_ship(name: str) -> None:
+    assert [load_target(target).name for target in load_recipe(name).export] == list(load_recipe(name).export)
+
+
+@pytest.mark.parametrize("name", ["cifar10-paper", "cifar100-paper"])
+def test_the_paper_recipes_have_the_papers_hyperparameters(name: str) -> None:
+    recipe = load_recipe(name)
+    teach, distill, noise = recipe.teach, recipe.distill, recipe.noise_schedule
+    assert teach is not None and noise is not None
+    assert (teach.steps, teach.batch_size, teach.learning_rate, teach.ema_decay) == (391_000, 64, 2e-4, 0.9999)
+    assert (distill.steps, distill.batch_size, distill.learning_rate, distill.ema_decay) == (234_000, 64, 1e-4, 0.999)
+    assert (teach.label_dropout, recipe.data.holdout, recipe.data.horizontal_flip) == (0.1, 0.1, False)
+    assert (noise.kind, noise.beta_start, noise.beta_end, noise.num_train_timesteps) == ("cosine", 1e-4, 0.9999, 1000)
+    for stage in (teach, distill):
+        assert (stage.gradient_clip, stage.lr_schedule, stage.warmup_steps) == (1.0, "cosine", 0)
+        assert stage.timestep_weights == TimestepWeights(kind="tirt", gamma=5.0)
+    assert distill.objective == Dash(imitation=1.0, unconditional=1.0, anchor=0.1)
+    assert (recipe.sampling.num_inference_steps, recipe.sampling.guidance) == (50, Tag(w_min=1, w_max=4, beta=5))
+    assert (recipe.bench.quality.features, recipe.bench.quality.num_images) == ("inception", 50_000)
+
+
+def test_the_two_paper_recipes_differ_in_their_data_alone() -> None:
+    ten, hundred = load_recipe("cifar10-paper"), load_recipe("cifar100-paper")
+    assert hundred.model_copy(update={"name": ten.name, "data": ten.data}) == ten
+    assert hundred.data.model_copy(update={"name": "cifar10"}) == ten.data
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("-scratch", "scratch"), ("-cond-only", "cond_only")])
