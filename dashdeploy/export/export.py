@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dashdeploy import run
+from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export import graphs, onnx_graph, parity
 from dashdeploy.recipe.schema import Recipe
@@ -34,10 +35,10 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
         return done
     folder.parent.mkdir(exist_ok=True)
     denoiser = formats.load(student.folder, role="student")
-    traced = formats.load(student.folder, role="student")
+    traced = denoiser
     if target.group_norm == "instance":
-        traced.unet = graphs.with_instance_group_norm(traced.unet)
-    described = describe(student, recipe, target)
+        traced = TorchDenoiser(graphs.with_instance_group_norm(denoiser.unet), denoiser.interface)
+    described = describe(student, recipe, target, denoiser.interface)
     with run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
         path = onnx_graph.export(
             graphs.Guided(traced),
@@ -77,10 +78,8 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     return run.read_stage(folder)
 
 
-def describe(student: run.Stage, recipe: Recipe, target: Target) -> dict[str, Any]:
+def describe(student: run.Stage, recipe: Recipe, target: Target, interface: Interface) -> dict[str, Any]:
     """What a runtime must know, stored both in the model file and in the manifest."""
-    denoiser = formats.load(student.folder, role="student")
-    interface = denoiser.interface
     classes = student.figures["classes"]
     if len(classes) != interface.num_classes:
         raise UserError(f"{student.folder}: {len(classes)} class names for {interface.num_classes} classes")
