@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dashdeploy import run
 from dashdeploy.bench.bench import bench
-from dashdeploy.export.export import export
+from dashdeploy.export.export import export, summary
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.target import load_target
 from dashdeploy.teachers import choose
@@ -27,9 +27,7 @@ def run_all(
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
     for name in recipe.export:
-        artifact = export(run_folder, load_target(name), fresh=fresh)
-        worst = artifact.figures["parity"]["worst"]["relative_error"]
-        say(f"artifact  {artifact.folder}  parity with torch {worst:.1e}")
+        say(f"artifact  {summary(export(run_folder, load_target(name), fresh=fresh))}")
     measured = bench(run_folder, recipe, base=base, fresh=fresh)
     say(f"report    {measured.folder / 'report.html'}")
     return measured

@@ -1,8 +1,9 @@
 """The run folder: stages that are written whole or not at all, described by a manifest, and not run twice.
 
 runs/<recipe>/<stage>/manifest.json holds the format version, the key (a hash of everything that the
-stage depends on), the SHA-256 of each file, the resolved recipe, versions, seed and figures. Work in
-progress (checkpoints) lives in runs/<recipe>/.<stage>-work/.
+stage depends on), the SHA-256 of each file, the resolved recipe, versions, seed and figures;
+manifest.json.sha256 holds its own hash, in sha256sum's format. Work in progress (checkpoints) lives in
+runs/<recipe>/.<stage>-work/.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ from dashdeploy import __version__
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Recipe
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-VERSIONED = ("torch", "diffusers", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "safetensors")
+SIDECAR = MANIFEST + ".sha256"
+VERSIONED = (
+    *("torch", "diffusers", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "safetensors"),
+    *("openvino", "nncf", "tensorrt", "tensorrt-rtx-cu13", "polygraphy"),
+)
 NOT_IN_KEY = {"checkpoint_every", "log_every", "tensorboard", "threads"}
 """Training settings that change how a run is watched but not what it makes."""
 
@@ -120,28 +125,51 @@ def current(folder: Path, key: str) -> Stage | None:
 
 
 def read_stage(folder: Path) -> Stage:
-    """Open a finished stage and check every file against its hash.
+    """Open a finished stage and check its manifest and every file against their hashes.
 
     Raises:
         UserError: no manifest, another format version, or a missing or changed file.
     """
+    manifest = read_manifest(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{folder}: not a finished stage (no {MANIFEST}). Run the command that makes it first.")
-    try:
-        manifest = json.loads(path.read_text())
-        found, files = manifest["format"], manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a manifest ({error!r}). Make the stage again.") from error
-    if found != FORMAT:
-        raise UserError(f"{path}: format {found}; this version reads {FORMAT}. Make the stage again.")
-    for name, expected in files.items():
+    for name, expected in manifest["files"].items():
         file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path}: lists {name!r}, which is outside of its folder. Make the stage again.")
         if not file.is_file():
             raise UserError(f"{file}: missing, and {path} lists it. Make the stage again.")
         if file_sha256(file) != expected:
             raise UserError(f"{file}: damaged or changed since it was made (its SHA-256 differs from {MANIFEST}'s).")
     return Stage(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A stage's manifest, checked against its own hash, its files not yet.
+
+    Raises:
+        UserError: it is missing, damaged, or of another format version.
+    """
+    path, sidecar = folder / MANIFEST, folder / SIDECAR
+    if not path.is_file():
+        raise UserError(f"{folder}: not a finished stage (no {MANIFEST}). Run the command that makes it first.")
+    try:
+        manifest = json.loads(path.read_bytes())
+        found, files = manifest["format"], manifest["files"]
+        known = isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest ({error!r}). Make the stage again.") from error
+    if found != FORMAT or not known:
+        raise UserError(f"{path}: format {found}; this version reads {FORMAT}. Make the stage again.")
+    if not sidecar.is_file():
+        raise UserError(f"{sidecar}: missing; it holds the manifest's own SHA-256. Make the stage again.")
+    if sidecar.read_bytes() != sidecar_text(path):
+        raise UserError(f"{path}: damaged or changed since it was made (its SHA-256 differs from {SIDECAR}'s).")
+    return manifest
+
+
+def sidecar_text(manifest: Path) -> bytes:
+    """What manifest.json.sha256 holds: a line that `sha256sum -c` checks."""
+    return f"{file_sha256(manifest)}  {MANIFEST}\n".encode()
 
 
 @contextmanager
@@ -168,6 +196,7 @@ def write_stage(folder: Path, *, key: str, recipe: Recipe, inputs: dict[str, Any
             "recipe": recipe.model_dump(mode="json"),
         }
         (draft.folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (draft.folder / SIDECAR).write_bytes(sidecar_text(draft.folder / MANIFEST))
         draft.folder.chmod(0o755)
         _swap(draft.folder, folder)
     except BaseException:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool, model_validator
 
 from dashdeploy import locate
 from dashdeploy.recipe.fields import DISTINCT, Count, Number, Positive, Text, Whole
 from dashdeploy.recipe.load import load_model
 from dashdeploy.recipe.schema import Model
 
+Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
+GraphName = Literal["guided", "cond", "step", "sampler"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+TENSORRT = ("tensorrt", "tensorrt_rtx")
+
 
 class ParityLimits(Model):
-    """How closely an artifact must follow the student in torch."""
+    """How closely a float32 graph must follow the student in torch."""
 
     relative_error: Number = Field(
         1e-4, gt=0, description="largest relative error of each branch and of the guided output"
+    )
+    sampler_error: Number = Field(
+        1e-3, gt=0, description="largest difference of a final image of the step and sampler graphs; images span 2"
     )
     batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
         (1, 3, 31, 65), min_length=1, description="batch sizes that are checked"
@@ -24,23 +32,131 @@ class ParityLimits(Model):
     t_bins: Positive = Field(10, description="ranges of t that are checked, each alone")
 
 
+class GateLimits(Model):
+    """The guidance gate: how much of the guidance a lower precision may cost, against the student in torch, float32.
+
+    A guided prediction weighs the gap eps_cond − eps_uncond by w, so a graph whose outputs look right may
+    still have lost its guidance; the gap has limits of its own.
+    """
+
+    branch_error: Number = Field(0.02, gt=0, description="relative error of each branch in each range of t")
+    gap_relative_error: Number = Field(0.05, gt=0, description="relative error of the gap over all t")
+    gap_relative_error_bin: Number = Field(0.25, gt=0, description="the same in each range of t")
+    gap_cosine: Number = Field(0.998, gt=0, le=1, description="least cosine of the gap over all t")
+    guided_error: Number = Field(0.03, gt=0, description="relative error at the recipe's guidance in each range of t")
+    step_error: Number = Field(0.02, gt=0, description="cond and step graphs: relative error of one step")
+    image_error: Number = Field(
+        0.1, gt=0, description="step and sampler graphs: relative error of the final images, from the same noise"
+    )
+    num_draws: Whole = Field(256, ge=32, description="draws of (x_t, t, y) along DDIM trajectories")
+    t_bins: Positive = Field(8, description="ranges of t that are judged, each alone")
+
+
+class SamplerGraph(Model):
+    """The whole sampler in one graph."""
+
+    form: Literal["unrolled", "loop"] = Field(
+        "loop", description="loop: one ONNX Loop over the steps. unrolled: a copy of the network for each step"
+    )
+    num_inference_steps: Positive | None = Field(None, description="null: the recipe's")
+    output: Literal["float32", "uint8"] = Field("float32", description="float32: [-1, 1]. uint8: 0..255")
+
+
+class Calibration(Model):
+    """How int8 scales are found: on both branches along DDIM trajectories, stratified over t."""
+
+    quantizer: Literal["onnxruntime", "nncf"] = "onnxruntime"
+    num_images: Whole = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")
+    num_steps: Positive = Field(10, description="points of each trajectory, spread evenly over t")
+    method: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="how a range becomes a scale")
+    float_layers: Count = Field(
+        8, description="most layers that the sensitive-layer search may leave in float to pass the gate; 0: no search"
+    )
+
+
+class Profile(Model):
+    """One TensorRT optimization profile: the batch sizes that an engine accepts, and the one it is tuned for."""
+
+    min: Positive = 1
+    opt: Positive = 8
+    max: Positive = 64
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Profile:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"expected min ≤ opt ≤ max, got {self.min}, {self.opt}, {self.max}")
+        return self
+
+
+class Engine(Model):
+    """What the TensorRT builders are told."""
+
+    profiles: tuple[Profile, ...] = Field((Profile(),), min_length=1)
+    workspace_mib: Positive | None = Field(None, description="scratch memory of the engine; null: no limit")
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = Field(
+        3, description="0: quickest build, 5: longest search for the fastest engine"
+    )
+    timing_cache: Text | None = Field(None, description="timing cache file; null: one beside the run's engines")
+    version_compatible: StrictBool = Field(
+        False, description="tensorrt: the engine also loads in later versions of the same major version"
+    )
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
+        "none", description="tensorrt: which other GPUs the engine runs on"
+    )
+    compute_capabilities: Annotated[tuple[Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")], ...], DISTINCT] = Field(
+        (), description='tensorrt_rtx: GPUs to build for, as in ["8.6", "8.9"]; []: the one in this machine'
+    )
+
+
 class Target(Model):
     """One deployment target."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: Text = Field(description="one line for listings")
-    backend: Literal["onnxruntime"] = "onnxruntime"
-    graph: Literal["guided"] = Field("guided", description="guided: both branches and their combination in one graph")
-    precision: Literal["fp32"] = "fp32"
+    backend: Backend = "onnxruntime"
+    graphs: Annotated[tuple[GraphName, ...], DISTINCT] = Field(
+        ("guided",),
+        min_length=1,
+        description="guided: both branches and their combination. cond: the conditional branch, for steps without "
+        "guidance. step: guided and one DDIM update. sampler: all steps",
+    )
+    precision: Precision = "fp32"
     opset: Whole = Field(22, ge=18, le=23)
     group_norm: Literal["native", "instance"] = Field(
         "native", description="native: ONNX GroupNormalization. instance: its InstanceNormalization equivalent"
     )
     providers: Annotated[tuple[Text, ...], DISTINCT] = Field(
-        ("CPUExecutionProvider",), min_length=1, description="ONNX Runtime providers, in order"
+        ("CPUExecutionProvider",), min_length=1, description="onnxruntime: providers, in order"
     )
     single_file_mb: Count = Field(100, description="weights go into the graph's file up to this size")
+    sampler: SamplerGraph = SamplerGraph()
+    calibration: Calibration = Calibration()
+    engine: Engine = Engine()
     parity: ParityLimits = ParityLimits()
+    gate: GateLimits = GateLimits()
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Target:
+        given = self.model_fields_set
+        if "guided" not in self.graphs:
+            raise ValueError("graphs must include guided: it is what parity and the guidance gate measure")
+        if "engine" in given and self.backend not in TENSORRT:
+            raise ValueError(f"engine is for the backends {' and '.join(TENSORRT)}; this one is {self.backend}")
+        if "providers" in given and self.backend != "onnxruntime":
+            raise ValueError(f"providers is for the backend onnxruntime; this one is {self.backend}")
+        if "calibration" in given and self.precision != "int8":
+            raise ValueError(f"calibration is for precision int8; this one is {self.precision}")
+        if "sampler" in given and "sampler" not in self.graphs:
+            raise ValueError("sampler has settings, but graphs does not include it")
+        if self.backend != "tensorrt_rtx" and self.engine.compute_capabilities:
+            raise ValueError("engine.compute_capabilities is tensorrt_rtx's; tensorrt has hardware_compatibility")
+        if self.backend == "tensorrt_rtx" and self.engine.version_compatible:
+            raise ValueError("engine.version_compatible is tensorrt's; tensorrt_rtx has no such engines")
+        if self.backend == "tensorrt_rtx" and self.engine.hardware_compatibility != "none":
+            raise ValueError("engine.hardware_compatibility is tensorrt's; tensorrt_rtx has compute_capabilities")
+        if self.calibration.quantizer == "nncf" and self.backend in TENSORRT and self.precision == "int8":
+            raise ValueError("calibration.quantizer nncf is for CPUs; TensorRT takes onnxruntime's Q/DQ nodes")
+        return self
 
 
 def load_target(name: str) -> Target:

@@ -53,7 +53,11 @@ def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ("backend: onnxruntim", "backend: must be 'onnxruntime', got 'onnxruntim'; did you mean 'onnxruntime'?"),
+        (
+            "backend: onnxruntim",
+            "backend: must be 'onnxruntime', 'openvino', 'tensorrt' or 'tensorrt_rtx', got 'onnxruntim'; "
+            "did you mean 'onnxruntime'?",
+        ),
         ("opset: yes", "opset: must be a whole number, got true"),
         ("opset: 7", "opset: must be ≥ 18, got 7"),
         ("providers: []", "providers: must have 1 or more values, got []"),

@@ -32,7 +32,7 @@ def sample(
     from dashdeploy.diffusion.sampling import generate, plan
     from dashdeploy.errors import UserError
     from dashdeploy.recipe.schema import Sampling
-    from dashdeploy.runtime.open import open_path
+    from dashdeploy.runtime.opening import open_path
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
@@ -41,7 +41,8 @@ def sample(
         interface = opened.denoiser.interface
         chosen = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
         images = generate(
-            opened.denoiser,
+            opened.sample,
+            interface,
             plan(sampling, interface.schedule.num_train_timesteps),
             labels=torch.tensor(chosen).repeat_interleave(columns),
             seed=seed,

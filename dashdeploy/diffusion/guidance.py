@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Guidance, Tag
+from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Tag
 
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -37,7 +37,9 @@ def combine(eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -
 
 
 def weight(guidance: Guidance, t: float, num_train_timesteps: int) -> float:
-    """Guidance scale at timestep t: a constant, or TAG (arXiv:2606.00798 Eq. 3)."""
+    """Guidance scale at timestep t: a constant, TAG (arXiv:2606.00798 Eq. 3), or an interval (arXiv:2404.07724)."""
+    if isinstance(guidance, GuidanceInterval):
+        return guidance.w if guidance.low <= t / num_train_timesteps < guidance.high else 1.0
     if isinstance(guidance, Tag):
         gate = 1.0 / (1.0 + math.exp(-guidance.beta * (0.5 - t / num_train_timesteps)))
         return guidance.w_min + (guidance.w_max - guidance.w_min) * gate
@@ -45,24 +47,31 @@ def weight(guidance: Guidance, t: float, num_train_timesteps: int) -> float:
 
 
 def label(guidance: Guidance) -> str:
-    """How tables and plots name it: ``w=2`` or ``TAG 1–4``."""
+    """How tables and plots name it: ``w=2``, ``TAG 1–4``, or ``w=3 in 0.2–0.8``."""
+    if isinstance(guidance, GuidanceInterval):
+        return f"w={guidance.w:g} in {guidance.low:g}–{guidance.high:g}"
     if isinstance(guidance, Tag):
         return f"TAG {guidance.w_min:g}–{guidance.w_max:g}"
     return f"w={guidance:g}"
 
 
 def parse(text: str) -> Guidance:
-    """``"2.5"`` or ``"tag"``, as typed on a command line.
+    """``"2.5"``, ``"tag"`` or ``"3@0.2-0.8"`` (w = 3 where 0.2 ≤ t/T < 0.8), as typed on a command line.
 
     Raises:
-        UserError: neither of them.
+        UserError: none of them.
     """
     if text.lower() == "tag":
         return Tag()
+    scale, at, span = text.partition("@")
+    low, dash, high = span.partition("-")
     try:
-        value = float(text)
+        w = float(scale)
+        if not math.isfinite(w) or w < 0 or bool(at) != bool(dash):
+            raise ValueError
+        return GuidanceInterval(w=w, low=float(low), high=float(high)) if at else w
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise UserError(f"guidance must be a number ≥ 0 (1 = off) or 'tag', not {text!r}")
-    return value
+        raise UserError(
+            f"guidance must be a number ≥ 0 (1 = off), 'tag', or an interval as in 3@0.2-0.8 "
+            f"(shares of the noise levels, low < high), not {text!r}"
+        ) from None

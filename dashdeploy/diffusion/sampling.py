@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from dashdeploy import seeds
 from dashdeploy.diffusion import guidance
-from dashdeploy.diffusion.denoiser import Denoiser
+from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Guidance, Sampling
 
@@ -23,6 +24,22 @@ class Plan:
     previous: tuple[int, ...]
     weights: tuple[float, ...]
     clip_sample: bool
+
+
+class Sample(Protocol):
+    """Draws images: noise (B, C, H, W) float32, y (B,) int64 -> (B, C, H, W) float32 in [−1, 1]."""
+
+    def __call__(
+        self, noise: torch.Tensor, y: torch.Tensor, run: Plan, /, *, on_step: Callable[[int], None] | None = None
+    ) -> torch.Tensor: ...
+
+
+class Sampler(Sample, Protocol):
+    """Draws images, and says how."""
+
+    def way(self, run: Plan, /) -> str:
+        """Which of its graphs this plan runs on."""
+        ...
 
 
 def timesteps(num_inference_steps: int, num_train_timesteps: int, spacing: str) -> list[int]:
@@ -93,8 +110,24 @@ def ddim(
     return x.clamp(-1, 1)
 
 
+class HostLoop:
+    """The Sampler of any Denoiser: `ddim`."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __call__(
+        self, noise: torch.Tensor, y: torch.Tensor, run: Plan, *, on_step: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        return ddim(self.denoiser, noise, y, run, on_step=on_step)
+
+    def way(self, run: Plan) -> str:
+        return "guided"
+
+
 def generate(
-    denoiser: Denoiser,
+    sample: Sample,
+    interface: Interface,
     run: Plan,
     *,
     labels: torch.Tensor,
@@ -104,14 +137,13 @@ def generate(
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """(N, C, H, W) uint8 images of `labels` (N,); the noise depends on (seed, batch_size) and the position only."""
-    denoiser.interface.check_labels(labels)
+    interface.check_labels(labels)
     out = []
     for start in range(0, len(labels), batch_size):
         y = labels[start : start + batch_size].to(device)
         generator = torch.Generator().manual_seed(seeds.derive(seed, "sample", start))
-        noise = torch.randn((len(y), *denoiser.interface.image_shape), generator=generator).to(device)
-        images = ddim(denoiser, noise, y, run, on_step=on_step)
-        out.append(to_uint8(images).cpu())
+        noise = torch.randn((len(y), *interface.image_shape), generator=generator).to(device)
+        out.append(to_uint8(sample(noise, y, run, on_step=on_step)).cpu())
     return torch.cat(out)
 
 

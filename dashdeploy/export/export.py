@@ -1,112 +1,220 @@
-"""The export stage: carry out a deployment target and leave an artifact folder that has passed parity."""
+"""The export stage: carry out a deployment target and leave an artifact folder that has passed its checks."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dashdeploy import run
-from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
-from dashdeploy.export import graphs, onnx_graph, parity
+from dashdeploy.export import describe, graphs, onnx_graph, rewrite, sampler_graph
+from dashdeploy.export.int8 import Int8
+from dashdeploy.export.verify import Verification, verify
+from dashdeploy.lazy import resolve
 from dashdeploy.recipe.schema import Recipe
-from dashdeploy.runtime import onnxruntime_model
-from dashdeploy.runtime.open import ARTIFACTS
+from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
 from dashdeploy.teachers import formats
+
+BACKENDS: dict[str, str] = {
+    "onnxruntime": "dashdeploy.export.backend_onnxruntime:Backend",
+    "openvino": "dashdeploy.export.backend_openvino:Backend",
+    "tensorrt": "dashdeploy.export.backend_tensorrt:Backend",
+    "tensorrt_rtx": "dashdeploy.export.backend_tensorrt:Backend",
+}
+"""Backend name -> ``(target, cache folder) -> object`` with `ready()` and `build(...)`, see backend_onnxruntime."""
 
 
 def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stage:
     """Export run_folder/student for `target` into run_folder/artifacts/<target>, or return what is there already.
 
     Raises:
-        UserError: no student, a failed export, or parity past the target's limits; then no artifact is left.
+        UserError: no student, a backend that is missing here, a failed export or build, or figures past the target's
+            limits; then no artifact is left.
     """
     student = run.read_stage(run_folder / "student")
     recipe = Recipe.model_validate(student.manifest["recipe"])
     folder = run_folder / ARTIFACTS / target.name
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
-    key = run.stage_key("export", **inputs)
+    backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
+    key = run.stage_key("export", **inputs, backend=backend.identity())
     done = None if fresh else run.current(folder, key)
     if done is not None:
         return done
+    backend.ready()
     folder.parent.mkdir(exist_ok=True)
     denoiser = formats.load(student.folder, role="student")
-    traced = denoiser
-    if target.group_norm == "instance":
-        traced = TorchDenoiser(graphs.with_instance_group_norm(denoiser.unet), denoiser.interface)
-    described = describe(student, recipe, target, denoiser.interface)
-    with run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
-        path = onnx_graph.export(
-            graphs.Guided(traced),
-            graphs.example_inputs(denoiser),
-            draft.folder,
-            inputs=graphs.GUIDED_INPUTS,
-            output=graphs.GUIDED_OUTPUT,
-            opset=target.opset,
-            metadata=described,
-            single_file_mb=target.single_file_mb,
-        )
-        checks = len(target.parity.batch_sizes) * target.parity.t_bins
-        with (
-            onnxruntime_model.open_file(path, threads=None, providers=list(target.providers)) as model,
-            Progress(console=Console(stderr=True), transient=True) as progress,
-        ):
-            task = progress.add_task(f"parity {target.name}", total=checks)
-            report = parity.check(
-                model.denoiser,
-                denoiser,
-                target.parity,
-                scale=recipe.sampling.guidance,
-                seed=recipe.seed,
-                on_row=lambda: progress.advance(task),
-            )
-        draft.figures.update(parity=report.as_dict(), bytes=path.stat().st_size)
-        draft.artifact.update(
-            described,
-            backend=target.backend,
-            file=path.name,
-            providers=list(target.providers),
-            inputs=tensors(denoiser.interface.image_shape),
-            outputs=[
-                {"name": graphs.GUIDED_OUTPUT, "dtype": "float32", "shape": ["batch", *denoiser.interface.image_shape]}
-            ],
-        )
+    with (
+        run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
+        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as progress,
+    ):
+        job = Export(student, recipe, target, denoiser, Path(work), draft.folder, progress)
+        paths = job.onnx_graphs()
+        draft.artifact.update(job.described)
+        draft.artifact["graphs"] = {name: job.entry(name, path) for name, path in paths.items()}
+        backend.build(draft, progress=progress)
+        draft.figures.update(job.verify(draft.artifact).as_dict())
+        if job.int8 is not None:
+            draft.figures["int8"] = job.int8.as_dict()
+        names = {name for entry in draft.artifact["graphs"].values() for name in entry["files"]}
+        draft.figures["bytes"] = sum((draft.folder / name).stat().st_size for name in names)
     return run.read_stage(folder)
 
 
-def describe(student: run.Stage, recipe: Recipe, target: Target, interface: Interface) -> dict[str, Any]:
-    """What a runtime must know, stored both in the model file and in the manifest."""
-    classes = student.figures["classes"]
-    if len(classes) != interface.num_classes:
-        raise UserError(f"{student.folder}: {len(classes)} class names for {interface.num_classes} classes")
-    return {
-        "graph": target.graph,
-        "precision": target.precision,
-        "opset": target.opset,
-        "prediction_type": "epsilon",
-        "num_classes": interface.num_classes,
-        "null_class": interface.null_class,
-        "classes": classes,
-        "image_shape": list(interface.image_shape),
-        "parameters": student.figures["parameters"],
-        "num_train_timesteps": interface.schedule.num_train_timesteps,
-        "betas": interface.schedule.betas.tolist(),
-        "schedule_sha256": interface.schedule.sha256,
-        "sampling": recipe.sampling.model_dump(mode="json"),
-        "student_sha256": student.sha256,
-        "recipe_sha256": run.digest(recipe.model_dump(mode="json")),
-    }
+class Export:
+    """One export under way."""
+
+    def __init__(
+        self,
+        student: run.Stage,
+        recipe: Recipe,
+        target: Target,
+        denoiser: TorchDenoiser,
+        work: Path,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.student, self.recipe, self.target, self.denoiser = student, recipe, target, denoiser
+        self.work, self.folder, self.progress = work, folder, progress
+        steps = target.sampler.num_inference_steps or recipe.sampling.num_inference_steps
+        self.sampling = recipe.sampling.model_copy(update={"num_inference_steps": steps})
+        self.plan = plan(self.sampling, denoiser.interface.schedule.num_train_timesteps)
+        self.described = {
+            **describe.describe(student, recipe, target, denoiser.interface),
+            "backend": target.backend,
+            "macs": describe.macs(denoiser),
+        }
+        if "sampler" in target.graphs:
+            self.described["sampler"] = {
+                "timesteps": list(self.plan.timesteps),
+                "form": target.sampler.form,
+                "output": target.sampler.output,
+            }
+        self.int8: Int8 | None = None
+
+    def onnx_graphs(self) -> dict[str, Path]:
+        """Every graph of the target as an ONNX file in the artifact's folder, in the order of the target."""
+        precision = "fp32" if self.target.precision == "int8" else self.target.precision
+        rewritten = rewrite.for_export(self.denoiser, group_norm=self.target.group_norm, precision=precision)
+        if self.target.precision == "int8":
+            self.int8 = Int8(self.denoiser, self.recipe.sampling, self.target, self.work, seed=self.recipe.seed)
+        traced = [name for name in graphs.GRAPHS if name in self.target.graphs or self._is_source(name)]
+        task = self.progress.add_task(f"{self.target.name}: graphs", total=len(traced))
+        models = {}
+        for name in traced:
+            models[name] = self._one(name, rewritten)
+            self.progress.advance(task)
+        if "sampler" in self.target.graphs:
+            options = self.target.sampler
+            models["sampler"] = sampler_graph.assemble(
+                models["step"], self.plan.timesteps, form=options.form, output=options.output
+            )
+        return {name: self._save(name, models[name]) for name in self.target.graphs}
+
+    def _is_source(self, name: str) -> bool:
+        """Whether this graph is needed to make the sampler's."""
+        return name == "step" and "sampler" in self.target.graphs
+
+    def _one(self, name: str, rewritten: TorchDenoiser) -> Any:
+        graph = graphs.GRAPHS[name]
+        options = {"clip_sample": self.recipe.sampling.clip_sample} if name == "step" else {}
+        path = onnx_graph.export(
+            graph.module(rewritten, **options),
+            graphs.example_inputs(self.denoiser, graph.inputs),
+            self.work / f"{name}.onnx",
+            inputs=graph.inputs,
+            output=graph.output,
+            opset=self.target.opset,
+            metadata={},
+            single_file_mb=self.target.single_file_mb,
+        )
+        if self.int8 is not None and self.target.calibration.quantizer == "onnxruntime":
+            return self.int8.quantized(name, path, progress=self.progress)
+        return onnx_graph.load(path)
+
+    def _save(self, name: str, model: Any) -> Path:
+        shared = {k: v for k, v in self.described.items() if k != "sampler"}
+        path = self.folder / f"{name}.onnx"
+        return onnx_graph.save(
+            model, path, metadata={"graph": name, **shared}, single_file_mb=self.target.single_file_mb
+        )
+
+    def entry(self, name: str, path: Path) -> dict[str, Any]:
+        """The manifest's entry of a graph."""
+        return describe.graph_entry(
+            path,
+            name,
+            image_shape=self.denoiser.interface.image_shape,
+            num_steps=len(self.plan.timesteps),
+            output=self.target.sampler.output,
+        )
+
+    def verify(self, artifact: dict[str, Any]) -> Verification:
+        """All checks of the finished artifact."""
+        return verify(
+            self.folder,
+            artifact,
+            self.denoiser,
+            self.target,
+            self.sampling,
+            plan=self.plan,
+            seed=self.recipe.seed,
+            float_graph=self._float_graph(),
+            progress=self.progress,
+        )
+
+    def _float_graph(self) -> Path | None:
+        """The guided graph in float32, which a lower precision is compared with."""
+        if self.target.precision == "fp32":
+            return None
+        if self.target.precision == "int8":
+            return self.work / "guided.onnx"
+        plain = rewrite.for_export(self.denoiser, group_norm=self.target.group_norm, precision="fp32")
+        graph = graphs.GRAPHS["guided"]
+        return onnx_graph.export(
+            graph.module(plain),
+            graphs.example_inputs(self.denoiser, graph.inputs),
+            self.work / "float-guided.onnx",
+            inputs=graph.inputs,
+            output=graph.output,
+            opset=self.target.opset,
+            metadata={},
+            single_file_mb=self.target.single_file_mb,
+        )
 
 
-def tensors(image_shape: tuple[int, int, int]) -> list[dict[str, Any]]:
-    """The guided graph's inputs, as the manifest lists them."""
-    return [
-        {"name": "x", "dtype": "float32", "shape": ["batch", *image_shape]},
-        {"name": "t", "dtype": "int64", "shape": ["batch"]},
-        {"name": "y", "dtype": "int64", "shape": ["batch"]},
-        {"name": "w", "dtype": "float32", "shape": ["batch"]},
-    ]
+def summary(stage: run.Stage) -> str:
+    """One line of what an export measured."""
+    found = stage.figures
+    parts = [f"{found['bytes'] / 1e6:.2f} MB"]
+    if "parity" in found:
+        parts.append(f"parity with torch {found['parity']['worst']['relative_error']:.1e}")
+    if "gate" in found:
+        overall = found["gate"]["rungs"][-1]["overall"]
+        parts.append(f"guidance gate: gap error {overall['relative_error']:.4f}, cosine {overall['energy_cosine']:.4f}")
+    parts += [found["verified"]] if found.get("verified") else []
+    return f"{stage.folder}  {', '.join(parts)}"
+
+
+def check_targets(targets: list[Target]) -> None:
+    """Refuse two targets of one name: the second would replace the first.
+
+    Raises:
+        UserError: it gives the name.
+    """
+    names = [target.name for target in targets]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"--to: two targets are called {', '.join(twice)}; an artifact's folder is its target's name")

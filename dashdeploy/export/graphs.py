@@ -1,23 +1,23 @@
-"""The graphs that are exported, as torch modules with positional tensors in and out."""
+"""The graphs that are exported, as torch modules with positional tensors in and out.
+
+B images; x (B, C, H, W) float32; t, t_prev, y (B,) int64; w (B,) float32. All of t, t_prev, y and w are per
+image, so that a server may batch requests with different labels, guidance and even steps.
+"""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from dashdeploy.diffusion.denoiser import TorchDenoiser
-
-GUIDED_INPUTS = ("x", "t", "y", "w")
-GUIDED_OUTPUT = "eps"
+from dashdeploy.diffusion.sampling import ddim_step
 
 
 class Guided(nn.Module):
-    """x (B, C, H, W) float32, t, y (B,) int64, w (B,) float32 -> guided eps (B, C, H, W) float32.
-
-    t, y and w are per image, so that a server may batch requests with different labels and guidance.
-    """
+    """x, t, y, w -> guided eps (B, C, H, W) float32, from both branches in one batch of 2B."""
 
     def __init__(self, denoiser: TorchDenoiser) -> None:
         super().__init__()
@@ -27,37 +27,65 @@ class Guided(nn.Module):
         return self.denoiser.guided(x, t, y, w)
 
 
-def example_inputs(denoiser: TorchDenoiser, *, batch_size: int = 4) -> tuple[torch.Tensor, ...]:
-    """Inputs of the right shapes and types to trace with."""
-    interface = denoiser.interface
-    t = torch.arange(batch_size) * (interface.schedule.num_train_timesteps // batch_size)
-    y = torch.arange(batch_size) % interface.num_classes
-    return torch.zeros((batch_size, *interface.image_shape)), t, y, torch.full((batch_size,), 2.0)
+class Cond(nn.Module):
+    """x, t, y -> eps of the conditional branch (y = K: of the unconditional one): half the work of `Guided`."""
+
+    def __init__(self, denoiser: TorchDenoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.denoiser(x, t, y).float()
 
 
-class InstanceGroupNorm(nn.Module):
-    """GroupNorm written as instance normalisation over reshaped groups: same values, other ONNX operators.
+class Step(nn.Module):
+    """x, t, t_prev, y, w -> x at t_prev: `Guided` and one DDIM update (η = 0). t_prev = −1 means clean.
 
-    ONNX Runtime's CPU provider has a kernel for InstanceNormalization and none for
-    GroupNormalization, which it expands into nine elementwise and reduction operators.
+    ᾱ is gathered inside; the table is shifted by one so that index −1 + 1 = 0 holds ᾱ = 1 (no negative index).
     """
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    alphas: torch.Tensor
+
+    def __init__(self, denoiser: TorchDenoiser, *, clip_sample: bool) -> None:
         super().__init__()
-        self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
+        self.denoiser, self.clip_sample = denoiser, clip_sample
+        self.register_buffer("alphas", torch.cat([torch.ones(1), denoiser.interface.schedule.alphas_cumprod]))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        grouped = x.reshape(x.shape[0], self.groups, -1)
-        normal = nn.functional.instance_norm(grouped, eps=self.eps).reshape(x.shape)
-        shape = (1, -1, *([1] * (x.dim() - 2)))
-        return normal * self.weight.reshape(shape) + self.bias.reshape(shape)
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, t_prev: torch.Tensor, y: torch.Tensor, w: torch.Tensor
+    ) -> torch.Tensor:
+        eps = self.denoiser.guided(x, t, y, w)
+        now, previous = (self.alphas[i + 1].view(-1, 1, 1, 1) for i in (t, t_prev))
+        return ddim_step(x, eps, now, previous, clip_sample=self.clip_sample)
 
 
-def with_instance_group_norm(module: nn.Module) -> nn.Module:
-    """A copy of the module with every GroupNorm replaced by its instance-normalisation form."""
-    module = copy.deepcopy(module)
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.GroupNorm):
-                setattr(parent, name, InstanceGroupNorm(child))
-    return module
+@dataclass(frozen=True)
+class Graph:
+    """How a graph is made and called: its module, and the names of what goes in and comes out, in order."""
+
+    module: Callable[..., nn.Module]
+    inputs: tuple[str, ...]
+    output: str
+
+
+GRAPHS: dict[str, Graph] = {
+    "guided": Graph(Guided, ("x", "t", "y", "w"), "eps"),
+    "cond": Graph(Cond, ("x", "t", "y"), "eps"),
+    "step": Graph(Step, ("x", "t", "t_prev", "y", "w"), "x_prev"),
+}
+"""What torch.onnx traces. The sampler is not here: `sampler_graph` makes it from the step's ONNX graph."""
+SAMPLER_INPUTS, SAMPLER_OUTPUT = ("noise", "y", "w"), "images"
+
+
+def example_inputs(denoiser: TorchDenoiser, names: tuple[str, ...], *, batch_size: int = 4) -> tuple[torch.Tensor, ...]:
+    """Inputs of the right shapes and types to trace with, by name."""
+    interface = denoiser.interface
+    t = torch.arange(batch_size) * (interface.schedule.num_train_timesteps // batch_size)
+    known = {
+        "x": torch.zeros((batch_size, *interface.image_shape)),
+        "t": t,
+        "t_prev": t - 1,
+        "y": torch.arange(batch_size) % interface.num_classes,
+        "w": torch.full((batch_size,), 2.0),
+    }
+    return tuple(known[name] for name in names)

@@ -17,7 +17,6 @@ from torch import nn
 
 from dashdeploy.errors import UserError
 
-FILE = "model.onnx"
 METADATA_PREFIX = "dashdeploy."
 MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
 
@@ -25,7 +24,7 @@ MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
 def export(
     graph: nn.Module,
     example: tuple[torch.Tensor, ...],
-    folder: Path,
+    path: Path,
     *,
     inputs: Sequence[str],
     output: str,
@@ -33,10 +32,10 @@ def export(
     metadata: dict[str, Any],
     single_file_mb: int,
 ) -> Path:
-    """Trace `graph` and write folder/model.onnx.
+    """Trace `graph` and write it to `path`.
 
     Every input's and the output's first dimension is the symbolic batch. The weights go into the
-    same file while they take less than single_file_mb (10⁶ bytes), else into model.onnx.data.
+    same file while they take less than single_file_mb (10⁶ bytes), else into <path>.data.
 
     Args:
         metadata: stored in the model's metadata_props as JSON, each key prefixed ``dashdeploy.``.
@@ -44,7 +43,6 @@ def export(
     Raises:
         UserError: torch cannot export the graph, or a batch dimension came out fixed.
     """
-    path = folder / FILE
     batch = torch.export.Dim.DYNAMIC
     with quiet():
         try:
@@ -61,18 +59,36 @@ def export(
         except torch.onnx.errors.OnnxExporterError as error:
             raise UserError(f"torch.onnx.export failed: {' '.join(str(error).split())[:400]}") from error
     assert program is not None
-    size = sum(p.numel() * p.element_size() for p in graph.parameters())
-    program.save(path, external_data=size >= single_file_mb * 1_000_000)
-    model = onnx.load(path, load_external_data=False)
+    model = program.model_proto
     strip_traces(model)
     name_batch(model)
     assert_dynamic_batch(model)
+    return save(model, path, metadata=metadata, single_file_mb=single_file_mb)
+
+
+def save(model: onnx.ModelProto, path: Path, *, metadata: dict[str, Any], single_file_mb: int) -> Path:
+    """Write a model, whose weights are in memory, to `path` and check it; `export` says where its weights go."""
+    del model.metadata_props[:]
     for key, value in metadata.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = METADATA_PREFIX + key, json.dumps(value)
-    onnx.save(model, path)
+    data = path.with_name(path.name + ".data")
+    data.unlink(missing_ok=True)
+    apart = model.ByteSize() >= single_file_mb * 1_000_000
+    onnx.save(model, path, save_as_external_data=apart, location=data.name, size_threshold=0)
     onnx.checker.check_model(str(path), full_check=True)
     return path
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """A model with its weights in memory, wherever they lie."""
+    return onnx.load(path)
+
+
+def files(path: Path) -> list[str]:
+    """The names of the files that a graph consists of."""
+    data = path.with_name(path.name + ".data")
+    return [path.name, *([data.name] if data.is_file() else [])]
 
 
 def strip_traces(model: onnx.ModelProto) -> None:

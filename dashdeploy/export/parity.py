@@ -62,7 +62,7 @@ def check(
     rows: list[ParityRow] = []
     for batch_size in limits.batch_sizes:
         for low, high in itertools.pairwise(edges):
-            x, t, y = _inputs(reference, batch_size, low, high, seed=seed)
+            x, t, y = draw(reference, batch_size, low, high, seed=seed)
             w = torch.tensor([guidance.weight(scale, int(v), steps) for v in t])
             # Different guidance for neighbouring images: a graph that uses one w for all must fail.
             w = w + torch.arange(batch_size) % 3
@@ -96,9 +96,10 @@ def compare(found: torch.Tensor, expected: torch.Tensor, branch: str, low: int, 
     return ParityRow(branch, len(expected), low, high, error, problem)
 
 
-def _inputs(
+def draw(
     reference: Denoiser, batch_size: int, low: int, high: int, *, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(x_t, t, y) of a batch with low ≤ t < high, from smooth random images."""
     interface = reference.interface
     generator = torch.Generator().manual_seed(seeds.derive(seed, "parity", batch_size, low))
     t = torch.randint(low, high, (batch_size,), generator=generator)

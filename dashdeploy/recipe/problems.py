@@ -100,7 +100,7 @@ def _key_path(details: ErrorDetails, values: Any) -> tuple[KeyPath, bool]:
 
 def _is_of_other_arm(details: ErrorDetails) -> bool:
     """Of number | section: "must be a number" about a section, or "must be a section" about anything else."""
-    wants_section = details["type"] == "model_type"
+    wants_section = details["type"] in ("model_type", "model_attributes_type")
     return details["type"].endswith("_type") and wants_section != isinstance(details["input"], dict)
 
 
@@ -109,7 +109,7 @@ def _worded(
 ) -> tuple[KeyPath, str]:
     kind, context, got = details["type"], details.get("ctx", {}), shown(details["input"])
     if at_arm and kind.startswith("float_"):
-        keys = [key for cls in sections(path, None, root) for key in cls.model_fields]
+        keys = list(dict.fromkeys(key for cls in sections(path, None, root) for key in cls.model_fields))
         return path, f"must be a number or a section (keys: {', '.join(keys)}), got {got}"
     if kind == "extra_forbidden":
         keys = [key for cls in sections(path[:-1], values, root) for key in cls.model_fields]

@@ -222,7 +222,22 @@ class Tag(Model):
         return self
 
 
-Guidance = Coefficient | Tag
+class GuidanceInterval(Model):
+    """Guidance at middle noise levels only (arXiv:2404.07724): w where low ≤ t/T < high, 1 (off) elsewhere."""
+
+    kind: Literal["interval"] = "interval"
+    w: Coefficient = 2.0
+    low: Number = Field(0.2, ge=0, le=1, description="as a share of num_train_timesteps; 0 is clean")
+    high: Number = Field(0.8, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GuidanceInterval:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        return self
+
+
+Guidance = Coefficient | Annotated[Tag | GuidanceInterval, Field(discriminator="kind")]
 
 
 class Sampling(Model):
@@ -231,7 +246,7 @@ class Sampling(Model):
     num_inference_steps: Positive = 50
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"
     clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")
-    guidance: Guidance = Field(2.0, description="guidance scale w (1 = off), or {kind: tag, …}")
+    guidance: Guidance = Field(2.0, description="guidance scale w (1 = off), {kind: tag, …} or {kind: interval, …}")
 
 
 class Latency(Model):

@@ -1,18 +1,31 @@
-"""What opening an artifact gives: a Denoiser with a name, class names and a close()."""
+"""What opening an artifact gives: a Denoiser and a Sampler with a name, class names and a close()."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
+import torch
+
 from dashdeploy.diffusion.denoiser import Denoiser
+from dashdeploy.diffusion.sampling import HostLoop, Plan, Sampler
 
 
 class Closable(Protocol):
     """A session or engine that holds memory until it is closed."""
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model is to be opened; None leaves the choice to the artifact, or to the runtime."""
+
+    threads: int | None = None
+    provider: str | None = None
+    device: str | None = None
 
 
 @dataclass
@@ -24,10 +37,12 @@ class Model:
         runtime: the backend's registered name.
         denoiser: predicts noise.
         parameters: number of parameters, or None where the file does not say.
-        file_bytes: size of the weights on disk.
+        file_bytes: size on disk of all that it loads.
         sha256: identity of the file or folder.
         classes: class names in label order; their numbers where no names are known.
         device: where its inputs have to be.
+        precision: fp32, fp16, bf16 or int8.
+        sampler: draws images; None: the host loop over the denoiser.
     """
 
     label: str
@@ -38,7 +53,22 @@ class Model:
     sha256: str
     classes: tuple[str, ...]
     device: str = "cpu"
+    precision: str = "fp32"
+    sampler: Sampler | None = None
     resources: list[Closable] = field(default_factory=list)
+
+    def sample(
+        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        """Images (B, C, H, W) float32 in [−1, 1] from noise (B, C, H, W) float32 and labels y (B,) int64.
+
+        It takes the fastest graph that the artifact has for this plan; `way` names it.
+        """
+        return (self.sampler or HostLoop(self.denoiser))(noise, y, plan, on_step=on_step)
+
+    def way(self, plan: Plan) -> str:
+        """How `sample` runs a plan: sampler, step, or guided (the host loop over single predictions)."""
+        return (self.sampler or HostLoop(self.denoiser)).way(plan)
 
     def __enter__(self) -> Model:
         return self

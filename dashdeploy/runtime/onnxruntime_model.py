@@ -1,4 +1,4 @@
-"""ONNX artifacts as Denoisers, through ONNX Runtime."""
+"""ONNX artifacts as models, through ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,70 +6,126 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dashdeploy.diffusion.denoiser import Interface
-from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.run import file_sha256
-from dashdeploy.runtime.model import Model
-from dashdeploy.runtime.onnx_session import GuidedSession
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs
+from dashdeploy.runtime.model import Model, Opening
+from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession, SamplerSession
+
+SMALL_MACS = 100_000_000
+"""Multiply-adds of one guided step of one image, below which its operators are too short to share between threads."""
+CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRtRtxExecutionProvider")
 
 
-class OnnxDenoiser:
-    """The guided graph as a Denoiser; a single branch is w = 1 (conditional) or w = 0 (unconditional)."""
+class HostSession:
+    """A graph on a CPU provider, over torch tensors without copies."""
 
-    def __init__(self, session: GuidedSession, interface: Interface) -> None:
-        self.session, self.interface = session, interface
+    def __init__(self, session: OnnxSession | SamplerSession, inputs: tuple[str, ...]) -> None:
+        self.session, self.inputs = session, inputs
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.guided(x, t, y, torch.ones(y.shape))
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        feeds = {name: tensor.numpy() for name, tensor in zip(self.inputs, inputs, strict=True)}
+        return torch.from_numpy(self.session.run(feeds))
 
-    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(eps_uncond, eps_cond) from two runs of the graph."""
-        return self.guided(x, t, y, torch.zeros(y.shape)), self.guided(x, t, y, torch.ones(y.shape))
-
-    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        """One run of the graph."""
-        return torch.from_numpy(self.session.run(x.numpy(), t.numpy(), y.numpy(), w.numpy()))
+    def close(self) -> None:
+        """Release the session."""
+        self.session.close()
 
 
-def open_model(folder: Path, manifest: dict[str, Any], *, threads: int | None) -> Model:
-    """Open an exported folder; its manifest has been checked against its files."""
-    return open_file(
-        folder / manifest["artifact"]["file"], threads=threads, providers=manifest["artifact"]["providers"]
-    )
+class DeviceSession:
+    """A graph on a CUDA provider: inputs are read, and the output is written, where torch's tensors lie.
+
+    The output's batch is that of the first input. ONNX Runtime's stream is waited for on torch's side.
+    """
+
+    def __init__(self, session: OnnxSession, entry: dict[str, Any], device: torch.device) -> None:
+        self.session, self.device = session, device
+        self.inputs = [tensor["name"] for tensor in entry["inputs"]]
+        self.output = entry["outputs"][0]
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        binding = self.session.session.io_binding()
+        index = self.device.index or 0
+        held = [tensor.to(self.device).contiguous() for tensor in inputs]
+        out = torch.empty(
+            (len(inputs[0]), *self.output["shape"][1:]), dtype=getattr(torch, self.output["dtype"]), device=self.device
+        )
+        torch.cuda.current_stream(self.device).synchronize()
+        for name, tensor in zip(self.inputs, held, strict=True):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            binding.bind_input(name, "cuda", index, kind, tuple(tensor.shape), tensor.data_ptr())
+        name, kind = self.output["name"], self.output["dtype"]
+        binding.bind_output(name, "cuda", index, kind, tuple(out.shape), out.data_ptr())
+        self.session.session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return out
+
+    def close(self) -> None:
+        """Release the session."""
+        self.session.close()
 
 
-def open_file(path: Path, *, threads: int | None, providers: list[str] | None = None) -> Model:
-    """Open a model.onnx that this package exported, by the metadata inside of it.
+def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
+    """Open an exported folder; its manifest has been checked against its files.
 
     Raises:
-        UserError: missing, truncated, or without this package's metadata.
+        UserError: a provider or device that is not here, or that do not go together.
+    """
+    artifact = manifest["artifact"]
+    providers = tuple([how.provider] if how.provider else artifact.get("providers") or CPU)
+    device = torch.device(how.device or ("cuda" if providers[0] in CUDA_PROVIDERS else "cpu"))
+    if (device.type == "cuda") != (providers[0] in CUDA_PROVIDERS):
+        raise UserError(f"{folder}: {providers[0]} does not run on {device}. Give a provider and a device that fit.")
+    small = artifact.get("macs", SMALL_MACS) < SMALL_MACS
+
+    def open_graph(entry: dict[str, Any], name: str) -> Session:
+        path, inputs = folder / entry["file"], tuple(tensor["name"] for tensor in entry["inputs"])
+        if name == "sampler" and providers == CPU:
+            return HostSession(SamplerSession(path, inputs=inputs, threads=how.threads, small=small), inputs)
+        session = OnnxSession(
+            path, inputs=inputs, threads=how.threads, providers=providers, device_id=device.index or 0
+        )
+        return HostSession(session, inputs) if device.type == "cpu" else DeviceSession(session, entry, device)
+
+    title = "ONNX Runtime" if providers == CPU else f"ONNX Runtime {providers[0].removesuffix('ExecutionProvider')}"
+    return open_graphs(folder, manifest, open_graph, title=title, device=str(device))
+
+
+def open_guided(path: Path, interface: Interface, *, threads: int | None = None) -> GraphDenoiser:
+    """A guided graph's file alone as a Denoiser on the CPU; close it."""
+    session = OnnxSession(path, threads=threads)
+    denoiser = GraphDenoiser(Graphs(("guided",), lambda name: HostSession(session, GUIDED)), interface)
+    return denoiser
+
+
+def open_file(path: Path, *, threads: int | None) -> Model:
+    """Open a guided graph's .onnx file alone on the CPU, by the metadata inside of it.
+
+    Raises:
+        UserError: missing, truncated, another graph, or without this package's metadata.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    session = GuidedSession(path, threads=threads, providers=providers or ["CPUExecutionProvider"])
+    session = OnnxSession(path, threads=threads)
     try:
         found = {k.removeprefix("dashdeploy."): json.loads(v) for k, v in session.metadata.items()}
-        interface = Interface(
-            num_classes=found["num_classes"],
-            image_shape=tuple(found["image_shape"]),
-            schedule=NoiseSchedule(np.asarray(found["betas"], np.float64)),
-        )
         classes, parameters = tuple(found["classes"]), found["parameters"]
     except (KeyError, ValueError, TypeError) as error:
         session.close()
         raise UserError(f"{path}: not exported by dashdeploy (metadata {error}). Export it again.") from error
+    graphs = Graphs(("guided",), lambda name: HostSession(session, GUIDED))
     data = path.with_name(path.name + ".data")
     return Model(
         label="student (ONNX Runtime)",
         runtime="onnxruntime",
-        denoiser=OnnxDenoiser(session, interface),
+        denoiser=GraphDenoiser(graphs, interface(found, path)),
         parameters=parameters,
         file_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
         sha256=file_sha256(path),
         classes=classes,
+        precision=found.get("precision", "fp32"),
         resources=[session],
     )

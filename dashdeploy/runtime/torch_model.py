@@ -7,17 +7,26 @@ from typing import Any
 
 import torch
 
-from dashdeploy.runtime.model import Model
+from dashdeploy.errors import UserError
+from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.teachers import choose, formats, unet2d
 
 
-def open_model(folder: Path, manifest: dict[str, Any], *, threads: int | None) -> Model:
-    """Open a diffusers folder; `manifest` is {} where a teacher was not made here."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
+    """Open a diffusers folder; `manifest` is {} where a teacher was not made here.
+
+    Raises:
+        UserError: the device that was asked for is not here.
+    """
+    if how.device is not None and how.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"{folder}: {how.device} was asked for, and torch sees no CUDA device. See `dashdeploy doctor`."
+        )
+    if how.threads is not None:
+        torch.set_num_threads(how.threads)
     role = "student" if manifest.get("stage") == "student" else "teacher"
     denoiser = formats.load(folder, role=role)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = how.device or ("cuda" if torch.cuda.is_available() else "cpu")
     weights = next(folder.rglob(unet2d.WEIGHTS))
     names = manifest.get("figures", {}).get("classes") or [str(i) for i in range(denoiser.interface.num_classes)]
     return Model(

@@ -142,8 +142,8 @@ def test_a_truncated_teacher_that_has_no_manifest(
 
 
 def test_a_truncated_artifact(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
-    truncate(run_copy / "artifacts" / "onnx-cpu" / "model.onnx")
-    assert "model.onnx: damaged" in refused(capsys, "sample", run_copy)
+    truncate(run_copy / "artifacts" / "onnx-cpu" / "guided.onnx")
+    assert "guided.onnx: damaged" in refused(capsys, "sample", run_copy)
 
 
 def test_an_unwritable_run_folder(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:

@@ -103,18 +103,22 @@ def test_guidance_off_runs_the_conditional_branch_alone() -> None:
 def test_images_do_not_depend_on_what_else_is_sampled_before_or_after() -> None:
     run = sampling.plan(Sampling(num_inference_steps=3), 1000)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    whole = sampling.generate(Wave(), run, labels=labels, seed=5, batch_size=2)
-    part = sampling.generate(Wave(), run, labels=labels[:4], seed=5, batch_size=2)
+    whole = sampling.generate(sampling.HostLoop(Wave()), Wave().interface, run, labels=labels, seed=5, batch_size=2)
+    part = sampling.generate(sampling.HostLoop(Wave()), Wave().interface, run, labels=labels[:4], seed=5, batch_size=2)
     assert torch.equal(whole[:4], part)
     assert whole.dtype == torch.uint8
-    assert not torch.equal(whole, sampling.generate(Wave(), run, labels=labels, seed=6, batch_size=2))
+    assert not torch.equal(
+        whole, sampling.generate(sampling.HostLoop(Wave()), Wave().interface, run, labels=labels, seed=6, batch_size=2)
+    )
 
 
 @pytest.mark.parametrize("label", [3, -1])
 def test_a_class_index_out_of_range_is_refused_with_the_range(label: int) -> None:
     run = sampling.plan(Sampling(num_inference_steps=3), 1000)
     with pytest.raises(UserError, match=rf"class index {label} is out of range.*0\.\.2"):
-        sampling.generate(Wave(), run, labels=torch.tensor([0, label]), seed=0, batch_size=2)
+        sampling.generate(
+            sampling.HostLoop(Wave()), Wave().interface, run, labels=torch.tensor([0, label]), seed=0, batch_size=2
+        )
 
 
 def test_more_steps_than_timesteps_are_refused() -> None:

@@ -15,7 +15,7 @@ from dashdeploy.run import read_stage
 
 @pytest.fixture(scope="module")
 def model(tiny_run: Path) -> onnx.ModelProto:
-    return onnx.load(tiny_run / "artifacts" / "onnx-cpu" / "model.onnx")
+    return onnx.load(tiny_run / "artifacts" / "onnx-cpu" / "guided.onnx")
 
 
 def test_the_graph_has_the_promised_inputs_and_output_with_a_symbolic_batch(model: onnx.ModelProto) -> None:
@@ -39,7 +39,9 @@ def test_the_graph_has_the_promised_inputs_and_output_with_a_symbolic_batch(mode
 
 def test_it_is_one_file_at_opset_22(model: onnx.ModelProto, tiny_run: Path) -> None:
     assert [o.version for o in model.opset_import if o.domain == ""] == [22]
-    assert sorted(p.name for p in (tiny_run / "artifacts" / "onnx-cpu").iterdir()) == ["manifest.json", "model.onnx"]
+    assert sorted(p.name for p in (tiny_run / "artifacts" / "onnx-cpu").iterdir()) == [
+        *("cond.onnx", "guided.onnx", "manifest.json", "manifest.json.sha256", "sampler.onnx", "step.onnx")
+    ]
 
 
 def test_the_model_describes_itself(model: onnx.ModelProto, tiny_run: Path) -> None:
@@ -52,6 +54,7 @@ def test_the_model_describes_itself(model: onnx.ModelProto, tiny_run: Path) -> N
     assert len(found["recipe_sha256"]) == 64
     assert len(found["betas"]) == 1000
     manifest = json.loads((tiny_run / "artifacts" / "onnx-cpu" / "manifest.json").read_text())
+    assert found.pop("graph") == "guided"
     assert {k: manifest["artifact"][k] for k in found} == found
 
 
@@ -69,8 +72,8 @@ def test_a_graph_whose_batch_came_out_fixed_is_refused(tmp_path: Path) -> None:
         onnx_graph.export(
             Chunked(),
             example,
-            tmp_path,
-            inputs=graphs.GUIDED_INPUTS,
+            tmp_path / "model.onnx",
+            inputs=graphs.GRAPHS["guided"].inputs,
             output="eps",
             opset=22,
             metadata={},
@@ -89,20 +92,16 @@ def test_a_fixed_batch_dimension_is_named() -> None:
 def test_weights_past_the_limit_go_into_a_file_beside_the_graph(tmp_path: Path) -> None:
     linear = nn.Linear(8, 8)
     path = onnx_graph.export(
-        linear, (torch.zeros(4, 8),), tmp_path, inputs=["x"], output="eps", opset=22, metadata={}, single_file_mb=0
+        linear,
+        (torch.zeros(4, 8),),
+        tmp_path / "model.onnx",
+        inputs=["x"],
+        output="eps",
+        opset=22,
+        metadata={},
+        single_file_mb=0,
     )
     assert path.with_name("model.onnx.data").is_file()
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 4, 4), (2, 8, 16)])
-def test_group_norm_as_instance_norm_has_the_same_values(shape: tuple[int, ...]) -> None:
-    norm = nn.GroupNorm(4, 8)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 1
-    other = graphs.with_instance_group_norm(nn.Sequential(norm))
-    torch.testing.assert_close(other(x), norm(x), rtol=1e-5, atol=1e-5)
-    assert isinstance(norm, nn.GroupNorm)
 
 
 def test_no_local_path_is_left_in_the_file_and_nodes_still_name_their_module(model: onnx.ModelProto) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from dashdeploy.errors import UserError
 from dashdeploy.export import parity
-from dashdeploy.runtime.open import open_path
+from dashdeploy.runtime.opening import open_path
 from dashdeploy.target import ParityLimits
 from dashdeploy.teachers import unet2d
 

@@ -109,12 +109,14 @@ def test_a_union_by_kind_gives_one_problem_on_its_own_path(objective: str, expec
     ("guidance", "expected"),
     [
         ("-1", ": must be ≥ 0, got -1"),
-        ("tag", ": must be a number or a section (keys: kind, w_min, w_max, beta), got 'tag'"),
-        ("[1]", ": must be a number or a section (keys: kind, w_min, w_max, beta), got [1]"),
-        ("null", ": must be a number or a section (keys: kind, w_min, w_max, beta), got null"),
-        ("{kind: tg}", ".kind: must be 'tag', got 'tg'; did you mean 'tag'?"),
-        ("{w_mxa: 3}", ".w_mxa: unknown key; did you mean 'w_max'? (known: kind, w_min, w_max, beta)"),
-        ("{w_max: {a: 1}}", '.w_max: must be a number, got {"a": 1}'),
+        ("tag", ": must be a number or a section (keys: kind, w_min, w_max, beta, w, low, high), got 'tag'"),
+        ("[1]", ": must be a number or a section (keys: kind, w_min, w_max, beta, w, low, high), got [1]"),
+        ("null", ": must be a number or a section (keys: kind, w_min, w_max, beta, w, low, high), got null"),
+        ("{kind: tg}", ".kind: unknown 'tg'; did you mean 'tag'? (known: tag, interval)"),
+        ("{w_max: 3}", ": needs a kind (known: tag, interval)"),
+        ("{kind: tag, w_mxa: 3}", ".w_mxa: unknown key; did you mean 'w_max'? (known: kind, w_min, w_max, beta)"),
+        ("{kind: interval, low: 0.8, high: 0.2}", ": low (0.8) must be below high (0.2)"),
+        ("{kind: tag, w_max: {a: 1}}", '.w_max: must be a number, got {"a": 1}'),
     ],
 )
 def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> None:
@@ -164,9 +166,12 @@ def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> 
         ),
         ("export: [a, a]", "export: value 1 (counted from 0) repeats value 0"),
         ("export: ['']", "export.0: must have at least 1 character, got ''"),
-        ("sampling: {guidance: {w_min: 3, w_max: 2}}", "sampling.guidance: w_max (2) must not be below w_min (3)"),
-        ("sampling: {guidance: {w_min: -1}}", "sampling.guidance.w_min: must be ≥ 0, got -1"),
-        ("sampling: {guidance: {beta: 0}}", "sampling.guidance.beta: must be > 0, got 0"),
+        (
+            "sampling: {guidance: {kind: tag, w_min: 3, w_max: 2}}",
+            "sampling.guidance: w_max (2) must not be below w_min (3)",
+        ),
+        ("sampling: {guidance: {kind: tag, w_min: -1}}", "sampling.guidance.w_min: must be ≥ 0, got -1"),
+        ("sampling: {guidance: {kind: tag, beta: 0}}", "sampling.guidance.beta: must be > 0, got 0"),
         (
             "distill: {objective: {kind: dash, imitation: 0, unconditional: 0, anchor: 0}}",
             "distill.objective: all coefficients are 0: there is nothing to learn",

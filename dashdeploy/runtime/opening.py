@@ -8,25 +8,26 @@ from dashdeploy import run
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.runtime import RUNTIMES
-from dashdeploy.runtime.model import Model
+from dashdeploy.runtime.model import Model, Opening
 
 ARTIFACTS = "artifacts"
 
 
-def open_path(path: str | Path, *, threads: int | None = None) -> Model:
-    """Open a model as a Denoiser.
+def open_path(
+    path: str | Path, *, threads: int | None = None, provider: str | None = None, device: str | None = None
+) -> Model:
+    """Open a model as a Denoiser and a Sampler; `dashdeploy.runtime.open` says what the arguments mean.
 
     A run folder opens its first artifact, or its student if nothing was exported. Folders with a manifest are
-    checked against it first.
-
-    Args:
-        threads: CPU threads of the runtime; None: the runtime's own choice.
+    checked against it before anything in them is loaded.
 
     Raises:
-        UserError: nothing there that can be opened, or it is damaged.
+        UserError: nothing there that can be opened, it is damaged, or what it needs is not here.
     """
     path = Path(path)
     if path.suffix == ".onnx":
+        if provider is not None or device is not None:
+            raise UserError(f"{path}: an .onnx file alone runs on the CPU; open its folder for a provider or device.")
         if (path.parent / run.MANIFEST).is_file():
             run.read_stage(path.parent)
         from dashdeploy.runtime.onnxruntime_model import open_file
@@ -34,8 +35,12 @@ def open_path(path: str | Path, *, threads: int | None = None) -> Model:
         return open_file(path, threads=threads)
     folder = find_model(path)
     manifest = run.read_stage(folder).manifest if (folder / run.MANIFEST).is_file() else {}
-    backend = manifest.get("artifact", {}).get("backend", "torch")
-    model: Model = resolve("runtime", RUNTIMES, backend)(folder, manifest, threads=threads)
+    artifact = manifest.get("artifact", {})
+    backend = artifact.get("backend", "torch")
+    opener = resolve("runtime", RUNTIMES, backend)
+    if provider is not None and backend != "onnxruntime":
+        raise UserError(f"{folder}: a provider is ONNX Runtime's, and this is a model for {backend}.")
+    model: Model = opener(folder, manifest, Opening(threads, provider, device))
     return model
 
 

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from dashdeploy.errors import UserError
-from dashdeploy.runtime.open import open_path
+from dashdeploy.run import sidecar_text
+from dashdeploy.runtime.opening import open_path
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def copied(tiny_run: Path, tmp_path: Path) -> Path:
         ("student", "student (torch)"),
         ("teacher", "teacher (torch)"),
         ("artifacts/onnx-cpu", "student (ONNX Runtime)"),
-        ("artifacts/onnx-cpu/model.onnx", "student (ONNX Runtime)"),
+        ("artifacts/onnx-cpu/guided.onnx", "student (ONNX Runtime)"),
     ],
 )
 def test_anything_a_run_made_opens(tiny_run: Path, part: str, label: str) -> None:
@@ -54,10 +56,10 @@ def test_a_run_without_artifacts_opens_its_student(copied: Path) -> None:
 
 
 def test_a_truncated_onnx_file_is_named(copied: Path, tmp_path: Path) -> None:
-    path = copied / "artifacts" / "onnx-cpu" / "model.onnx"
+    path = copied / "artifacts" / "onnx-cpu" / "guided.onnx"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"model.onnx: damaged or changed"):
+    with pytest.raises(UserError, match=r"guided.onnx: damaged or changed"):
         open_path(copied)
     bare = tmp_path / "model.onnx"
     bare.write_bytes(whole[: len(whole) // 2])
@@ -83,17 +85,34 @@ def test_a_foreign_onnx_model_is_refused(tmp_path: Path) -> None:
     [
         (lambda m: m.update(format=99), "format 99"),
         (lambda m: m["files"].update({"gone.bin": "0" * 64}), "missing"),
+        (lambda m: m["files"].update({"../tiny.yaml": "0" * 64}), "outside of its folder"),
         (lambda m: m["artifact"].update(backend="abacus"), "unknown runtime 'abacus'"),
         (lambda m: m.pop("files"), "not a manifest"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(copied: Path, change, message: str) -> None:
-    path = copied / "artifacts" / "onnx-cpu" / "manifest.json"
-    manifest = json.loads(path.read_text())
+    folder = copied / "artifacts" / "onnx-cpu"
+    manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json.sha256").write_bytes(sidecar_text(folder / "manifest.json"))
     with pytest.raises(UserError, match=message):
-        open_path(copied / "artifacts" / "onnx-cpu")
+        open_path(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["guided.onnx", "cond.onnx", "step.onnx", "sampler.onnx", "manifest.json", "manifest.json.sha256"]
+)
+def test_one_changed_byte_anywhere_is_refused_before_anything_is_loaded(
+    copied: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied / "artifacts" / "onnx-cpu"
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(bytes(data))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # loading anything would fail in another way
+    with pytest.raises(UserError, match=r"damaged or changed|not a manifest"):
+        open_path(folder)
 
 
 def test_a_path_without_a_model_says_what_was_expected(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""int8 for a whole artifact: the draws, the search on the guided graph, and the same layers in every other graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import onnx
+from rich.progress import Progress
+
+from dashdeploy import seeds
+from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.errors import UserError
+from dashdeploy.export import gate, graphs, onnx_graph, quantize, sensitivity, trajectories
+from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime.graphs_model import GraphDenoiser
+from dashdeploy.runtime.onnxruntime_model import open_guided
+from dashdeploy.target import TENSORRT, Target
+
+
+class Int8:
+    """Quantizes one graph after the other; the guided one first, whose search decides for all."""
+
+    def __init__(self, denoiser: TorchDenoiser, sampling: Sampling, target: Target, work: Path, *, seed: int) -> None:
+        if target.opset > quantize.MAX_OPSET:
+            raise UserError(
+                f"{target.name}: int8 by onnxruntime needs opset ≤ {quantize.MAX_OPSET}, got {target.opset}: its "
+                "optimizer makes invalid QuantizeLinear nodes of newer ones"
+            )
+        self.denoiser, self.target, self.work = denoiser, target, work
+        config = target.calibration
+        self.symmetric = target.backend in TENSORRT
+        self.probes = trajectories.draw(
+            denoiser,
+            sampling,
+            num_images=config.num_images,
+            num_points=config.num_steps,
+            seed=seeds.derive(seed, "calibration"),
+        )
+        steps = denoiser.interface.schedule.num_train_timesteps
+        self.scale = guidance.weight(sampling.guidance, steps / 2, steps)
+        self.gate = gate_of(denoiser, sampling, target, seed=seed)
+        self.search: sensitivity.Search | None = None
+
+    def quantized(self, name: str, path: Path, *, progress: Progress) -> onnx.ModelProto:
+        """The Q/DQ form of a float graph."""
+        calibrated = quantize.calibrate(
+            path,
+            self.work,
+            self.probes,
+            inputs=graphs.GRAPHS[name].inputs,
+            null_class=self.denoiser.interface.null_class,
+            scale=self.scale,
+            method=self.target.calibration.method,
+        )
+        if self.search is None:
+            assert name == "guided"
+            most = self.target.calibration.float_layers
+            task = progress.add_task(f"{self.target.name}: sensitive layers", total=len(calibrated.layers))
+
+            def build(layers: Collection[str]) -> GraphDenoiser:
+                model = quantize.quantize(calibrated, layers=layers, symmetric=self.symmetric)
+                trial = onnx_graph.save(model, self.work / "trial.onnx", metadata={}, single_file_mb=2000)
+                return open_guided(trial, self.denoiser.interface)
+
+            self.search = sensitivity.search(
+                list(calibrated.layers), build, self.gate, most=most, on_layer=lambda: progress.advance(task)
+            )
+        layers = [layer for layer in calibrated.layers if layer not in self.search.float_layers]
+        return quantize.quantize(calibrated, layers=layers, symmetric=self.symmetric)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the manifest keeps."""
+        return {
+            "calibration_draws": len(self.probes.t),
+            "calibration_t": sorted({int(t) for t in self.probes.t}),
+            "symmetric": self.symmetric,
+            **(self.search.as_dict() if self.search else {}),
+        }
+
+
+def gate_of(denoiser: TorchDenoiser, sampling: Sampling, target: Target, *, seed: int) -> gate.Gate:
+    """The guidance gate of a student, on draws that calibration has not seen."""
+    points = min(target.gate.t_bins, sampling.num_inference_steps)
+    probes = trajectories.draw(
+        denoiser,
+        sampling,
+        num_images=max(2, -(-target.gate.num_draws // points)),
+        num_points=points,
+        seed=seeds.derive(seed, "gate"),
+    )
+    return gate.prepare(denoiser, probes, target.gate, scale=sampling.guidance)

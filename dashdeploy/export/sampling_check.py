@@ -1,0 +1,124 @@
+"""The cond, step and sampler graphs against torch from the same noise: each step alone, and the final images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from dashdeploy import seeds
+from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.denoiser import Denoiser
+from dashdeploy.diffusion.sampling import Plan, ddim_step
+from dashdeploy.errors import UserError
+from dashdeploy.metrics.gap import relative_error
+from dashdeploy.recipe.schema import Guidance
+from dashdeploy.runtime.graphs_model import Session
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One torch trajectory: noise, labels, w (B, N), and x after each step, (N, B, C, H, W), the last one clipped."""
+
+    noise: torch.Tensor
+    y: torch.Tensor
+    w: torch.Tensor
+    states: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class SamplingCheck:
+    """Worst figures of a graph. Errors are relative, √(Σ(found − expected)²/Σ expected²), over a batch.
+
+    step_error: of x_prev (step) or eps (cond), each step from torch's own x_t. image_error: of the final images;
+    max_difference: of one pixel, images spanning 2.
+    """
+
+    graph: str
+    step_error: float | None = None
+    image_error: float | None = None
+    max_difference: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+
+@torch.no_grad()
+def trajectory(reference: Denoiser, plan: Plan, *, scale: Guidance, seed: int, batch_size: int) -> Trajectory:
+    """Torch's run; neighbouring images differ in label and in guidance, so that a graph with one for all must fail."""
+    interface = reference.interface
+    generator = torch.Generator().manual_seed(seeds.derive(seed, "sampling-check"))
+    noise = torch.randn((batch_size, *interface.image_shape), generator=generator)
+    y = torch.arange(batch_size) % interface.num_classes
+    total = interface.schedule.num_train_timesteps
+    w = torch.tensor([guidance.weight(scale, t, total) for t in plan.timesteps])
+    w = w[None] + (torch.arange(batch_size) % 3)[:, None] * 0.5
+    alphas = torch.cat([interface.schedule.alphas_cumprod, torch.ones(1)])
+    x, states = noise, []
+    for i, (now, previous) in enumerate(zip(plan.timesteps, plan.previous, strict=True)):
+        eps = reference.guided(x, torch.full_like(y, now), y, w[:, i])
+        x = ddim_step(x, eps, alphas[now], alphas[previous], clip_sample=plan.clip_sample)
+        states.append(x)
+    states[-1] = states[-1].clamp(-1, 1)
+    return Trajectory(noise, y, w.float(), states)
+
+
+def check_cond(session: Session, reference: Denoiser, path: Trajectory, plan: Plan) -> SamplingCheck:
+    """The conditional branch, and with the null label the unconditional one, at each x_t of the trajectory."""
+    worst = 0.0
+    null = torch.full_like(path.y, reference.interface.null_class)
+    with torch.no_grad():
+        for x, now in zip([path.noise, *path.states], plan.timesteps, strict=False):
+            t = torch.full_like(path.y, now)
+            for y in (path.y, null):
+                worst = max(worst, _error(session(x, t, y), reference(x, t, y)))
+    return SamplingCheck("cond", step_error=worst)
+
+
+def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
+    """Each step from torch's x_t, and all steps fed back."""
+    x, before, worst = path.noise, path.noise, 0.0
+    for i, (now, previous) in enumerate(zip(plan.timesteps, plan.previous, strict=True)):
+        t, t_prev, w = torch.full_like(path.y, now), torch.full_like(path.y, previous), path.w[:, i].contiguous()
+        alone = session(before, t, t_prev, path.y, w)
+        last = i == len(plan.timesteps) - 1
+        worst = max(worst, _error(alone.clamp(-1, 1) if last else alone, path.states[i]))
+        before = path.states[i]
+        x = session(x, t, t_prev, path.y, w)
+    images, expected = x.clamp(-1, 1), path.states[-1]
+    return SamplingCheck("step", worst, _error(images, expected), float((images - expected).abs().max()))
+
+
+def check_sampler(session: Session, path: Trajectory) -> SamplingCheck:
+    """Final images of the whole sampler; uint8 is taken back to [−1, 1]."""
+    images, expected = session(path.noise, path.y, path.w), path.states[-1]
+    if images.dtype == torch.uint8:
+        images, expected = images.float() / 127.5 - 1, ((expected + 1) * 127.5).round() / 127.5 - 1
+    return SamplingCheck("sampler", None, _error(images, expected), float((images - expected).abs().max()))
+
+
+def require(check: SamplingCheck, *, step_error: float, image_error: float, max_difference: float | None) -> None:
+    """Hold a check to its limits.
+
+    Raises:
+        UserError: it names the graph, the figure and the limit.
+    """
+    limits = (
+        ("error of a single step", check.step_error, step_error),
+        ("error of the final images", check.image_error, image_error),
+        ("largest difference of a pixel", check.max_difference, max_difference),
+    )
+    for what, value, limit in limits:
+        if value is not None and limit is not None and not value <= limit:
+            raise UserError(
+                f"the {check.graph} graph does not follow torch: {what} {value:.2e}, limit {limit:.2e}. No artifact "
+                "was written. Its schedule, timesteps or clipping differ from the student's, or the precision is too "
+                "low for it."
+            )
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    if found.shape != expected.shape or not torch.isfinite(found).all():
+        return float("inf")
+    return relative_error(found, expected)

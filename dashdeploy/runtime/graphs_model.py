@@ -1,0 +1,180 @@
+"""The graphs of one artifact folder behind the Denoiser and Sampler contracts, whatever runtime runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dashdeploy import run
+from dashdeploy.diffusion.denoiser import Interface
+from dashdeploy.diffusion.sampling import Plan, ddim, ddim_step
+from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.errors import UserError
+from dashdeploy.runtime.model import Model
+
+COND_GAIN = 0.2
+"""Share of a sampler's work that steps without guidance must save before the host loop replaces the sampler graph."""
+
+
+class Session(Protocol):
+    """One opened graph: tensors in the order of its inputs in, its output out, all on the model's device."""
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor: ...
+
+    def close(self) -> None: ...
+
+
+class Graphs:
+    """Sessions by graph name, opened when they are first needed."""
+
+    def __init__(self, names: tuple[str, ...], open_graph: Callable[[str], Session]) -> None:
+        self.names, self._open = names, open_graph
+        self._sessions: dict[str, Session] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Session:
+        if name not in self._sessions:
+            self._sessions[name] = self._open(name)
+        return self._sessions[name]
+
+    def close(self) -> None:
+        """Release every session."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+
+class GraphDenoiser:
+    """The guided graph, and the cond graph where there is one, as a Denoiser."""
+
+    def __init__(self, graphs: Graphs, interface: Interface) -> None:
+        self.graphs, self.interface = graphs, interface
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """One branch: the cond graph, or the guided one with w = 1."""
+        if "cond" in self.graphs:
+            return self.graphs["cond"](x, t, y)
+        return self.guided(x, t, y, torch.ones(y.shape, device=x.device))
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_uncond, eps_cond) as the guided graph has them: w = 0 and w = 1."""
+        zeros = torch.zeros(y.shape, device=x.device)
+        return self.guided(x, t, y, zeros), self.guided(x, t, y, zeros + 1)
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """One run of the graph."""
+        return self.graphs["guided"](x, t, y, w)
+
+    def close(self) -> None:
+        """Release the sessions."""
+        self.graphs.close()
+
+
+class GraphSampler:
+    """Takes the sampler graph where it fits the plan, else the step graph, else the host loop.
+
+    A step whose guidance scale is 1 needs the conditional branch alone; with a cond graph it costs half, which the
+    sampler graph cannot do. So a plan with many such steps runs on the host.
+    """
+
+    def __init__(self, graphs: Graphs, denoiser: GraphDenoiser, artifact: dict[str, Any]) -> None:
+        self.graphs, self.denoiser = graphs, denoiser
+        sampler = artifact.get("sampler") or {}
+        self.timesteps, self.output = tuple(sampler.get("timesteps", ())), sampler.get("output")
+        self.clip_sample = artifact.get("clip_sample")
+
+    def way(self, plan: Plan) -> str:
+        """sampler, step or guided."""
+        alone = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
+        same = plan.clip_sample == self.clip_sample
+        if "sampler" in self.graphs and same and plan.timesteps == self.timesteps and alone < COND_GAIN:
+            return "sampler"
+        return "step" if "step" in self.graphs and same else "guided"
+
+    def __call__(
+        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        way = self.way(plan)
+        if way == "guided":
+            return ddim(self.denoiser, noise, y, plan, on_step=on_step)
+        if way == "step":
+            return self._steps(noise, y, plan, on_step)
+        w = torch.tensor(plan.weights, device=noise.device).expand(len(y), -1).contiguous()
+        images = self.graphs["sampler"](noise, y, w)
+        for i in range(len(plan.timesteps) if on_step is not None else 0):
+            on_step(i)  # type: ignore[misc]
+        return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
+
+    def _steps(
+        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, on_step: Callable[[int], None] | None
+    ) -> torch.Tensor:
+        x, step = noise, self.graphs["step"]
+        alphas = torch.cat([self.denoiser.interface.schedule.alphas_cumprod, torch.ones(1)]).to(noise.device)
+        for i, (now, previous, w) in enumerate(zip(plan.timesteps, plan.previous, plan.weights, strict=True)):
+            t = torch.full_like(y, now)
+            if w == 1.0 and "cond" in self.graphs:
+                eps = self.graphs["cond"](x, t, y)
+                x = ddim_step(x, eps, alphas[now], alphas[previous], clip_sample=plan.clip_sample)
+            else:
+                scale = torch.full(y.shape, w, dtype=torch.float32, device=y.device)
+                x = step(x, t, torch.full_like(y, previous), y, scale)
+            if on_step is not None:
+                on_step(i)
+        return x.clamp(-1, 1)
+
+
+def open_graphs(
+    folder: Path,
+    manifest: dict[str, Any],
+    open_graph: Callable[[dict[str, Any], str], Session],
+    *,
+    title: str,
+    device: str = "cpu",
+) -> Model:
+    """A Model of an artifact folder whose manifest has been checked against its files.
+
+    Args:
+        open_graph: (the manifest's entry of a graph, its name) -> Session.
+        title: the runtime as tables name it.
+    """
+    artifact = manifest["artifact"]
+    entries: dict[str, dict[str, Any]] = artifact["graphs"]
+    graphs = Graphs(tuple(entries), lambda name: open_graph(entries[name], name))
+    denoiser = GraphDenoiser(graphs, interface(artifact, folder))
+    graphs["guided"]  # what is wrong with it shows now, not at the first prediction
+    precision = artifact["precision"]
+    return Model(
+        label=f"student ({title}{'' if precision == 'fp32' else f', {precision}'})",
+        runtime=artifact["backend"],
+        denoiser=denoiser,
+        parameters=artifact["parameters"],
+        file_bytes=sum((folder / name).stat().st_size for entry in entries.values() for name in entry["files"]),
+        sha256=run.digest(manifest["files"]),
+        classes=tuple(artifact["classes"]),
+        device=device,
+        precision=precision,
+        sampler=GraphSampler(graphs, denoiser, artifact),
+        resources=[graphs],
+    )
+
+
+def interface(described: dict[str, Any], source: Path) -> Interface:
+    """The Interface that an export describes.
+
+    Raises:
+        UserError: a part is missing or of a wrong type.
+    """
+    try:
+        return Interface(
+            num_classes=described["num_classes"],
+            image_shape=tuple(described["image_shape"]),
+            schedule=NoiseSchedule(np.asarray(described["betas"], np.float64)),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{source}: not exported by dashdeploy (metadata {error}). Export it again.") from error
