@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import Progress
 
 from dashdeploy import run
+from dashdeploy.export.int8 import Int8
 from dashdeploy.lazy import require
 from dashdeploy.target import Target
 
@@ -30,6 +31,10 @@ class Backend:
         """
         require("onnxruntime", extra="cpu")
 
-    def build(self, draft: run.Draft, *, progress: Progress) -> None:
-        """Turn draft.artifact["graphs"], ONNX files in draft.folder, into what is deployed."""
+    def build(self, draft: run.Draft, *, int8: Int8 | None, progress: Progress) -> None:
+        """Turn draft.artifact["graphs"], ONNX files in draft.folder, into what is deployed.
+
+        Args:
+            int8: how a backend with a quantizer of its own quantizes; None: another precision.
+        """
         draft.artifact["providers"] = list(self.target.providers)

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from dashdeploy import run
 from dashdeploy.errors import UserError
+from dashdeploy.export.int8 import Int8
 from dashdeploy.lazy import require
 from dashdeploy.target import Target
 
@@ -35,8 +36,8 @@ class Backend:
         """
         require("openvino", extra="openvino")
 
-    def build(self, draft: run.Draft, *, progress: Progress) -> None:
-        """Replace each ONNX file by its IR.
+    def build(self, draft: run.Draft, *, int8: Int8 | None, progress: Progress) -> None:
+        """Replace each ONNX file by its IR, quantized by NNCF where the target says so.
 
         Raises:
             UserError: OpenVINO cannot convert a graph.
@@ -45,7 +46,12 @@ class Backend:
         for name, entry in draft.artifact["graphs"].items():
             source = draft.folder / entry["file"]
             try:
-                model = openvino.convert_model(str(source))
+                if int8 is not None and int8.by_nncf:
+                    model = int8.quantized_nncf(name, source, progress=progress)
+                else:
+                    model = openvino.convert_model(str(source))
+            except UserError:
+                raise
             except Exception as error:
                 raise UserError(
                     f"{self.target.name}: OpenVINO cannot convert the {name} graph "

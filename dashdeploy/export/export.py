@@ -65,7 +65,7 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
         paths = job.onnx_graphs()
         draft.artifact.update(job.described)
         draft.artifact["graphs"] = {name: job.entry(name, path) for name, path in paths.items()}
-        backend.build(draft, progress=progress)
+        backend.build(draft, int8=job.int8, progress=progress)
         draft.figures.update(job.verify(draft.artifact).as_dict())
         if job.int8 is not None:
             draft.figures["int8"] = job.int8.as_dict()

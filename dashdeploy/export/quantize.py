@@ -28,6 +28,8 @@ MODULE = "denoiser.unet."
 MAX_OPSET = 20
 """ONNX Runtime's optimizer makes invalid QuantizeLinear nodes of newer ones."""
 BATCH = 16
+ALWAYS_FLOAT = ("conv_in",)
+"""Its input is x itself, one to three channels: rounding it saves nothing and rounds the trajectory."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,13 @@ def layer_of(node: onnx.NodeProto) -> str:
     return name.split(MODULE)[-1].removeprefix("unet.")
 
 
-def calibrate(
-    float_graph: Path,
-    work: Path,
-    probes: Probes,
-    *,
-    inputs: Collection[str],
-    null_class: int,
-    scale: float,
-    method: str,
-) -> Calibrated:
+def layers_of(graph: Path) -> dict[str, str]:
+    """Layer -> node name of each convolution, in the graph's order."""
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return {layer_of(node): node.name for node in nodes if node.op_type in OPERATORS}
+
+
+def calibrate(float_graph: Path, work: Path, reader: Reader, *, method: str) -> Calibrated:
     """Run the draws through a float graph and note each activation's range.
 
     Args:
@@ -108,10 +107,9 @@ def calibrate(
                 calibrate_method=methods[method],
                 extra_options={"symmetric": False},
             )
-            calibrator.collect_data(Reader(probes, inputs, null_class=null_class, scale=scale))
+            calibrator.collect_data(reader)
             ranges = calibrator.compute_data()
-    nodes = onnx.load(prepared, load_external_data=False).graph.node
-    return Calibrated(prepared, ranges, {layer_of(n): n.name for n in nodes if n.op_type in OPERATORS})
+    return Calibrated(prepared, ranges, layers_of(prepared))
 
 
 def quantize(calibrated: Calibrated, *, layers: Collection[str], symmetric: bool) -> onnx.ModelProto:

@@ -24,14 +24,20 @@ class Search:
     rung: Rung
     damage: dict[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"float_layers": self.float_layers, "damage": self.damage}
-
 
 def search(
-    layers: Collection[str], build: Build, gate: Gate, *, most: int, on_layer: Callable[[], None] | None = None
+    layers: Collection[str],
+    build: Build,
+    gate: Gate,
+    *,
+    most: int,
+    rank: Build | None = None,
+    on_layer: Callable[[], None] | None = None,
 ) -> Search:
     """Quantize all layers; while the gate fails, leave the worst 1, 2, 4, … `most` of them in float.
+
+    Args:
+        rank: a quicker builder that single layers are judged with; None: `build`.
 
     Raises:
         UserError: the gate fails even then, or no layer may be left out; with the gate's table and the worst layer.
@@ -40,8 +46,8 @@ def search(
     if not rung.failures:
         return Search([], rung, {})
     damage: dict[str, float] = {}
-    for layer in layers if most else ():
-        damage[layer] = _judge(build, [layer], gate).excess
+    for layer in layers:
+        damage[layer] = _judge(rank or build, [layer], gate).excess
         if on_layer is not None:
             on_layer()
     damage = dict(sorted(damage.items(), key=lambda item: -item[1]))
@@ -52,9 +58,11 @@ def search(
         if not rung.failures:
             return Search(kept, rung, damage)
         left = most if left < most < 2 * left else 2 * left
-    worst = next(iter(damage.items()), None)
-    named = f" The worst layer is {worst[0]} ({worst[1]:.2f} of a limit when it alone is int8)." if worst else ""
-    raise UserError(failed(rung, "int8") + named + " Raise calibration.float_layers or the gate's limits.")
+    worst, share = next(iter(damage.items()))
+    raise UserError(
+        f"{failed(rung, 'int8')} The worst layer is {worst}: alone in int8 it takes {share:.2f} of a limit. "
+        "Raise calibration.float_layers or the gate's limits."
+    )
 
 
 def failed(rung: Rung, precision: str) -> str:

@@ -1,4 +1,4 @@
-"""All checks of a finished artifact: in its own runtime where that runs here, else on its ONNX graphs, and it says so."""
+"""All checks of a finished artifact: in its own runtime where that runs here, else on its ONNX graphs, saying so."""
 
 from __future__ import annotations
 

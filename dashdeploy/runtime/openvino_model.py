@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 
+from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
-from dashdeploy.runtime.graphs_model import Session, open_graphs
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, open_graphs
 from dashdeploy.runtime.model import Model, Opening
+from dashdeploy.runtime.onnx_session import GUIDED
 
 
 class OpenVinoSession:
     """One compiled graph, over torch tensors of the host.
 
     Args:
+        path: an .xml or .onnx file, or a model in memory.
         precision_hint: what OpenVINO computes float32 graphs in; f32 unless the artifact says otherwise. On CPUs with
             bf16 instructions OpenVINO would else take bf16 silently.
 
@@ -24,13 +27,14 @@ class OpenVinoSession:
         UserError: openvino is not installed, or the file is not a whole graph.
     """
 
-    def __init__(self, path: Path, *, inputs: tuple[str, ...], threads: int | None, precision_hint: str) -> None:
+    def __init__(self, path: Path | Any, *, inputs: tuple[str, ...], threads: int | None, precision_hint: str) -> None:
         openvino: Any = require("openvino", extra="openvino")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision_hint}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            model = openvino.Core().compile_model(str(path), "CPU", settings)
+            source = str(path) if isinstance(path, Path) else path
+            model = openvino.Core().compile_model(source, "CPU", settings)
         except Exception as error:
             raise UserError(
                 f"{path}: not a whole OpenVINO model ({' '.join(str(error).split())[:200]}). Export it again."
@@ -48,6 +52,15 @@ class OpenVinoSession:
     def close(self) -> None:
         """Release the request and its memory."""
         self.request = None
+
+
+def of_guided(model: Any, interface: Interface) -> GraphDenoiser:
+    """A guided graph in memory as a Denoiser, in float32 where it is not quantized."""
+
+    def open_graph(name: str) -> Session:
+        return OpenVinoSession(model, inputs=GUIDED, threads=None, precision_hint="f32")
+
+    return GraphDenoiser(Graphs(("guided",), open_graph), interface)
 
 
 def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
