@@ -12,7 +12,7 @@ from rich.progress import Progress
 from dashdeploy.diffusion.denoiser import Denoiser, TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.errors import UserError
-from dashdeploy.export import gate, parity, sampling_check, sensitivity
+from dashdeploy.export import gate, parity, rewrite, sampling_check, sensitivity, worst_layer
 from dashdeploy.export.int8 import gate_of
 from dashdeploy.lazy import resolve
 from dashdeploy.metrics.gap import relative_error
@@ -101,9 +101,10 @@ def opened(folder: Path, artifact: dict[str, Any], target: Target) -> tuple[Mode
     other = "openvino" if target.precision == "bf16" else "onnxruntime"
     manifest["artifact"] = {**artifact, "graphs": graphs, "backend": other, "providers": ["CPUExecutionProvider"]}
     named = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[other]
+    skipped = target.providers[0] if backend == "onnxruntime" else backend
     return (
         resolve("runtime", RUNTIMES, other)(folder, manifest, how),
-        f"its ONNX graphs were checked in {named} on the CPU; {backend} itself was not run here",
+        f"its ONNX graphs were checked in {named} on the CPU; {skipped} itself was not run here",
     )
 
 
@@ -169,7 +170,19 @@ def _gate(
     found.limits = target.gate.model_dump(mode="json")
     for rung in found.rungs:
         if rung.failures:
-            raise UserError(sensitivity.failed(rung, rung.name))
+            raise UserError(sensitivity.failed(rung, rung.name) + _worst(reference, target, ladder))
+
+
+def _worst(reference: TorchDenoiser, target: Target, ladder: gate.Gate) -> str:
+    """Names the worst layer of a half precision; int8's search has named its own."""
+    if target.precision not in ("fp16", "bf16"):
+        return ""
+    rewritten = rewrite.for_export(reference, group_norm=target.group_norm, precision=target.precision)
+    layer, error = worst_layer.find(reference, rewritten, ladder.probes)
+    return (
+        f" The worst layer is {layer}: alone in {target.precision} its gap is off by {error:.2%}. "
+        "Take a precision with more digits, or raise the gate's limits."
+    )
 
 
 def check_batches(denoiser: Denoiser, target: Target, *, seed: int) -> None:

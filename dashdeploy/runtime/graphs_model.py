@@ -154,7 +154,7 @@ def open_graphs(
         runtime=artifact["backend"],
         denoiser=denoiser,
         parameters=artifact["parameters"],
-        file_bytes=sum((folder / name).stat().st_size for entry in entries.values() for name in entry["files"]),
+        file_bytes=sum((folder / name).stat().st_size for name in loaded(entries["guided"])),
         sha256=run.digest(manifest["files"]),
         classes=tuple(artifact["classes"]),
         device=device,
@@ -162,6 +162,11 @@ def open_graphs(
         sampler=GraphSampler(graphs, denoiser, artifact),
         resources=[graphs],
     )
+
+
+def loaded(entry: dict[str, Any]) -> list[str]:
+    """The files that a graph's session reads: an engine without the ONNX file that it was built from."""
+    return [entry["file"]] if "engine" in entry else list(entry["files"])
 
 
 def interface(described: dict[str, Any], source: Path) -> Interface:

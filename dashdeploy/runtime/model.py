@@ -37,7 +37,7 @@ class Model:
         runtime: the backend's registered name.
         denoiser: predicts noise.
         parameters: number of parameters, or None where the file does not say.
-        file_bytes: size on disk of all that it loads.
+        file_bytes: size on disk of its weights; of an artifact, of its guided graph.
         sha256: identity of the file or folder.
         classes: class names in label order; their numbers where no names are known.
         device: where its inputs have to be.

@@ -1,0 +1,55 @@
+"""The two TensorRT backends: each ONNX graph becomes an engine, whose precision is proven, and stays beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from dashdeploy import run
+from dashdeploy.export import engine_build, engine_cache
+from dashdeploy.export.int8 import Int8
+from dashdeploy.target import Target
+
+
+class Backend:
+    """See backend_onnxruntime."""
+
+    def __init__(self, target: Target, cache: Path) -> None:
+        self.target, self.cache = target, cache
+
+    def identity(self) -> dict[str, Any]:
+        """The flavour's version and the device it builds for: an engine fits only those."""
+        return engine_cache.identity(self.target.backend, self.target.engine)
+
+    def ready(self) -> None:
+        """Refuse at once what would fail after minutes.
+
+        Raises:
+            UserError: the flavour's libraries or a GPU that it needs are missing; one line, with what to do.
+        """
+        engine_build.ready(self.target.backend, self.target.engine)
+
+    def build(self, draft: run.Draft, *, int8: Int8 | None, progress: Progress) -> None:
+        """Build each graph's engine; draft.artifact["graphs"][name] gains `onnx` and `engine`.
+
+        Raises:
+            UserError: the parser or the builder refuses a graph, or the engine's precision is not the one asked for.
+        """
+        for name, entry in draft.artifact["graphs"].items():
+            plan = draft.folder / f"{name}.plan"
+            task = progress.add_task(f"{self.target.name}: engine {name}", total=1.0)
+            record = engine_build.build(
+                draft.folder / entry["file"],
+                plan,
+                self.target.engine,
+                flavour=self.target.backend,
+                precision=self.target.precision,
+                cache=self.cache,
+                on_progress=lambda phase, share, task=task, name=name: progress.update(
+                    task, completed=share, description=f"{self.target.name}: engine {name}, {phase}"
+                ),
+            )
+            progress.update(task, completed=1.0)
+            entry.update(file=plan.name, onnx=entry["file"], files=[*entry["files"], plan.name], engine=record)

@@ -1,0 +1,62 @@
+"""A trained network to be damaged: the committed digits teacher, as a float32 denoiser, its gate, and its graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.export import gate, graphs, onnx_graph, rewrite, trajectories
+from dashdeploy.locate import data_root
+from dashdeploy.recipe.schema import Sampling
+from dashdeploy.target import GateLimits
+from dashdeploy.teachers import formats
+
+SAMPLING = Sampling(num_inference_steps=8, guidance=2.0)
+
+
+@pytest.fixture(scope="session")
+def trained() -> TorchDenoiser:
+    torch.set_num_threads(1)
+    denoiser = formats.load(data_root("recipes") / "teachers" / "digits", role="teacher")
+    return TorchDenoiser(denoiser.unet.float().eval(), denoiser.interface)
+
+
+@pytest.fixture(scope="session")
+def draws(trained: TorchDenoiser):
+    """Two sets: what calibration may see, and what the gate judges on."""
+    return [trajectories.draw(trained, SAMPLING, num_images=8, num_points=8, seed=seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="session")
+def its_gate(trained: TorchDenoiser, draws) -> gate.Gate:
+    return gate.prepare(trained, draws[1], GateLimits(t_bins=4), scale=2.0)
+
+
+def export_graph(denoiser: TorchDenoiser, name: str, path: Path, *, precision: str = "fp32", opset: int = 20) -> Path:
+    """One graph of a denoiser."""
+    graph = graphs.GRAPHS[name]
+    rewritten = rewrite.for_export(denoiser, group_norm="instance", precision=precision)
+    options = {"clip_sample": True} if name == "step" else {}
+    return onnx_graph.export(
+        graph.module(rewritten, **options),
+        graphs.example_inputs(denoiser, graph.inputs),
+        path,
+        inputs=graph.inputs,
+        output=graph.output,
+        opset=opset,
+        metadata={},
+        single_file_mb=100,
+    )
+
+
+@pytest.fixture(scope="session")
+def guided_onnx(trained: TorchDenoiser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_graph(trained, "guided", tmp_path_factory.mktemp("guided") / "guided.onnx")
+
+
+@pytest.fixture(scope="session")
+def step_onnx(trained: TorchDenoiser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_graph(trained, "step", tmp_path_factory.mktemp("step") / "step.onnx")
