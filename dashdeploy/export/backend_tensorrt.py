@@ -47,6 +47,7 @@ class Backend:
                 flavour=self.target.backend,
                 precision=self.target.precision,
                 cache=self.cache,
+                float_layers=int8.float_layers if int8 is not None else (),
                 on_progress=lambda phase, share, task=task, name=name: progress.update(
                     task, completed=share, description=f"{self.target.name}: engine {name}, {phase}"
                 ),
