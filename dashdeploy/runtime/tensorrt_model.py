@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
     here = tensorrt_library.facts(flavour, device)
 
     def open_graph(entry: dict[str, Any], name: str) -> Session:
-        tensorrt_check.check(entry["engine"], here, source=folder / entry["file"])
+        for caution in tensorrt_check.check(entry["engine"], here, source=folder / entry["file"]):
+            warnings.warn(caution, RuntimeWarning, stacklevel=2)
         return TensorRTSession(
             folder / entry["file"],
             flavour=flavour,
@@ -43,6 +45,7 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
             outputs=entry["outputs"],
             profiles=entry["engine"]["profiles"],
             device=device,
+            version_compatible=entry["engine"]["flags"].get("version_compatible", False),
         )
 
     return open_graphs(folder, manifest, open_graph, title=TITLES[flavour], device=device)

@@ -1,0 +1,203 @@
+"""CPU artifacts against torch and against the plain ONNX loop: python benchmarks/cpu_artifacts.py NETWORK [options]
+
+NETWORK is a run folder, whose student and artifacts are taken, or `paper32`: the paper's student architecture at
+32×32×3 (6.1 M parameters) with random weights, which serve for time and say nothing of quality.
+
+All of them draw the same images by DDIM, in turns, in one process:
+  torch eager        the host loop, both branches in one batch
+  torch.compile      the same over the compiled network
+  guided ONNX loop   the guided graph called at every step from Python, the update in numpy
+  …                  every CPU artifact of the run, as `Model.sample` draws with it
+Writes benchmarks/results/cpu-artifacts-<name>.json: medians and 95 % intervals, and each artifact's ratio to the best
+of the first three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import torch
+
+from dashdeploy import run
+from dashdeploy.bench.latency import interleave
+from dashdeploy.bench.machine import machine
+from dashdeploy.diffusion.denoiser import Denoiser, Interface, TorchDenoiser
+from dashdeploy.diffusion.sampling import Plan, ddim, plan
+from dashdeploy.errors import UserError
+from dashdeploy.export import (
+    describe,
+    graphs,
+    onnx_graph,
+    quantize,
+    quantize_nncf,
+    sampler_graph,
+    trajectories,
+)
+from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, GraphSampler
+from dashdeploy.runtime.onnx_session import OnnxSession, SamplerSession
+from dashdeploy.runtime.onnxruntime_model import SMALL_MACS, HostSession
+from dashdeploy.runtime.opening import artifact_folders, open_path
+from dashdeploy.runtime.openvino_model import OpenVinoSession
+
+Draw = Callable[[torch.Tensor, torch.Tensor], object]
+BASES = ("torch eager", "torch.compile", "guided ONNX loop")
+
+
+def plain_loop(session: OnnxSession, interface: Interface, steps: Plan) -> Draw:
+    """What an application writes that has the guided graph and numpy."""
+    alphas = np.concatenate([interface.schedule.alphas_cumprod.numpy(), [1]]).astype(np.float32)
+
+    def draw(noise: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+        x, labels, w = noise.numpy(), y.numpy(), np.full(len(y), 2, np.float32)
+        for now, previous in zip(steps.timesteps, steps.previous, strict=True):
+            eps = session.run({"x": x, "t": np.full(len(y), now), "y": labels, "w": w})
+            a, b = alphas[now], alphas[previous]
+            x_0 = np.clip((x - np.sqrt(1 - a) * eps) / np.sqrt(a), -1, 1)
+            eps = (x - np.sqrt(a) * x_0) / np.sqrt(1 - a)
+            x = np.sqrt(b) * x_0 + np.sqrt(1 - b) * eps
+        return x
+
+    return draw
+
+
+def torch_loops(denoiser: TorchDenoiser, steps: Plan) -> dict[str, Draw]:
+    """Eager, and compiled once for any batch size."""
+    compiled = TorchDenoiser(torch.compile(denoiser.unet, dynamic=True), denoiser.interface)
+
+    def loop(which: Denoiser) -> Draw:
+        def draw(noise: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                return ddim(which, noise, y, steps)
+
+        return draw
+
+    return {"torch eager": loop(denoiser), "torch.compile": loop(compiled)}
+
+
+def of_run(folder: Path, threads: int) -> tuple[dict[str, Draw], Interface, Plan]:
+    """The student of a run in torch, and its artifacts that open here."""
+    student = open_path(folder / "student", threads=threads)
+    assert isinstance(student.denoiser, TorchDenoiser)
+    interface = student.denoiser.interface
+    steps = plan(Sampling(guidance=2.0), interface.schedule.num_train_timesteps)
+    calls = torch_loops(student.denoiser, steps)
+    plain = OnnxSession(folder / "artifacts" / "onnx-cpu" / "guided.onnx", threads=threads)
+    calls["guided ONNX loop"] = plain_loop(plain, interface, steps)
+    for artifact in artifact_folders(folder):
+        try:
+            model = open_path(artifact, threads=threads)
+        except UserError as error:
+            print(f"left out: {error}")
+            continue
+        calls[artifact.name] = lambda noise, y, model=model: model.sample(noise, y, steps)
+    return calls, interface, steps
+
+
+def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw], Interface, Plan]:
+    """The paper's student with random weights, its graphs made as the export stage makes them, without its checks."""
+    denoiser = networks.paper("paper32")
+    steps = plan(Sampling(guidance=2.0, num_inference_steps=num_steps), 1000)
+    calls = torch_loops(denoiser, steps)
+    probes = trajectories.draw(denoiser, Sampling(num_inference_steps=4), num_images=8, num_points=4, seed=0)
+    small = describe.macs(denoiser) < SMALL_MACS
+    files = {
+        name: networks.export(denoiser, name, work / f"{name}.onnx", precision="fp32", opset=20, group_norm="instance")
+        for name in ("guided", "step")
+    }
+    calls["guided ONNX loop"] = plain_loop(OnnxSession(files["guided"], threads=threads), denoiser.interface, steps)
+
+    def reader(name: str) -> quantize.Reader:
+        return quantize.Reader(probes, graphs.GRAPHS[name].inputs, null_class=10, scale=2.0)
+
+    calibrated = quantize.calibrate(files["step"], work, reader("step"), method="minmax")
+    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
+    models = {
+        "onnx-cpu": onnx_graph.load(files["step"]),
+        "onnx-cpu-int8": quantize.quantize(calibrated, layers=layers, symmetric=False),
+    }
+    for name, step in models.items():
+        path = onnx_graph.save(
+            sampler_graph.assemble(step, steps.timesteps, form="loop"),
+            work / f"{name}.onnx",
+            metadata={},
+            single_file_mb=500,
+        )
+        session = HostSession(
+            SamplerSession(path, inputs=graphs.SAMPLER_INPUTS, threads=threads, small=small), graphs.SAMPLER_INPUTS
+        )
+        w = torch.tensor(steps.weights)
+        calls[name] = lambda noise, y, session=session, w=w: session(noise, y, w.expand(len(y), -1).contiguous())
+    inputs = graphs.GRAPHS["step"].inputs
+    nodes = [quantize.layers_of(files["step"])[layer] for layer in quantize.ALWAYS_FLOAT]
+    sources = {"openvino": files["step"], "openvino-int8": quantize_nncf.quantize(files["step"], reader("step"), nodes)}
+    for name, source in sources.items():
+        opened = OpenVinoSession(source, inputs=inputs, threads=threads, precision_hint="f32")
+        only = Graphs(("step",), lambda _, opened=opened: opened)
+        sampler = GraphSampler(only, GraphDenoiser(only, denoiser.interface), {"clip_sample": True})
+        calls[name] = lambda noise, y, sampler=sampler: sampler(noise, y, steps)
+    return calls, denoiser.interface, steps
+
+
+def median_ms(times: list[float], seed: int = 0) -> dict[str, Any]:
+    """The median and its 95 % bootstrap interval, in milliseconds."""
+    values = np.array(times) * 1e3
+    generator = np.random.default_rng(seed)
+    medians = np.median(generator.choice(values, (2000, len(values))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return {"median_ms": float(np.median(values)), "low_ms": float(low), "high_ms": float(high), "runs": len(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", help="a run folder, or paper32")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps of paper32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as work:
+        paper = options.network == "paper32"
+        folder = Path(options.network)
+        calls, interface, steps = (
+            of_paper(Path(work), options.threads, options.steps) if paper else of_run(folder, options.threads)
+        )
+        rows = []
+        for batch in options.batches:
+            noise = torch.randn((batch, *interface.image_shape), generator=torch.Generator().manual_seed(batch))
+            y = torch.arange(batch) % interface.num_classes
+            bound = {name: lambda draw=draw, noise=noise, y=y: draw(noise, y) for name, draw in calls.items()}
+            for call in bound.values():
+                call()
+            times = interleave(bound, repeats=options.repeats, warm=False)
+            found = {name: median_ms(values) for name, values in times.items()}
+            best = min(BASES, key=lambda name: found[name]["median_ms"])
+            for name, row in found.items():
+                ratio = found[best]["median_ms"] / row["median_ms"]
+                rows.append({"batch_size": batch, "what": name, **row, "best_base": best, "best_base_over_this": ratio})
+                print(f"batch {batch:3}  {name:18} {row['median_ms']:9.1f} ms  {ratio:5.2f}× the best of the bases")
+    result = {
+        "network": "paper32" if paper else folder.name,
+        "num_inference_steps": len(steps.timesteps),
+        "guidance": 2.0,
+        "threads": options.threads,
+        "rows": rows,
+        "machine": machine(),
+        "versions": run.versions(),
+        "seed": 0,
+    }
+    path = Path(__file__).parent / "results" / f"cpu-artifacts-{result['network']}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(path.name)
+
+
+if __name__ == "__main__":
+    main()

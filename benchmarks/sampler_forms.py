@@ -1,0 +1,93 @@
+"""The whole sampler as an ONNX Loop or unrolled: python benchmarks/sampler_forms.py RUN
+
+Makes both forms of the run's onnx-cpu step graph for DDIM-50 and measures, for ONNX Runtime on one thread: the file,
+the time to assemble it, to load it, and to draw 1, 8 and 64 images; beside them the step graph fed back from Python.
+Both samplers cut a batch over the threads. Writes benchmarks/results/sampler-forms.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from dashdeploy import run
+from dashdeploy.bench.latency import interleave
+from dashdeploy.bench.machine import machine
+from dashdeploy.diffusion.sampling import plan
+from dashdeploy.export import onnx_graph, sampler_graph
+from dashdeploy.export.graphs import GRAPHS, SAMPLER_INPUTS
+from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime.onnx_session import OnnxSession, SamplerSession
+
+BATCHES = (1, 8, 64)
+REPEATS = 7
+
+
+def main(folder: Path) -> None:
+    source = folder / "artifacts" / "onnx-cpu" / "step.onnx"
+    threads = torch.get_num_threads()
+    steps = plan(Sampling(), 1000)
+    step = onnx.load(source)
+    shape = [d.dim_value for d in step.graph.input[0].type.tensor_type.shape.dim][1:]
+    forms: dict[str, dict[str, Any]] = {}
+    sessions: dict[str, SamplerSession] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for form in ("loop", "unrolled"):
+            start = time.perf_counter()
+            model = sampler_graph.assemble(step, steps.timesteps, form=form)
+            path = onnx_graph.save(model, Path(work) / f"{form}.onnx", metadata={}, single_file_mb=2000)
+            made = time.perf_counter() - start
+            start = time.perf_counter()
+            sessions[form] = SamplerSession(path, inputs=SAMPLER_INPUTS, threads=threads, small=True)
+            forms[form] = {"bytes": path.stat().st_size, "make_s": made, "load_s": time.perf_counter() - start}
+        alone = OnnxSession(source, inputs=GRAPHS["step"].inputs, threads=threads)
+        rows = []
+        for batch in BATCHES:
+            noise = np.random.default_rng(batch).standard_normal((batch, *shape)).astype(np.float32)
+            y, w = np.arange(batch) % 10, np.full((batch, len(steps.timesteps)), 2, np.float32)
+
+            def loop(noise: np.ndarray = noise, y: np.ndarray = y, w: np.ndarray = w) -> None:
+                x = noise
+                for i, (now, previous) in enumerate(zip(steps.timesteps, steps.previous, strict=True)):
+                    t, t_prev = np.full(len(y), now), np.full(len(y), previous)
+                    x = alone.run({"x": x, "t": t, "t_prev": t_prev, "y": y, "w": w[:, i]})
+
+            calls: dict[str, Any] = {"step, fed back": loop}
+            for form, session in sessions.items():
+                calls[form] = lambda session=session, feeds=(noise, y, w): session.run(
+                    dict(zip(SAMPLER_INPUTS, feeds, strict=True))
+                )
+            for call in calls.values():
+                call()
+            for name, times in interleave(calls, repeats=REPEATS, warm=False).items():
+                rows.append({"form": name, "batch_size": batch, "median_ms": float(np.median(times) * 1e3)})
+                print(f"batch {batch:3}  {name:16} {rows[-1]['median_ms']:8.1f} ms")
+    for form, found in forms.items():
+        print(
+            f"{form:10} {found['bytes'] / 1e6:.2f} MB, made in {found['make_s']:.2f} s, "
+            f"loaded in {found['load_s']:.2f} s"
+        )
+    result = {
+        "run": folder.name,
+        "num_inference_steps": len(steps.timesteps),
+        "threads": threads,
+        "repeats": REPEATS,
+        "forms": forms,
+        "rows": rows,
+        "machine": machine(),
+        "versions": run.versions(),
+    }
+    path = Path(__file__).parent / "results" / "sampler-forms.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
