@@ -15,13 +15,15 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 GROUND = {"recipe", "target", "run", "errors", "lazy", "locate", "seeds", "weights_file"}
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics"}
 STAGES = {"training", "export", "bench"}
+APART = {"doctor"}  # looks at the machine, and knows nothing of the rest
 BELOW = {
     "ground": GROUND,
     "diffusion": GROUND,
+    **dict.fromkeys(APART, GROUND),
     **dict.fromkeys(MIDDLE, GROUND | {"diffusion"}),
     **dict.fromkeys(STAGES, GROUND | {"diffusion"} | MIDDLE),
     "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES,
-    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | {"pipeline"},
+    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"pipeline"},
     "__main__": {"cli"},
 }
 # Opening a torch model is what the teachers' adapters are for, and a student is a smaller teacher.

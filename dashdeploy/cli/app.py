@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dashdeploy import __version__
-from dashdeploy.cli import bench, distill, export, exporters, recipes, run, sample, teach
+from dashdeploy.cli import bench, distill, doctor, export, exporters, recipes, run, sample, teach
 from dashdeploy.errors import Interrupted, UserError
 
 # In the order of the work. Another command: import its module above and add one line here.
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "sample": sample.sample,
     "recipes": recipes.app,
     "exporters": exporters.app,
+    "doctor": doctor.doctor,
 }
 
 app = typer.Typer(name="dashdeploy", no_args_is_help=True, pretty_exceptions_enable=False)

@@ -1,0 +1,138 @@
+"""A library that crashes, hangs, prints or says nothing is a row; the real parts of this machine are found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dashdeploy.cli.app import main
+from dashdeploy.doctor import examine as module
+from dashdeploy.doctor import probes
+from dashdeploy.doctor.examine import backends, examine, healthy
+from dashdeploy.doctor.finding import Finding
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dashdeploy.doctor import child, probes
+from dashdeploy.doctor.finding import Finding
+
+def planted():
+{body}
+
+probes.PROBES["planted"] = planted
+child.main(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def found(tmp_path: Path):
+    """The row of a probe with this body."""
+
+    def run(body: str, timeout_s: float = 30.0) -> Finding:
+        script = tmp_path / "child.py"
+        script.write_text(SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    ")))
+        return examine(["planted"], timeout_s=timeout_s, child=(sys.executable, str(script)))["planted"]
+
+    return run
+
+
+def test_a_crash_is_a_row_with_its_signal(found) -> None:
+    row = found("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert (row.status, row.detail) == ("broken", "crashed: signal 11 (SIGSEGV)")
+
+
+def test_a_crash_at_the_end_after_an_answer_is_told_with_it(found) -> None:
+    row = found(
+        """
+        import atexit, os, signal
+        atexit.register(lambda: os.kill(os.getpid(), signal.SIGABRT))
+        return Finding("planted", "ok", "1.0", "works")
+        """
+    )
+    assert (row.status, row.version) == ("broken", "1.0")
+    assert row.detail == "works; but crashed: signal 6 (SIGABRT)"
+
+
+def test_a_hang_is_ended(found) -> None:
+    assert "did not answer within 1.5 s" in found("import time; time.sleep(600)", 1.5).detail
+
+
+def test_what_a_library_prints_does_not_matter(found) -> None:
+    assert found("print('garbage {'); return Finding('planted', 'ok', '2', 'fine')") == Finding(
+        "planted", "ok", "2", "fine"
+    )
+
+
+def test_an_end_without_an_answer_is_broken(found) -> None:
+    assert found("import os; os._exit(0)").detail == "ended without an answer"
+
+
+def test_an_exception_is_told(found) -> None:
+    assert found("raise RuntimeError('the cable is out')").detail == "failed: RuntimeError: the cable is out"
+
+
+def test_every_probe_has_its_place_in_the_table() -> None:
+    assert list(module.NAMES) == list(probes.PROBES)
+
+
+def test_a_missing_part_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(probes, "version", lambda package: "")
+    row = probes.openvino()
+    assert (row.status, row.fix) == ("missing", "pip install 'dashdeploy[openvino]'")
+
+
+def test_a_required_part_that_is_missing_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert probes.PROBES["diffusers"]().status == "broken"
+
+
+def test_both_onnxruntimes_at_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "version", lambda package: "1.0")
+    found = probes.onnxruntime()
+    assert found.status == "broken" and "overwrite each other" in found.detail
+
+
+def test_a_listed_provider_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(probes, "version", lambda package: "1.0" if package == "onnxruntime-gpu" else "")
+    found = probes.onnxruntime()
+    assert found.status == "broken" and found.detail.endswith("CPUExecutionProvider: runs")
+    assert "onnxruntime-gpu[cuda,cudnn]" in found.fix
+
+
+def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--json"])
+    rows = {row["probe"]: row for row in json.loads(capsys.readouterr().out)}
+    assert ended.value.code == (1 if any(row["status"] == "broken" for row in rows.values()) else 0)
+    for name in ("python", "torch", "diffusers", "onnx", "onnxruntime", "openvino", "tensorrt_rtx"):
+        assert rows[name]["status"] == "ok", rows[name]
+    assert "CPUExecutionProvider: runs" in rows["onnxruntime"]["detail"]
+
+
+def test_backends_and_health_follow_from_the_rows() -> None:
+    good = {name: Finding(name, "ok") for name in ("onnxruntime", "tensorrt_rtx")}
+    assert backends(good) == {"export": ["onnxruntime", "tensorrt_rtx"], "run": ["onnxruntime"]}
+    assert backends({**good, "gpu": Finding("gpu", "ok")})["run"] == ["onnxruntime", "tensorrt_rtx"]
+    assert healthy({**good, "tensorrt": Finding("t", "missing")})
+    assert not healthy({**good, "tensorrt": Finding("t", "broken")})
+    assert not healthy({"onnxruntime": Finding("o", "missing")})
+
+
+def test_help_is_instant_and_loads_nothing() -> None:
+    code = (
+        "import sys; from dashdeploy.cli.app import main\ntry: main(['doctor', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'tensorrt_rtx', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
