@@ -103,7 +103,7 @@ class Engine(Model):
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
         "none", description="tensorrt: which other GPUs the engine runs on"
     )
-    compute_capabilities: Annotated[tuple[Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")], ...], DISTINCT] = Field(
+    compute_capabilities: Annotated[tuple[Literal["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"], ...], DISTINCT] = Field(
         (), description='tensorrt_rtx: GPUs to build for, as in ["8.6", "8.9"]; []: the one in this machine'
     )
 
@@ -134,6 +134,11 @@ class Target(Model):
     engine: Engine = Engine()
     parity: ParityLimits = ParityLimits()
     gate: GateLimits = GateLimits()
+
+    @property
+    def largest_batch(self) -> int | None:
+        """What its engines accept; None: any."""
+        return max(profile.max for profile in self.engine.profiles) if self.backend in TENSORRT else None
 
     @model_validator(mode="after")
     def _holds_together(self) -> Target:

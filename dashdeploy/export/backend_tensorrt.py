@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from dashdeploy import run
 from dashdeploy.export import engine_build, engine_cache
 from dashdeploy.export.int8 import Int8
+from dashdeploy.runtime.tensorrt_library import Flavour
 from dashdeploy.target import Target
 
 
@@ -18,10 +19,11 @@ class Backend:
 
     def __init__(self, target: Target, cache: Path) -> None:
         self.target, self.cache = target, cache
+        self.flavour = cast(Flavour, target.backend)
 
     def identity(self) -> dict[str, Any]:
         """The flavour's version and the device it builds for: an engine fits only those."""
-        return engine_cache.identity(self.target.backend, self.target.engine)
+        return engine_cache.identity(self.flavour, self.target.engine)
 
     def ready(self) -> None:
         """Refuse at once what would fail after minutes.
@@ -29,7 +31,7 @@ class Backend:
         Raises:
             UserError: the flavour's libraries or a GPU that it needs are missing; one line, with what to do.
         """
-        engine_build.ready(self.target.backend, self.target.engine)
+        engine_build.ready(self.flavour, self.target.engine)
 
     def build(self, draft: run.Draft, *, int8: Int8 | None, progress: Progress) -> None:
         """Build each graph's engine; draft.artifact["graphs"][name] gains `onnx` and `engine`.
@@ -39,18 +41,21 @@ class Backend:
         """
         for name, entry in draft.artifact["graphs"].items():
             plan = draft.folder / f"{name}.plan"
-            task = progress.add_task(f"{self.target.name}: engine {name}", total=1.0)
+            title = f"{self.target.name}: engine {name}"
+            task = progress.add_task(title, total=1.0)
+
+            def tell(phase: str, share: float, task: TaskID = task, title: str = title) -> None:
+                progress.update(task, completed=share, description=f"{title}, {phase}")
+
             record = engine_build.build(
                 draft.folder / entry["file"],
                 plan,
                 self.target.engine,
-                flavour=self.target.backend,
+                flavour=self.flavour,
                 precision=self.target.precision,
                 cache=self.cache,
                 float_layers=int8.float_layers if int8 is not None else (),
-                on_progress=lambda phase, share, task=task, name=name: progress.update(
-                    task, completed=share, description=f"{self.target.name}: engine {name}, {phase}"
-                ),
+                on_progress=tell,
             )
             progress.update(task, completed=1.0)
             entry.update(file=plan.name, onnx=entry["file"], files=[*entry["files"], plan.name], engine=record)

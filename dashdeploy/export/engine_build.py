@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -62,56 +62,45 @@ def build(
     """
     ready(flavour, config)
     here = tensorrt_library.facts(flavour)
-    capabilities = place(config, here)
     graph = engine_errors.nodes(onnx_file)
     modules = {name: node.module for name, node in graph.items() if node.module}
     onnx_sha256 = graph_sha256(onnx_file)
-    settings = config.model_dump(mode="json", exclude={"timing_cache"})
     entry = engine_cache.key(onnx_sha256, flavour, config)
 
-    def prove(layers: Sequence[engine_inspect.Layer]) -> None:
-        engine_inspect.prove(layers, precision, float_layers=float_layers, modules=modules)
+    def accept(stored: dict[str, Any]) -> None:
+        engine_inspect.prove(stored["heavy"], precision, float_layers=float_layers, modules=modules)
+        engine_inspect.prove_engine(stored.get("engine_layers"), precision)
 
-    described = engine_cache.fetch(cache, entry, plan, accept=lambda stored: prove(stored["heavy"]))
+    described = engine_cache.fetch(cache, entry, plan, accept=accept)
     if described is not None:
         return _manifest(described, plan, from_cache=True)
     cache.mkdir(parents=True, exist_ok=True)
+    title = f"{TITLES[flavour]} {here.version or ''}".strip()
+    built: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as work:
         draft = Path(work) / "engine.plan"
-        job = {
-            **settings,
-            "flavour": flavour,
-            "onnx": str(onnx_file.resolve()),
-            "plan": str(draft),
-            "compute_capabilities": capabilities if config.compute_capabilities else [],
-            "timing_cache": _timing_cache(config, cache, flavour, here),
-        }
-        built: dict[str, Any] = {}
-        title = f"{TITLES[flavour]} {here.version or ''}".strip()
+        job = _job(onnx_file, draft, config, here, cache)
         with closing(_worker(job, Path(work) / "output.txt", title)) as events:
             for event in events:
                 kind = event.pop("event")
                 if kind == "progress" and on_progress is not None:
                     on_progress(event["phase"], event["fraction"])
-                elif kind == "network":
-                    prove(event["layers"])
-                    built |= event
                 elif kind == "failed":
                     raise engine_errors.translate(event["stage"], event["errors"], onnx_file, title=title, graph=graph)
-                elif kind == "done":
+                elif kind in ("network", "done"):
                     built |= event
+                    accept(built)
         described = {
             "flavour": flavour,
-            "tensorrt": built["version"],
+            "tensorrt": built.pop("version"),
             "cuda": here.cuda,
             "driver_cuda": here.driver_cuda,
             "device_name": here.device_name,
-            "compute_capabilities": capabilities,
-            "profiles": settings["profiles"],
+            "compute_capabilities": place(config, here),
+            "profiles": job["profiles"],
             "flags": flags(config, flavour),
             "onnx_sha256": onnx_sha256,
-            **{k: built[k] for k in ("inputs", "outputs", "build_s", "build_peak_mib", "engine_layers")},
-            "heavy": built["layers"],
+            **built,
         }
         engine_cache.store(cache, entry, draft, described)
     if engine_cache.fetch(cache, entry, plan) is None:
@@ -149,7 +138,7 @@ def place(config: Engine, here: Here) -> list[str]:
                 "TensorRT's engine is tied to this machine's GPU, and torch sees none. Install a torch with CUDA."
             )
         return [here.compute_capability]
-    wanted = list(config.compute_capabilities)
+    wanted: list[str] = list(config.compute_capabilities)
     if not wanted:
         if here.compute_capability is None:
             raise UserError(
@@ -194,9 +183,20 @@ def flags(config: Engine, flavour: Flavour) -> dict[str, Any]:
     }
 
 
-def _timing_cache(config: Engine, cache: Path, flavour: Flavour, here: Here) -> str | None:
+def _job(onnx_file: Path, plan: Path, config: Engine, here: Here, cache: Path) -> dict[str, Any]:
+    """What a worker is told; without compute_capabilities it builds for the GPU that is here."""
+    return {
+        **config.model_dump(mode="json"),
+        "flavour": here.flavour,
+        "onnx": str(onnx_file.resolve()),
+        "plan": str(plan.resolve()),
+        "timing_cache": _timing_cache(config, cache, here),
+    }
+
+
+def _timing_cache(config: Engine, cache: Path, here: Here) -> str | None:
     """tensorrt's timing cache: one for each device, library and CUDA, which Polygraphy locks and merges into."""
-    if flavour == "tensorrt_rtx":
+    if here.flavour == "tensorrt_rtx":
         return None
     if config.timing_cache is not None:
         path = Path(config.timing_cache).resolve()
@@ -227,20 +227,21 @@ def _worker(job: dict[str, Any], output: Path, title: str) -> Generator[dict[str
     Raises:
         UserError: it died before it was done.
     """
-    last = ""
+    last, phase = "", "Starting"
     with output.open("w") as printed, _process(job, printed) as (process, events):
         for line in events:
             event = json.loads(line)
-            last = event["event"]
+            last, phase = event["event"], event.get("phase", phase)
             yield event
         code = process.wait()
     if last not in ("done", "failed"):
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         memory = " The machine may be out of memory." if code == -signal.SIGKILL else ""
-        tail = " ".join(output.read_text(errors="replace").split())[-TAIL:]
+        words = " ".join(output.read_text(errors="replace").split())[-TAIL:]
         raise UserError(
-            f"{title}'s builder {how} while it built {Path(job['onnx']).name}.{memory} Its last words: "
-            f"{tail or 'none'}. What to do: lower the largest max in engine.profiles, or try another opset."
+            f"{title}'s builder {how} in the phase {phase!r} of {Path(job['onnx']).name}.{memory}"
+            f"{f' Its last words: {words}.' if words else ''} What to do: try another opset (22, 20) or precision, "
+            "or lower the largest max in engine.profiles."
         )
 
 

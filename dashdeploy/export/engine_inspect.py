@@ -32,6 +32,8 @@ SOURCE = "network definition (strongly typed)"
 WITH_INSPECTOR = SOURCE + " and engine inspector"
 THROUGH = ("SHUFFLE", "IDENTITY", "UNSQUEEZE", "SQUEEZE")
 """Layers between a dequantization and its user that only move data."""
+HEAVY_KERNELS = r"conv|gemm|matrix|matmul|mha|attention"
+"""The engine inspector's layer types that are heavy."""
 MOST_NAMED = 5
 
 
@@ -161,9 +163,34 @@ def _dtype_in(text: str) -> str:
     return next((name for words, name in names.items() if re.search(words, text.lower())), "unknown")
 
 
+def prove_engine(layers: Mapping[str, Mapping[str, int]] | None, precision: str) -> None:
+    """Refuse a finished engine in half precision whose heavy layers are all float32 to the inspector.
+
+    Args:
+        layers: what `engine_layers` returned; None: the engine could not be opened where it was built.
+
+    Raises:
+        UserError: it lists the layers.
+    """
+    if layers is None or precision not in ("fp16", "bf16"):
+        return
+    heavy = {kind: dtypes for kind, dtypes in layers.items() if re.search(HEAVY_KERNELS, kind, re.IGNORECASE)}
+    seen = {dtype for dtypes in heavy.values() for dtype in dtypes} - {"unknown"}
+    if seen == {"float32"}:
+        listed = ", ".join(f"{dtypes['float32']} {kind}" for kind, dtypes in heavy.items() if "float32" in dtypes)
+        raise UserError(
+            f"{precision} was asked for, but the finished engine computes in float32: {listed}. "
+            "Please report it: the network that it was built from was typed right."
+        )
+
+
 def inspect(trt: Any, plan: bytes, logger: Any) -> dict[str, dict[str, int]] | None:
-    """What the engine inspector says of a finished plan; None where it cannot be opened here. Needs a GPU."""
+    """What the engine inspector says of a finished plan; None where it cannot be opened or read here. Needs a GPU."""
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
         return None
-    return engine_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    try:
+        return engine_layers(information)
+    except (ValueError, AttributeError):
+        return None

@@ -39,13 +39,13 @@ class Channel:
         self._file, self._lock = os.fdopen(descriptor, "w"), threading.Lock()
 
     def send(self, event: str, **fields: Any) -> None:
-        """Write one event; a parent that is gone is no error of ours."""
+        """Write one event; ends the process when the parent no longer listens: it has cancelled, or is gone."""
         with self._lock:
             try:
                 self._file.write(json.dumps({"event": event, **fields}) + "\n")
                 self._file.flush()
             except BrokenPipeError:
-                os._exit(1)
+                os._exit(0)
 
 
 class Phases:
@@ -208,12 +208,14 @@ def build(job: dict[str, Any], channel: Channel, cancelled: threading.Event) -> 
     logger = tensorrt_library.collecting_logger(trt)
     from polygraphy.backend.trt import EngineBytesFromNetwork, util
     from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
 
+    G_LOGGER.module_severity = G_LOGGER.ERROR
     util.TRT_LOGGER = logger  # in place of the one that prints
     channel.send("progress", phase="Parsing", fraction=0.0)
     builder, network, parser = parse(trt, job["onnx"], logger)
     inputs, outputs = tensors(network)
-    channel.send("network", layers=engine_inspect.heavy_layers(network), version=trt.__version__)
+    channel.send("network", heavy=engine_inspect.heavy_layers(network), version=trt.__version__)
     progress = monitor(trt, channel, cancelled)
     config = configuration(trt, job, inputs, progress)
     started, plan = time.monotonic(), None

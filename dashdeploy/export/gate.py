@@ -57,10 +57,11 @@ class Gate:
     limits: GateLimits
     scale: Guidance
     num_train_timesteps: int
+    batch_size: int = BATCH
 
     def judge(self, denoiser: Denoiser, name: str) -> Rung:
         """Measure a denoiser. Failures hold one line for each limit that is passed; an empty list is a pass."""
-        found = gap.predict(denoiser, self.probes, batch_size=BATCH)
+        found = gap.predict(denoiser, self.probes, batch_size=self.batch_size)
         broken = [p for part, out in zip(("uncond", "cond"), found, strict=True) for p in unusable(out, part)]
         overall, bins = gap.fidelity(
             found,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -121,4 +122,5 @@ def gate_of(denoiser: TorchDenoiser, sampling: Sampling, target: Target, *, seed
         num_points=points,
         seed=seeds.derive(seed, "gate"),
     )
-    return gate.prepare(denoiser, probes, target.gate, scale=sampling.guidance)
+    prepared = gate.prepare(denoiser, probes, target.gate, scale=sampling.guidance)
+    return dataclasses.replace(prepared, batch_size=min(gate.BATCH, target.largest_batch or gate.BATCH))

@@ -17,6 +17,8 @@ from torch import nn
 
 from dashdeploy.errors import UserError
 
+EXTERNAL_BYTES = 1024
+"""Smaller tensors stay in the graph: they are shapes and indices, which shape inference reads."""
 METADATA_PREFIX = "dashdeploy."
 MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
 
@@ -75,7 +77,7 @@ def save(model: onnx.ModelProto, path: Path, *, metadata: dict[str, Any], single
     data = path.with_name(path.name + ".data")
     data.unlink(missing_ok=True)
     apart = model.ByteSize() >= single_file_mb * 1_000_000
-    onnx.save(model, path, save_as_external_data=apart, location=data.name, size_threshold=0)
+    onnx.save(model, path, save_as_external_data=apart, location=data.name, size_threshold=EXTERNAL_BYTES)
     onnx.checker.check_model(str(path), full_check=True)
     return path
 

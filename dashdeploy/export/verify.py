@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.progress import Progress
@@ -17,10 +17,11 @@ from dashdeploy.export.int8 import gate_of
 from dashdeploy.lazy import resolve
 from dashdeploy.metrics.gap import relative_error
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime import RUNTIMES
+from dashdeploy.runtime import RUNTIMES, tensorrt_library
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnxruntime_model import open_guided
+from dashdeploy.runtime.tensorrt_library import Flavour
 from dashdeploy.target import TENSORRT, Target
 
 IMAGES = 5
@@ -90,7 +91,10 @@ def opened(folder: Path, artifact: dict[str, Any], target: Target) -> tuple[Mode
     backend, how = target.backend, Opening()
     own = True
     if backend in TENSORRT:
-        own = torch.cuda.is_available()
+        own = torch.cuda.is_available() and all(
+            fits(entry["engine"], tensorrt_library.facts(cast(Flavour, backend)).compute_capability)
+            for entry in artifact["graphs"].values()
+        )
     elif backend == "onnxruntime" and target.providers[0] != "CPUExecutionProvider":
         import onnxruntime
 
@@ -106,6 +110,18 @@ def opened(folder: Path, artifact: dict[str, Any], target: Target) -> tuple[Mode
         resolve("runtime", RUNTIMES, other)(folder, manifest, how),
         f"its ONNX graphs were checked in {named} on the CPU; {skipped} itself was not run here",
     )
+
+
+def fits(engine: dict[str, Any], capability: str | None) -> bool:
+    """Whether an engine was built for this machine's GPU, and not ahead of time for others."""
+    return capability in engine["compute_capabilities"]
+
+
+def batch_sizes(target: Target) -> tuple[int, ...]:
+    """The target's batch sizes for parity, cut to what its engines accept."""
+    largest = target.largest_batch
+    sizes = [size if largest is None else min(size, largest) for size in target.parity.batch_sizes]
+    return tuple(dict.fromkeys(sizes))
 
 
 def verify(
@@ -133,12 +149,13 @@ def verify(
     with model:
         denoiser = OnHost(model.denoiser, model.device)
         if target.precision == "fp32":
-            total = len(target.parity.batch_sizes) * target.parity.t_bins
+            limits = target.parity.model_copy(update={"batch_sizes": batch_sizes(target)})
+            total = len(limits.batch_sizes) * limits.t_bins
             task = progress.add_task(f"{target.name}: parity", total=total)
             found.parity = parity.check(
                 denoiser,
                 reference,
-                target.parity,
+                limits,
                 scale=sampling.guidance,
                 seed=seed,
                 on_row=lambda: progress.advance(task),
@@ -170,7 +187,8 @@ def _gate(
     found.limits = target.gate.model_dump(mode="json")
     for rung in found.rungs:
         if rung.failures:
-            raise UserError(sensitivity.failed(rung, rung.name) + _worst(reference, target, ladder))
+            named = _worst(reference, target, ladder) if rung is found.rungs[-1] else ""
+            raise UserError(sensitivity.failed(rung, rung.name) + named)
 
 
 def _worst(reference: TorchDenoiser, target: Target, ladder: gate.Gate) -> str:
@@ -191,7 +209,7 @@ def check_batches(denoiser: Denoiser, target: Target, *, seed: int) -> None:
     Raises:
         UserError: it names the batch size.
     """
-    for size in target.parity.batch_sizes:
+    for size in batch_sizes(target):
         x, t, y = parity.draw(denoiser, size, 0, denoiser.interface.schedule.num_train_timesteps, seed=seed)
         w = 1.0 + torch.arange(size) % 3
         uncond, cond = denoiser.branches(x, t, y)

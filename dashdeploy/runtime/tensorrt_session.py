@@ -136,7 +136,8 @@ class TensorRTSession:
         if not tensorrt_library.has_driver() or not torch.cuda.is_available():
             raise UserError(f"{plan}: {TITLES[flavour]} engines run on an NVIDIA GPU, and there is none here.")
         self.plan, self.inputs, self.output, self.profiles = plan, inputs, outputs[0], profiles
-        self.device = torch.device("cuda", torch.device(device).index or 0)
+        index = torch.device(device).index
+        self.device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
         self.cuda_graph = True
         self._trt: Any = tensorrt_library.load(flavour)
         self._logger = tensorrt_library.collecting_logger(self._trt)

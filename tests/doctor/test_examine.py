@@ -16,7 +16,6 @@ from dashdeploy.doctor import probes
 from dashdeploy.doctor.examine import backends, examine, healthy
 from dashdeploy.doctor.finding import Finding
 
-
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from dashdeploy.errors import UserError
 from dashdeploy.export import parity
-from dashdeploy.export.export import export
-from dashdeploy.target import ParityLimits, load_target
+from dashdeploy.export.export import check_targets, export, summary
+from dashdeploy.runtime.opening import open_path
+from dashdeploy.target import Calibration, Engine, GateLimits, ParityLimits, Profile, Target, load_target
 
 
 @pytest.fixture
@@ -31,8 +33,8 @@ def test_a_failed_parity_leaves_no_artifact(copied: Path) -> None:
     assert sorted(p.name for p in (copied / "artifacts").iterdir()) == ["onnx-cpu"]
 
 
-def test_group_norm_in_its_instance_form_passes_parity_too(copied: Path) -> None:
-    other = load_target("onnx-cpu").model_copy(update={"name": "instance", "group_norm": "instance"})
+def test_group_norm_in_its_native_form_passes_parity_too(copied: Path) -> None:
+    other = Target(name="native", description="test", group_norm="native")
     assert export(copied, other).figures["parity"]["worst"]["relative_error"] < 1e-4
 
 
@@ -46,3 +48,89 @@ def test_a_student_that_was_tampered_with_is_refused(copied: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(UserError, match="damaged or changed"):
         export(copied, load_target("onnx-cpu"))
+
+
+def loose(**changes) -> Target:
+    """A target for a student that is hardly trained: its gap is small, so any rounding is large beside it."""
+    limits = GateLimits(
+        branch_error=0.5,
+        gap_relative_error=9.0,
+        gap_relative_error_bin=50.0,
+        gap_cosine=0.01,
+        guided_error=0.5,
+        step_error=0.5,
+        image_error=0.5,
+        num_draws=32,
+        t_bins=2,
+    )
+    fields = {"name": "trial", "description": "test", "group_norm": "instance", "gate": limits}
+    return Target(**{**fields, "parity": ParityLimits(batch_sizes=(1, 3), t_bins=2), **changes})
+
+
+def test_int8_is_calibrated_on_trajectories_and_passes_a_ladder(copied: Path) -> None:
+    stage = export(copied, loose(precision="int8", opset=20, calibration=Calibration(num_images=4, num_steps=2)))
+    int8, gate = stage.figures["int8"], stage.figures["gate"]
+    assert int8["float_layers"][0] == "conv_in" and int8["calibration_draws"] == 8
+    assert [rung["name"] for rung in gate["rungs"]] == ["ONNX fp32", "onnxruntime int8"]
+    assert gate["rungs"][0]["overall"]["cond_error"] < 1e-4 < gate["rungs"][1]["overall"]["cond_error"]
+    assert len(gate["rungs"][1]["bins"]) == 2
+
+
+def test_int8_at_a_newer_opset_is_refused_with_the_reason(copied: Path) -> None:
+    with pytest.raises(UserError, match="needs opset ≤ 20, got 22"):
+        export(copied, loose(precision="int8"))
+    assert sorted(p.name for p in (copied / "artifacts").iterdir()) == ["onnx-cpu"]
+
+
+def test_float16_past_the_gate_fails_with_the_table_and_the_worst_layer(copied: Path) -> None:
+    strict = loose(precision="fp16", gate=GateLimits(branch_error=1e-5, num_draws=32, t_bins=2))
+    with pytest.raises(
+        UserError, match=r"(?s)guidance gate failed at onnxruntime fp16.*gap cos.*The worst layer is \w+"
+    ):
+        export(copied, strict)
+    assert sorted(p.name for p in (copied / "artifacts").iterdir()) == ["onnx-cpu"]
+
+
+def test_a_target_for_a_provider_that_is_not_here_is_checked_on_the_cpu_and_says_so(copied: Path) -> None:
+    stage = export(copied, loose(precision="fp16", providers=("CUDAExecutionProvider",)))
+    assert "CUDAExecutionProvider itself was not run here" in stage.figures["verified"]
+    assert "CUDAExecutionProvider itself" in summary(stage)
+
+
+def test_two_targets_of_one_name_are_refused() -> None:
+    with pytest.raises(UserError, match="two targets are called trial"):
+        check_targets([loose(), loose(opset=20)])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_tensorrt_where_it_is_missing_says_so_in_one_line_with_a_way_out(copied: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        export(copied, load_target("tensorrt"))
+    assert "\n" not in str(caught.value)
+    assert "pip install 'dashdeploy[tensorrt]'" in str(caught.value) and "--to rtx" in str(caught.value)
+
+
+def test_an_rtx_target_leaves_engines_whose_types_are_in_the_manifest(copied: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    engine = Engine(profiles=(Profile(min=1, opt=2, max=4),), compute_capabilities=("8.9",))
+    stage = export(copied, loose(backend="tensorrt_rtx", precision="fp16", engine=engine))
+    entry = stage.manifest["artifact"]["graphs"]["guided"]
+    assert (entry["file"], entry["onnx"]) == ("guided.plan", "guided.onnx")
+    assert set(entry["engine"]["layers"]["heavy"]["convolution"]) == {"float16"}
+    assert entry["engine"]["profiles"] == [{"min": 1, "opt": 2, "max": 4}]
+    with pytest.raises(UserError, match="need an NVIDIA GPU"):
+        open_path(stage.folder)
+    plan = stage.folder / "guided.plan"
+    plan.write_bytes(plan.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(UserError, match=r"guided\.plan: damaged or changed"):
+        open_path(stage.folder)
+
+
+def test_weights_beside_the_graph_are_vouched_for_too(copied: Path) -> None:
+    stage = export(copied, loose(single_file_mb=0))
+    data = stage.folder / "guided.onnx.data"
+    with open_path(stage.folder, threads=1) as model:
+        assert model.file_bytes > data.stat().st_size
+    data.write_bytes(data.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(UserError, match=r"guided\.onnx\.data: damaged or changed"):
+        open_path(stage.folder)

@@ -90,7 +90,7 @@ def test_a_fixed_batch_dimension_is_named() -> None:
 
 
 def test_weights_past_the_limit_go_into_a_file_beside_the_graph(tmp_path: Path) -> None:
-    linear = nn.Linear(8, 8)
+    linear = nn.Linear(8, 64)
     path = onnx_graph.export(
         linear,
         (torch.zeros(4, 8),),
