@@ -85,3 +85,44 @@ def test_what_is_no_target_is_refused_in_a_targets_terms(tmp_path: Path) -> None
 def test_an_unknown_target_lists_those_that_there_are() -> None:
     with pytest.raises(UserError, match=r"unknown export target 'onnx-cup'\. Did you mean 'onnx-cpu'"):
         load_target("onnx-cup")
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("graphs: [cond]", "graphs must include guided: it is what parity and the guidance gate measure"),
+        (
+            "engine: {optimization_level: 3}",
+            "engine is for the backends tensorrt and tensorrt_rtx; this one is onnxruntime",
+        ),
+        ("backend: openvino\nproviders: [A]", "providers is for the backend onnxruntime; this one is openvino"),
+        ("calibration: {num_images: 8}", "calibration is for precision int8; this one is fp32"),
+        ("sampler: {form: unrolled}", "sampler has settings, but graphs does not include it"),
+        (
+            "backend: tensorrt\nengine: {compute_capabilities: ['8.6']}",
+            "engine.compute_capabilities is tensorrt_rtx's; tensorrt has hardware_compatibility",
+        ),
+        (
+            "backend: tensorrt_rtx\nengine: {version_compatible: true}",
+            "engine.version_compatible is tensorrt's; tensorrt_rtx has no such engines",
+        ),
+        (
+            "backend: tensorrt\nprecision: int8\ncalibration: {quantizer: nncf}",
+            "calibration.quantizer nncf is for CPUs; TensorRT takes onnxruntime's Q/DQ nodes",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, more: str, expected: str) -> None:
+    assert expected in "\n".join(problems(tmp_path, more))
+
+
+def test_a_profile_out_of_order_and_a_gpu_that_rtx_does_not_know_have_their_lines(tmp_path: Path) -> None:
+    found = problems(tmp_path, "backend: tensorrt_rtx\nengine:\n  profiles:\n    - {min: 8, opt: 4, max: 2}\n")
+    assert found == ["line 6: engine.profiles.0: expected min ≤ opt ≤ max, got 8, 4, 2"]
+    found = problems(tmp_path, "backend: tensorrt_rtx\nengine:\n  compute_capabilities: ['9.0']\n")
+    assert found[0].startswith("line 5: engine.compute_capabilities.0: must be '7.5', '8.0', '8.6', '8.9', '12.0' or")
+
+
+def test_an_engine_limits_the_batch_and_other_backends_do_not() -> None:
+    assert load_target("jetson-orin").largest_batch == 8
+    assert load_target("onnx-cpu").largest_batch is None
