@@ -17,7 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dashdeploy.bench.record import Record, parse
+from speed_tables import RENDERERS
+
+from dashdeploy.bench.record import parse
 from dashdeploy.bench.tables import markdown_results
 from dashdeploy.errors import UserError, unknown
 
@@ -25,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MARKER = re.compile(r"^<!-- results:(begin|end) (\S+) -->$", re.MULTILINE)
 
 
-def find_records(folder: Path) -> dict[str, Record]:
-    """The benchmark records of a folder by file stem; JSON files of another kind (baselines) are left out.
+def find_results(folder: Path) -> dict[str, str]:
+    """The Markdown of a folder's results by file stem; JSON files of another kind (baselines) are left out.
 
     Raises:
         UserError: a file that is not JSON, or a damaged record.
@@ -39,11 +41,14 @@ def find_records(folder: Path) -> dict[str, Record]:
         except ValueError as error:
             raise UserError(f"{path}: not valid JSON ({error})") from error
         if isinstance(content, dict) and {"models", "latency"} <= content.keys():
-            found[path.stem] = parse(text, source=str(path))
+            found[path.stem] = markdown_results(parse(text, source=str(path)))
+        for begin, renderer in RENDERERS.items():
+            if path.stem.startswith(begin):
+                found[path.stem] = renderer(content)
     return found
 
 
-def render(readme: str, records: dict[str, Record]) -> str:
+def render(readme: str, results: dict[str, str]) -> str:
     """The README with the part between each pair of markers made anew.
 
     Raises:
@@ -56,9 +61,9 @@ def render(readme: str, records: dict[str, Record]) -> str:
         if begin[1] != "begin" or end is None or end[1] != "end" or end[2] != begin[2]:
             line = readme.count("\n", 0, begin.start()) + 1
             raise UserError(f"README line {line}: {begin[0]} is not one of a begin and end pair; write both, in order")
-        if begin[2] not in records:
-            raise unknown("benchmark record in the README", begin[2], records)
-        parts += [readme[done : begin.end()], "\n\n", markdown_results(records[begin[2]]), "\n"]
+        if begin[2] not in results:
+            raise unknown("benchmark record in the README", begin[2], results)
+        parts += [readme[done : begin.end()], "\n\n", results[begin[2]], "\n"]
         done = end.start()
     return "".join([*parts, readme[done:]])
 
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         old = options.readme.read_text(encoding="utf-8")
-        new = render(old, find_records(options.results))
+        new = render(old, find_results(options.results))
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ README = "# Title\n\n<!-- results:begin small -->\nstale\n<!-- results:end small
 
 
 def load(name: str, path: Path) -> ModuleType:
+    sys.path.insert(0, str(path.parent))  # as when it is run as a script
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

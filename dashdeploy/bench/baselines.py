@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dashdeploy.bench.parts import QualityRow
 from dashdeploy.errors import UserError
 from dashdeploy.locate import data_root
 
@@ -41,6 +42,27 @@ def conditions(record: dict[str, Any]) -> dict[str, Any]:
 def differences(baselines: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """In what the baselines were measured otherwise; empty where the figures can stand beside each other."""
     return [name for name, value in here.items() if baselines["conditions"].get(name) != value]
+
+
+def quoted(
+    recipe_name: str, rows: list[QualityRow], models: list[str], here: dict[str, Any]
+) -> tuple[dict[str, Any] | None, str]:
+    """The record's part of the baselines, None where there are none for it; and a note why not, or ''."""
+    loaded = load(recipe_name)
+    if loaded is None:
+        return None, ""
+    found, path = loaded
+    if other := differences(found, here):
+        return None, f"The committed baselines ({path.name}) differ in {', '.join(other)} and are not quoted."
+    fids = {name: {r.guidance: r.fid.value for r in rows if r.model == name} for name in models}
+    ours = next((fids[n] for n in fids if n.startswith("student-")), fids["student"])
+    scratch = next(row["fid"] for row in found["rows"] if row["objective"] == "scratch")
+    part = {
+        "source": f"recipes/baselines/{path.name}",
+        "rows": [{k: row[k] for k in ("name", "label", "fid", "energy_cosine", "rho")} for row in found["rows"]],
+        "recovery": recovery(scratch, fids["teacher"], ours),
+    }
+    return part, ""
 
 
 def recovery(scratch: dict[str, float], teacher: dict[str, float], student: dict[str, float]) -> dict[str, float]:

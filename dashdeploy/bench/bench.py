@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dashdeploy import run
-from dashdeploy.bench import baselines, latency, memory, quality, record, samples
+from dashdeploy.bench import baselines, checks, interval, latency, models, quality, record, samples, speed
 from dashdeploy.bench.machine import machine
+from dashdeploy.bench.parts import IntervalStudy, LatencyRow, Pair, PlanInfo, QualityRow
+from dashdeploy.bench.progress import progress
 from dashdeploy.bench.report import write_report
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
@@ -25,20 +26,28 @@ from dashdeploy.diffusion.sampling import Plan, plan
 from dashdeploy.errors import UserError
 from dashdeploy.metrics import gap
 from dashdeploy.metrics.features import Extractor, open_extractor
-from dashdeploy.recipe.schema import Guidance, Recipe
+from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe
 from dashdeploy.runtime.model import Model
-from dashdeploy.runtime.open import artifact_folders, open_path
+from dashdeploy.runtime.opening import artifact_folders
 from dashdeploy.teachers import choose
 
 GRID_COLUMNS = 8
 GRID_CLASSES = 10
 
 
-def bench(run_folder: Path, recipe: Recipe, *, base: Path | None = None, fresh: bool = False) -> run.Stage:
+def bench(
+    run_folder: Path,
+    recipe: Recipe,
+    *,
+    base: Path | None = None,
+    fresh: bool = False,
+    guidance_interval: GuidanceInterval | None = None,
+) -> run.Stage:
     """Measure run_folder's student and artifacts against its teacher into run_folder/bench.
 
     Args:
         recipe: the run's recipe; its `sampling` and `bench` sections may differ from those it was trained with.
+        guidance_interval: what the deployed student is tried at if it has a cond graph; None: `interval.choose`.
 
     Raises:
         UserError: no student, a teacher that has changed since the student was made, or a missing feature network.
@@ -73,7 +82,9 @@ def bench(run_folder: Path, recipe: Recipe, *, base: Path | None = None, fresh: 
         "machine": machine(),
         "versions": run.versions(),
     }
-    key = run.stage_key("bench", **inputs)
+    tried = guidance_interval or interval.choose(recipe)
+    inputs["interval"] = tried.model_dump(mode="json") if tried else None
+    key = run.stage_key("bench", record=record.FORMAT, **inputs)
     done = None if fresh else run.current(run_folder / "bench", key)
     if done is not None:
         return done
@@ -81,8 +92,10 @@ def bench(run_folder: Path, recipe: Recipe, *, base: Path | None = None, fresh: 
     folders |= {f"student-{a.folder.name}": a.folder for a in artifacts}
     with ExitStack() as stack:
         threads = recipe.bench.latency.threads or machine()["cores"]
-        models = {name: stack.enter_context(open_path(path, threads=threads)) for name, path in folders.items()}
-        work = Bench(recipe, run_folder, folders, models, data, extractor, threads)
+        found, left_out = models.opened(folders, threads, stack)
+        exported = {f"student-{a.folder.name}": a for a in artifacts}
+        work = Bench(recipe, run_folder, folders, found, exported, data, extractor, threads, tried)
+        work.notes += left_out
         with run.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
             measured = work.measure(student)
             np.savez_compressed(draft.folder / "samples.npz", **work.grid())
@@ -99,26 +112,33 @@ class Bench:
         recipe: Recipe,
         run_folder: Path,
         folders: dict[str, Path],
-        models: dict[str, Model],
+        found: dict[str, Model],
+        artifacts: dict[str, run.Stage],
         data: LabelledImages,
         extractor: Extractor,
         threads: int,
+        interval: GuidanceInterval | None,
     ) -> None:
-        self.recipe, self.run_folder, self.folders, self.models = recipe, run_folder, folders, models
-        self.data, self.extractor, self.threads = data, extractor, threads
-        self.steps = models["teacher"].denoiser.interface.schedule.num_train_timesteps
+        self.recipe, self.run_folder, self.folders, self.models = recipe, run_folder, folders, found
+        self.artifacts, self.data, self.extractor, self.threads = artifacts, data, extractor, threads
+        self.interval = interval
+        self.steps = found["teacher"].denoiser.interface.schedule.num_train_timesteps
         self.notes: list[str] = []
         self.images: dict[tuple[str, str], torch.Tensor] = {}
+        self.features: dict[str, Any] = {}  # the teacher's, by guidance
 
     def measure(self, student: run.Stage) -> record.Record:
         """The whole record."""
         recipe = self.recipe
         run_plan = plan(recipe.sampling, self.steps)
+        plans = {record.RECIPE_PLAN: interval.plan_info(recipe.sampling.guidance, run_plan)}
         quality_rows, num_reference = self._quality()
         fidelity = self._fidelity()
         latency_rows = self._latency(run_plan)
+        study = self._interval(plans, quality_rows)
+        pairs = self._pairs(plans, latency_rows)
+        described = models.describe(self.models, self.folders, self.artifacts, recipe, run_plan, self.threads)
         figures = student.figures
-        fast = [name for name in self.models if name.startswith("student-")] or ["student"]
         measured: dict[str, Any] = {
             "format": record.FORMAT,
             "recipe": recipe.name,
@@ -133,11 +153,14 @@ class Bench:
                 "timesteps": list(run_plan.timesteps),
             },
             "classes": figures["classes"],
-            "models": {name: self._describe(name) for name in self.models},
+            "models": {name: info.model_dump() for name, info in described.items()},
             "compression": figures["compression"],
             "images_seen": recipe.distill.steps * recipe.distill.batch_size,
+            "plans": {name: info.model_dump() for name, info in plans.items()},
             "latency": [row.model_dump() for row in latency_rows],
-            "pairs": [p for name in fast for p in latency.speedups(latency_rows, slow="teacher", fast=name)],
+            "pairs": [pair.model_dump() for pair in pairs],
+            "checks": [checks.artifact_checks(name, stage).model_dump() for name, stage in self.artifacts.items()],
+            "interval": study.model_dump() if study else None,
             "quality": {
                 "features": {"name": self.extractor.name, "sha256": self.extractor.sha256},
                 "num_images": recipe.bench.quality.num_images,
@@ -147,28 +170,45 @@ class Bench:
             "fidelity": fidelity,
             "training": [json.loads(line) for line in (student.folder / "metrics.jsonl").read_text().splitlines()],
         }
-        quoted = self._baselines(quality_rows, baselines.conditions(measured))
+        quoted, note = baselines.quoted(recipe.name, quality_rows, list(self.models), baselines.conditions(measured))
+        self.notes += [note] if note else []
         return record.Record.model_validate({**measured, "baselines": quoted, "notes": self.notes})
 
-    def _describe(self, name: str) -> dict[str, Any]:
-        model = self.models[name]
-        batch_size = max(self.recipe.bench.latency.batch_sizes)
-        rss = memory.peak_rss_mib(self.folders[name], batch_size=batch_size, threads=self.threads)
-        return {
-            "label": model.label,
-            "runtime": model.runtime,
-            "parameters": model.parameters,
-            "file_bytes": model.file_bytes,
-            "sha256": model.sha256,
-            "peak_rss_mib": rss,
-        }
-
-    def _latency(self, run_plan: Plan) -> list[record.LatencyRow]:
+    def _latency(self, run_plan: Plan) -> list[LatencyRow]:
         config = self.recipe.bench.latency
         with progress("latency", total=2 * len(config.batch_sizes)) as advance:
             return latency.measure(
                 self.models, config, run_plan, seed=self.recipe.bench.seed, on_row=lambda _: advance(1)
             )
+
+    def _pairs(self, plans: dict[str, PlanInfo], rows: list[LatencyRow]) -> list[Pair]:
+        """Each student over the teacher, and each artifact over the student in torch."""
+        wanted = [("teacher", name) for name in self.models if name != "teacher"]
+        wanted += [("student", name) for name in self.artifacts if name in self.models]
+        sizes = self.recipe.bench.latency.batch_sizes
+        found = [p for a, b in wanted for p in speed.pairs(plans, rows, slow=a, fast=b, batch_sizes=sizes)]
+        self.notes += speed.refusals(found)
+        return found
+
+    def _interval(self, plans: dict[str, PlanInfo], rows: list[QualityRow]) -> IntervalStudy | None:
+        """The first artifact at guidance in an interval, if it has a graph for steps without guidance."""
+        name, stage = next(((k, s) for k, s in self.artifacts.items() if k in self.models), ("", None))
+        if stage is None or self.interval is None or not interval.has_cond(stage.manifest["artifact"]):
+            return None
+        both, scales = interval.plans(self.recipe, self.interval, self.steps), interval.scales(self.interval)
+        plans |= {key: interval.plan_info(scales[key], both[key]) for key in both}
+        found = []
+        known = {row.guidance: row for row in rows if row.model == name}
+        batches = -(-self.recipe.bench.quality.num_images // self.recipe.bench.quality.batch_size)
+        missing = sum(guidance.label(scale) not in known for scale in scales.values())
+        total = missing * batches * self.recipe.sampling.num_inference_steps
+        with progress("guidance interval", total=total) as advance:
+            for scale in scales.values():
+                row = known.get(guidance.label(scale))
+                found.append(row or self._score(name, scale, self._sample(name, scale, advance, batches))[0])
+        config, seed = self.recipe.bench.latency, self.recipe.bench.seed
+        timed = latency.measure_plans(name, self.models[name], config, both, seed=seed)
+        return interval.study(name, both, timed, found)
 
     def _scales(self, name: str) -> list[Guidance]:
         own = self.recipe.sampling.guidance
@@ -176,32 +216,37 @@ class Bench:
             return [own]
         return list(dict.fromkeys([*self.recipe.bench.quality.guidance, own]))
 
-    def _quality(self) -> tuple[list[record.QualityRow], int]:
+    def _quality(self) -> tuple[list[QualityRow], int]:
         config = self.recipe.bench.quality
-        train, _ = self.data.split(self.recipe.data.holdout)
-        reference = quality.reference(train, self.extractor)
-        rows: list[record.QualityRow] = []
-        teacher: dict[str, Any] = {}
+        rows: list[QualityRow] = []
         jobs = [(name, scale) for name in self.models for scale in self._scales(name)]
         batches = -(-config.num_images // config.batch_size)
         with progress("quality", total=len(jobs) * batches * self.recipe.sampling.num_inference_steps) as advance:
             for name, scale in jobs:
-                images = self._sample(name, scale, advance, batches)
-                row, features = quality.score(
-                    name,
-                    scale,
-                    images,
-                    reference,
-                    teacher.get(guidance.label(scale)) if name != "teacher" else None,
-                    self.extractor,
-                    config,
-                    num_classes=self.data.num_classes,
-                    seed=self.recipe.bench.seed,
-                )
+                row, features = self._score(name, scale, self._sample(name, scale, advance, batches))
                 rows.append(row)
                 if name == "teacher":
-                    teacher[guidance.label(scale)] = features
-        return rows, reference.num
+                    self.features[guidance.label(scale)] = features
+        return rows, self.reference.num
+
+    def _score(self, name: str, scale: Guidance, images: torch.Tensor) -> tuple[QualityRow, Any]:
+        return quality.score(
+            name,
+            scale,
+            images,
+            self.reference,
+            self.features.get(guidance.label(scale)) if name != "teacher" else None,
+            self.extractor,
+            self.recipe.bench.quality,
+            num_classes=self.data.num_classes,
+            seed=self.recipe.bench.seed,
+        )
+
+    @cached_property
+    def reference(self) -> quality.Reference:
+        """Features of the training images."""
+        train, _ = self.data.split(self.recipe.data.holdout)
+        return quality.reference(train, self.extractor)
 
     def _sample(self, name: str, scale: Guidance, advance: Callable[[int], None], batches: int) -> torch.Tensor:
         config, sampling, model = self.recipe.bench.quality, self.recipe.sampling, self.models[name]
@@ -249,24 +294,6 @@ class Bench:
             rows.append({"model": name, "overall": overall.as_dict(), "bins": [b.as_dict() for b in bins]})
         return {"guidance": guidance.label(scale), "num_pairs": config.num_pairs, "rows": rows}
 
-    def _baselines(self, rows: list[record.QualityRow], conditions: dict[str, Any]) -> dict[str, Any] | None:
-        loaded = baselines.load(self.recipe.name)
-        if loaded is None:
-            return None
-        found, path = loaded
-        other = baselines.differences(found, conditions)
-        if other:
-            self.notes.append(f"The committed baselines ({path.name}) differ in {', '.join(other)} and are not quoted.")
-            return None
-        fids = {name: {r.guidance: r.fid.value for r in rows if r.model == name} for name in self.models}
-        ours = next((fids[n] for n in fids if n.startswith("student-")), fids["student"])
-        scratch = next(row["fid"] for row in found["rows"] if row["objective"] == "scratch")
-        return {
-            "source": f"recipes/baselines/{path.name}",
-            "rows": [{k: row[k] for k in ("name", "label", "fid", "energy_cosine", "rho")} for row in found["rows"]],
-            "recovery": baselines.recovery(scratch, fids["teacher"], ours),
-        }
-
     def grid(self) -> dict[str, Any]:
         """Images of every model from the same noise at the recipe's guidance, class by class."""
         own = guidance.label(self.recipe.sampling.guidance)
@@ -276,18 +303,3 @@ class Bench:
         rows = [i for c in range(min(GRID_CLASSES, num_classes)) for i in np.flatnonzero(labels == c)[:columns]]
         grids: dict[str, Any] = {name: self.images[name, own][rows].numpy() for name in self.models}
         return {**grids, "labels": labels[rows], "columns": np.array(columns)}
-
-
-@contextmanager
-def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with an ETA on stderr."""
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dashdeploy import seeds
-from dashdeploy.bench.record import SCOPES, LatencyRow, Scope
+from dashdeploy.bench.parts import SCOPES, Branches, LatencyRow, Scope, Way
+from dashdeploy.bench.record import RECIPE_PLAN
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy.diffusion.sampling import Plan, ddim
+from dashdeploy.diffusion.sampling import HostLoop, Plan, Sampler
 from dashdeploy.recipe.schema import Latency
 from dashdeploy.runtime.model import Model
 
 K = TypeVar("K")
 SETTLE_S = 0.05
-Branches = Literal["batched", "two-pass"]
+MIN_RUNS = 6
+"""Least runs for an interval of the median: 1 − 2·0.5⁶ = 0.97."""
+RESAMPLES = 2000
 
 
 class TwoPass:
@@ -41,50 +46,83 @@ class TwoPass:
         return guidance.combine(*self.branches(x, t, y), w)
 
 
-@dataclass
-class _Row:
-    name: str
+@dataclass(frozen=True)
+class _Timed:
+    """One row to measure: how a guided step and the whole sampler are called."""
+
+    model: str
     branches: Branches
     denoiser: Denoiser
+    sampler: Sampler
     device: str
 
 
 def measure(
     models: dict[str, Model],
     config: Latency,
-    run: Plan,
+    plan: Plan,
     *,
     seed: int,
+    name: str = RECIPE_PLAN,
     on_row: Callable[[str], None] | None = None,
 ) -> list[LatencyRow]:
-    """Time every model at every batch size; torch models also with two passes.
+    """Time every model's guided step and sampler at every batch size; torch models also with two passes.
 
-    At each batch size the models take turns, one timed call each, so that a change of the machine's
-    speed meets all of them alike.
+    The sampler is `Model.sample`, which takes the artifact's fastest graph; rows say which. At each batch size the
+    models take turns, one timed call each, so that a change of the machine's speed meets all of them alike.
+
+    Args:
+        name: of the plan, as the record's plans have it.
     """
-    rows = [_Row(name, "batched", m.denoiser, m.device) for name, m in models.items()]
-    rows += [_Row(n, "two-pass", TwoPass(m.denoiser), m.device) for n, m in models.items() if m.runtime == "torch"]
+    rows = [_Timed(n, "batched", m.denoiser, m.sampler or HostLoop(m.denoiser), m.device) for n, m in models.items()]
+    for model, m in models.items():
+        if m.runtime == "torch":
+            twice = TwoPass(m.denoiser)
+            rows.append(_Timed(model, "two-pass", twice, HostLoop(twice), m.device))
     found: list[LatencyRow] = []
     for batch_size in config.batch_sizes:
-        calls: dict[tuple[str, Branches], Any] = {
-            (r.name, r.branches): _calls(r, batch_size, run, seed=seed) for r in rows
-        }
-        for call, _ in calls.values():
+        calls = {(r.model, r.branches): _calls(r, batch_size, plan, seed=seed) for r in rows}
+        ways = {(r.model, r.branches): cast(Way, r.sampler.way(plan)) for r in rows}
+        for step, _ in calls.values():
             for _ in range(config.warmup):
-                call()
+                step()
         for scope in SCOPES:
             timed = {k: pair[SCOPES.index(scope)] for k, pair in calls.items()}
-            repeats = config.repeats if scope == "step" else config.sampler_repeats
-            budget = config.sampler_budget_s if scope == "sampler" else None
-            for key, times in interleave(timed, repeats=repeats, warm=scope == "step", budget_s=budget).items():
-                found.append(_row(*key, scope, batch_size, times))
+            for key, times in _interleave(timed, ways, scope, config).items():
+                model, branches = key
+                at = (name, ways[key]) if scope == "sampler" else (None, None)
+                found.append(row(times, model, branches, scope, batch_size, plan=at[0], way=at[1], seed=seed))
             if on_row is not None:
                 on_row(f"{scope}, batch {batch_size}")
     return found
 
 
+def measure_plans(name: str, model: Model, config: Latency, plans: dict[str, Plan], *, seed: int) -> list[LatencyRow]:
+    """Time one model's sampler at several plans, which take turns, at every batch size."""
+    timed = _Timed(name, "batched", model.denoiser, model.sampler or HostLoop(model.denoiser), model.device)
+    ways = {key: cast(Way, timed.sampler.way(plan)) for key, plan in plans.items()}
+    found = []
+    for batch_size in config.batch_sizes:
+        calls = {key: _calls(timed, batch_size, plan, seed=seed)[1] for key, plan in plans.items()}
+        for key, times in _interleave(calls, ways, "sampler", config).items():
+            found.append(row(times, name, "batched", "sampler", batch_size, plan=key, way=ways[key], seed=seed))
+    return found
+
+
+def _interleave(
+    calls: dict[K, Callable[[], None]], ways: dict[K, Way], scope: Scope, config: Latency
+) -> dict[K, list[float]]:
+    """A sampler with a graph of its own, which may not have been opened yet, is called once untimed."""
+    if scope == "step":
+        return interleave(calls, repeats=config.repeats)
+    for key, call in calls.items():
+        if ways[key] != "guided":
+            call()
+    return interleave(calls, repeats=config.sampler_repeats, warm=False, budget_s=config.sampler_budget_s)
+
+
 def interleave(
-    calls: dict[K, Callable[[], object]], *, repeats: int, warm: bool = True, budget_s: float | None = None
+    calls: Mapping[K, Callable[[], object]], *, repeats: int, warm: bool = True, budget_s: float | None = None
 ) -> dict[K, list[float]]:
     """Seconds of each call, taken in turns; a call that has used up budget_s is left out of further turns.
 
@@ -106,12 +144,12 @@ def interleave(
     return times
 
 
-def _calls(row: _Row, batch_size: int, run: Plan, *, seed: int) -> tuple[Callable[[], object], Callable[[], object]]:
+def _calls(row: _Timed, batch_size: int, plan: Plan, *, seed: int) -> tuple[Callable[[], None], Callable[[], None]]:
     interface = row.denoiser.interface
     generator = torch.Generator().manual_seed(seeds.derive(seed, "latency", batch_size))
     noise = torch.randn((batch_size, *interface.image_shape), generator=generator).to(row.device)
     y = (torch.arange(batch_size) % interface.num_classes).to(row.device)
-    t = torch.full_like(y, run.timesteps[len(run.timesteps) // 2])
+    t = torch.full_like(y, plan.timesteps[len(plan.timesteps) // 2])
     w = torch.full(y.shape, 2.0, device=row.device)
 
     @torch.inference_mode()
@@ -121,7 +159,7 @@ def _calls(row: _Row, batch_size: int, run: Plan, *, seed: int) -> tuple[Callabl
 
     @torch.inference_mode()
     def sampler() -> None:
-        ddim(row.denoiser, noise, y, run)
+        row.sampler(noise, y, plan)
         _wait(row.device)
 
     return step, sampler
@@ -132,15 +170,31 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _row(name: str, branches: Branches, scope: Scope, batch_size: int, times: list[float]) -> LatencyRow:
+def row(
+    times: list[float],
+    model: str,
+    branches: Branches,
+    scope: Scope,
+    batch_size: int,
+    *,
+    plan: str | None,
+    way: Way | None,
+    seed: int,
+) -> LatencyRow:
+    """The figures of raw times in seconds."""
     ms = np.array(times) * 1e3
     p50, p90, p99 = (float(v) for v in np.percentile(ms, [50, 90, 99]))
+    low, high = median_interval(ms, seed=seed)
     return LatencyRow(
-        model=name,
+        model=model,
         branches=branches,
         scope=scope,
         batch_size=batch_size,
+        plan=plan,
+        way=way,
         p50_ms=p50,
+        p50_low_ms=low,
+        p50_high_ms=high,
         p90_ms=p90,
         p99_ms=p99,
         mean_ms=float(ms.mean()),
@@ -149,11 +203,15 @@ def _row(name: str, branches: Branches, scope: Scope, batch_size: int, times: li
     )
 
 
-def speedups(rows: list[LatencyRow], *, slow: str, fast: str) -> list[dict[str, Any]]:
-    """slow's median over fast's, batched, for every scope and batch size that both have."""
-    medians = {(r.model, r.scope, r.batch_size): r.p50_ms for r in rows if r.branches == "batched"}
-    return [
-        {"slow": slow, "fast": fast, "scope": scope, "batch_size": size, "ratio": ms / medians[fast, scope, size]}
-        for (model, scope, size), ms in medians.items()
-        if model == slow and (fast, scope, size) in medians
-    ]
+def median_interval(values: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
+    """95 % interval of the median of (n,) values: the 2.5th and 97.5th percentile of its bootstrap.
+
+    NaN below MIN_RUNS values: from n runs even the whole range holds the true median with probability
+    1 − 2·0.5ⁿ only.
+    """
+    if len(values) < MIN_RUNS:
+        return math.nan, math.nan
+    generator = np.random.default_rng(seeds.derive(seed, "median-interval"))
+    drawn = generator.choice(values, (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return float(low), float(high)

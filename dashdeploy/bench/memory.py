@@ -1,7 +1,7 @@
 """Peak memory of a model, measured in a process of its own that does nothing else.
 
-python -m dashdeploy.bench.memory FOLDER BATCH_SIZE THREADS prints one JSON object. ONNX artifacts are
-run by ONNX Runtime and numpy alone, as an application would run them; torch is not imported then.
+python -m dashdeploy.bench.memory FOLDER BATCH_SIZE THREADS prints one JSON object. ONNX Runtime's artifacts are
+run by it and numpy alone, as an application would run them; torch is not imported then. Others are opened as Models.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from dashdeploy.run import MANIFEST
 
@@ -39,7 +40,7 @@ def main(folder: Path, batch_size: int, threads: int | None) -> None:
     if manifest.get("artifact", {}).get("backend") == "onnxruntime":
         _run_onnx(folder, manifest["artifact"], batch_size, threads)
     else:
-        _run_torch(folder, batch_size, threads)
+        _run_opened(folder, batch_size, threads)
     print(json.dumps({"peak_rss_mib": own_peak_mib()}))
 
 
@@ -56,22 +57,24 @@ def own_peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _run_onnx(folder: Path, artifact: dict[str, list[int]], batch_size: int, threads: int | None) -> None:
+def _run_onnx(folder: Path, artifact: dict[str, Any], batch_size: int, threads: int | None) -> None:
     import numpy as np
 
-    from dashdeploy.runtime.onnx_session import GuidedSession
+    from dashdeploy.runtime.onnx_session import CPU, OnnxSession
 
-    session = GuidedSession(folder / str(artifact["file"]), threads=threads)
-    x = np.zeros((batch_size, *artifact["image_shape"]), np.float32)
-    t = y = np.zeros(batch_size, np.int64)
+    entry = artifact["graphs"]["guided"]
+    session = OnnxSession(folder / entry["file"], threads=threads, providers=artifact.get("providers") or CPU)
+    feeds = {i["name"]: np.zeros((batch_size, *i["shape"][1:]), i["dtype"]) for i in entry["inputs"]}
+    feeds["w"] += 2
     for _ in range(STEPS):
-        session.run(x, t, y, np.full(batch_size, 2.0, np.float32))
+        session.run(feeds)
+    session.close()
 
 
-def _run_torch(folder: Path, batch_size: int, threads: int | None) -> None:
+def _run_opened(folder: Path, batch_size: int, threads: int | None) -> None:
     import torch
 
-    from dashdeploy.runtime.open import open_path
+    from dashdeploy.runtime.opening import open_path
 
     with open_path(folder, threads=threads) as model, torch.inference_mode():
         x = torch.zeros((batch_size, *model.denoiser.interface.image_shape), device=model.device)

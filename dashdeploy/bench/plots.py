@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from dashdeploy.bench.record import Gap, QualityRow, Record, Scope
+from dashdeploy.bench.parts import Gap, QualityRow, Scope
+from dashdeploy.bench.record import Record
 
 GapMetric = Literal["energy_cosine", "rho", "relative_error", "guided_error"]
 GAP_METRICS: dict[GapMetric, tuple[str, float]] = {

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dashdeploy.bench.record import Interval, QualityRow
+from dashdeploy.bench.parts import Interval, QualityRow
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.metrics import frechet
 from dashdeploy.metrics.features import Extractor
-from dashdeploy.recipe.schema import Guidance, Quality, Sampling, Tag
+from dashdeploy.recipe.schema import Guidance, Quality, Sampling
 from dashdeploy.runtime.model import Model
 
 
@@ -50,7 +50,8 @@ def sample(
     """config.num_images uint8 images of balanced classes; the same noise for every model and guidance."""
     interface = model.denoiser.interface
     return generate(
-        model.denoiser,
+        model.sample,
+        interface,
         plan(sampling, interface.schedule.num_train_timesteps, scale=scale),
         labels=balanced_labels(config.num_images, interface.num_classes),
         seed=seed,
@@ -84,7 +85,7 @@ def score(
     row = QualityRow(
         model=name,
         guidance=guidance.label(scale),
-        w=None if isinstance(scale, Tag) else float(scale),
+        w=float(scale) if isinstance(scale, int | float) else None,
         fid=distance(data.features),
         kid=_interval(frechet.kid(features, data.features, seed=seed, strata=labels)),
         fid_to_teacher=None if teacher is None else distance(teacher),

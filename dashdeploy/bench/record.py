@@ -1,7 +1,4 @@
-"""The benchmark's record: the schema of bench.json, reading and writing it, and what is looked up in it.
-
-A figure that could not be computed is NaN in Python and null in the file, which is strict JSON.
-"""
+"""The benchmark's record: the schema of bench.json, reading and writing it, and what is looked up in it."""
 
 from __future__ import annotations
 
@@ -9,201 +6,48 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
+from pydantic import AwareDatetime, ValidationError, model_validator
+
+from dashdeploy.bench import speed
+from dashdeploy.bench.parts import (
+    RATIO_TOLERANCE,
+    ArtifactChecks,
+    Baselines,
+    Fidelity,
+    FidelityRow,
+    IntervalStudy,
+    LatencyRow,
+    Machine,
+    ModelInfo,
+    Number,
+    Pair,
+    Part,
+    PlanInfo,
+    Quality,
+    QualityRow,
+    Scope,
+    Settings,
+    TrainingPoint,
 )
-
+from dashdeploy.bench.upgrade import OLDER, upgraded
 from dashdeploy.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 FILE = "bench.json"
 TEACHER, STUDENT = "teacher", "student"
-
-Scope = Literal["step", "sampler"]
-SCOPES: tuple[Scope, ...] = ("step", "sampler")
-Number = Annotated[
-    float,
-    BeforeValidator(lambda value: math.nan if value is None else value),
-    PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
-]
-
-
-class Part(BaseModel):
-    """Base of every part: frozen, and no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Machine(Part):
-    """Where it was measured; gpu None: there was none."""
-
-    cpu: str
-    cores: int
-    memory_gib: Number
-    platform: str
-    gpu: str | None = None
-
-
-class Settings(Part):
-    """The recipe's sections as they were resolved, and the sampler's timesteps, largest first."""
-
-    sampling: dict[str, Any]
-    latency: dict[str, Any]
-    quality: dict[str, Any]
-    fidelity: dict[str, Any]
-    timesteps: tuple[int, ...]
-
-
-class ModelInfo(Part):
-    """One measured model in one runtime. None: does not apply there."""
-
-    label: str
-    runtime: str
-    parameters: int | None
-    file_bytes: int | None
-    sha256: str | None
-    peak_rss_mib: Number
-
-
-class LatencyRow(Part):
-    """Wall time of one guided step, or of the whole sampler; images_per_s counts what that scope finishes."""
-
-    model: str
-    branches: Literal["batched", "two-pass"]
-    scope: Scope
-    batch_size: int
-    p50_ms: Number
-    p90_ms: Number
-    p99_ms: Number
-    mean_ms: Number
-    repeats: int
-    images_per_s: Number
-
-
-class Interval(Part):
-    """A figure and its 95 % interval; low and high are NaN where none was computed."""
-
-    value: Number
-    low: Number
-    high: Number
-
-
-class QualityRow(Part):
-    """Distances of one model's samples at one guidance; w None: guidance that changes over time."""
-
-    model: str
-    guidance: str
-    w: float | None
-    fid: Interval
-    kid: Interval
-    fid_to_teacher: Interval | None
-    accuracy: Number
-
-
-class Features(Part):
-    """The network whose features the distances are taken in."""
-
-    name: str
-    sha256: str
-
-
-class Quality(Part):
-    features: Features
-    num_images: int
-    num_reference: int
-    rows: tuple[QualityRow, ...]
-
-
-class Gap(Part):
-    """Guidance fidelity over t_low ≤ t < t_high: the fields of `metrics.gap.GapRow`."""
-
-    t_low: int
-    t_high: int
-    num: int
-    rho: Number
-    relative_error: Number
-    energy_cosine: Number
-    mean_cosine: Number
-    slope: Number
-    mse: Number
-    guided_error: Number
-    uncond_error: Number
-    cond_error: Number
-
-
-class FidelityRow(Part):
-    model: str
-    overall: Gap
-    bins: tuple[Gap, ...]
-
-
-class Fidelity(Part):
-    guidance: str
-    num_pairs: int
-    rows: tuple[FidelityRow, ...]
-
-
-class TrainingPoint(Part):
-    """One line of metrics.jsonl. Each name in `terms` is a further key; so may be other figures (grad_norm)."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Number]
-
-    step: int
-    loss: Number
-    terms: tuple[str, ...]
-    learning_rate: Number
-    images_per_s: Number
-
-    def value(self, term: str) -> float:
-        """A further figure by its name; NaN where the line has none."""
-        return self.__pydantic_extra__.get(term, math.nan)
-
-
-class BaselineRow(Part):
-    """A control: FID by guidance label."""
-
-    name: str
-    label: str
-    fid: dict[str, Number]
-    energy_cosine: Number
-    rho: Number
-
-
-class Baselines(Part):
-    """Controls measured elsewhere in the same way.
-
-    recovery, by guidance label: (FID of the one from scratch − FID of the student) / (FID of the one from
-    scratch − FID of the teacher).
-    """
-
-    source: str
-    rows: tuple[BaselineRow, ...]
-    recovery: dict[str, Number]
-
-
-class Pair(Part):
-    """ratio: median time of `slow` / median time of `fast`, branches stacked, from runs that took turns."""
-
-    batch_size: int
-    scope: Scope
-    slow: str
-    fast: str
-    ratio: Number
+RECIPE_PLAN = "recipe"
+"""Key of the plan that the recipe's sampling section says."""
 
 
 class Record(Part):
-    """All that a benchmark measured. Keys of `models` are what the rows refer to, in the order to show them."""
+    """All that a benchmark measured. Keys of `models` are what the rows refer to, in the order to show them.
 
-    format: Literal[1]
+    `checks` are of every artifact, those that could not be run on this machine too.
+    """
+
+    format: Literal[2]
     recipe: str
     created: AwareDatetime
     seed: int
@@ -215,9 +59,12 @@ class Record(Part):
     models: dict[str, ModelInfo]
     compression: Number
     images_seen: int
+    plans: dict[str, PlanInfo]
     latency: tuple[LatencyRow, ...]
     quality: Quality
     fidelity: Fidelity
+    checks: tuple[ArtifactChecks, ...] = ()
+    interval: IntervalStudy | None = None
     training: tuple[TrainingPoint, ...] = ()
     baselines: Baselines | None = None
     notes: tuple[str, ...] = ()
@@ -228,9 +75,45 @@ class Record(Part):
         used = {TEACHER, STUDENT, *(key for p in self.pairs for key in (p.slow, p.fast))}
         used |= {row.model for row in self.latency}
         used |= {row.model for row in self.quality.rows} | {row.model for row in self.fidelity.rows}
+        if study := self.interval:
+            used |= {study.model, *(row.model for row in study.latency), *(row.model for row in study.quality)}
         if missing := sorted(used - self.models.keys()):
             raise ValueError(f"models lacks {', '.join(map(repr, missing))}, which the rows refer to")
         return self
+
+    @model_validator(mode="after")
+    def _refers_to_known_plans(self) -> Record:
+        rows = (*self.latency, *(self.interval.latency if self.interval else ()))
+        used = {RECIPE_PLAN, *(row.plan for row in rows if row.plan is not None)}
+        used |= {self.interval.constant, self.interval.interval} if self.interval else set()
+        if missing := sorted(used - self.plans.keys()):
+            raise ValueError(f"plans lacks {', '.join(map(repr, missing))}, which the rows refer to")
+        if self.interval:
+            constant, changing = self.plans[self.interval.constant], self.plans[self.interval.interval]
+            if constant.timesteps != changing.timesteps:
+                raise ValueError("interval: its two plans differ in more than guidance: timesteps")
+            if other := {row.model for row in self.interval.latency} - {self.interval.model}:
+                raise ValueError(f"interval: is about {self.interval.model!r} and has times of {sorted(other)}")
+        return self
+
+    @model_validator(mode="after")
+    def _ratios_are_of_one_plan(self) -> Record:
+        for pair in self.pairs:
+            if pair.refused:
+                continue
+            slow = self._rows(pair.slow, pair.slow_branches, pair.scope, pair.batch_size)
+            fast = self._rows(pair.fast, pair.fast_branches, pair.scope, pair.batch_size)
+            ratios = [speed.ratio(self.plans, a, b).value for a in slow for b in fast]
+            if not any(math.isclose(pair.ratio, r, rel_tol=RATIO_TOLERANCE) for r in ratios):
+                raise ValueError(
+                    f"pairs: {pair.slow} over {pair.fast} ({pair.scope}, batch {pair.batch_size}) is "
+                    f"{pair.ratio:.4g}, and there are no medians of one plan with that ratio"
+                )
+        return self
+
+    def _rows(self, model: str, branches: str, scope: Scope, batch_size: int) -> list[LatencyRow]:
+        wanted = (model, branches, scope, batch_size)
+        return [r for r in self.latency if (r.model, r.branches, r.scope, r.batch_size) == wanted]
 
     @property
     def guidance(self) -> str:
@@ -247,12 +130,19 @@ class Record(Part):
         return [key for key in self.models if key != TEACHER]
 
     @property
+    def artifacts(self) -> list[str]:
+        """The exported students."""
+        return [key for key in self.students if key != STUDENT]
+
+    @property
     def deployed(self) -> str:
         """The student that the verdict is about: the first exported one, else the one in torch."""
-        return next((key for key in self.students if key != STUDENT), STUDENT)
+        return next(iter(self.artifacts), STUDENT)
 
     def label(self, model: str) -> str:
         """A model's label, with the rest of its key where another one has the same label."""
+        if model not in self.models:
+            return model.removeprefix("student-")
         label = self.models[model].label
         shared = sum(other.label == label for other in self.models.values()) > 1
         return f"{label}, {model.removeprefix('student-')}" if shared else label
@@ -264,19 +154,21 @@ class Record(Part):
         return next((row for row in self.fidelity.rows if row.model == model), None)
 
     def fastest(self, model: str, scope: Scope, batch_size: int) -> LatencyRow | None:
-        """Of a model's ways to run both branches the one with the least median."""
-        found = [r for r in self.latency if (r.model, r.scope, r.batch_size) == (model, scope, batch_size)]
+        """Of a model's ways to run both branches at the recipe's plan the one with the least median."""
+        plan = None if scope == "step" else RECIPE_PLAN
+        found = [
+            r for r in self.latency if (r.model, r.scope, r.batch_size, r.plan) == (model, scope, batch_size, plan)
+        ]
         return min(found, key=lambda row: row.p50_ms, default=None)
 
-    def ratio_to_teacher(self, row: LatencyRow) -> float:
-        """Median of the teacher's fastest way at this scope and batch / median of `row`; NaN without one."""
-        teacher = self.fastest(TEACHER, row.scope, row.batch_size)
-        return teacher.p50_ms / row.p50_ms if teacher else math.nan
+    def speedup(self, over: str, row: LatencyRow) -> speed.Ratio:
+        """Median of the fastest comparable way of model `over` / median of `row`; refused without one."""
+        return speed.against(self.plans, [r for r in self.latency if r.model == over], row)
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """Of a student over the teacher at one batch, each in the faster of its ways to run both branches."""
+    """Of a student over another model at one batch, each in the faster of its ways to run both branches."""
 
     model: str
     scope: Scope
@@ -284,22 +176,23 @@ class Speedup:
     ratio: float
 
 
-def speedups(record: Record, scope: Scope) -> list[Speedup]:
-    """Of each student at each batch that it and the teacher were timed at."""
+def speedups(record: Record, scope: Scope, *, over: str = TEACHER) -> list[Speedup]:
+    """Of each student at each batch at which it can be compared with `over`."""
     found = []
     for model in record.students:
         for batch_size in sorted({row.batch_size for row in record.latency if row.scope == scope}):
             row = record.fastest(model, scope, batch_size)
-            if row is not None and math.isfinite(ratio := record.ratio_to_teacher(row)):
-                found.append(Speedup(model, scope, batch_size, ratio))
+            got = record.speedup(over, row) if row is not None else None
+            if got is not None and not got.refused:
+                found.append(Speedup(model, scope, batch_size, got.value))
     return found
 
 
 def parse(text: str, *, source: str = FILE) -> Record:
-    """The record in a JSON text.
+    """The record in a JSON text; an older format is upgraded, with NaN and None for what it did not measure.
 
     Raises:
-        UserError: not strict JSON, another format version, or a part that is missing, unknown or of a wrong type.
+        UserError: not strict JSON, an unknown format version, or a part that is missing, unknown or of a wrong type.
     """
     again = "Run `dashdeploy bench` again."
     try:
@@ -307,10 +200,13 @@ def parse(text: str, *, source: str = FILE) -> Record:
     except ValueError as error:
         raise UserError(f"{source}: not a benchmark record: damaged JSON ({error}). {again}") from error
     version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
-        raise UserError(f"{source}: not a benchmark record of format {FORMAT}: its format is {version!r}. {again}")
+    if type(version) is not int or version not in (*OLDER, FORMAT):
+        raise UserError(
+            f"{source}: not a benchmark record of format {FORMAT} or {', '.join(map(str, OLDER))}: its format is "
+            f"{version!r}. {again}"
+        )
     try:
-        return Record.model_validate(found)
+        return Record.model_validate(upgraded(found) if version in OLDER else found)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()]
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""

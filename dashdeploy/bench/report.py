@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from dashdeploy.bench import markup, plots, tables
 from dashdeploy.bench.grid import grid_png
-from dashdeploy.bench.record import SCOPES, Record, Scope, load_record
+from dashdeploy.bench.parts import SCOPES, Scope
+from dashdeploy.bench.record import Record, load_record
+from dashdeploy.bench.report_sections import gate_html, interval_html
 from dashdeploy.bench.tables import count, fixed, significant
 from dashdeploy.bench.verdict import verdict_html
 from dashdeploy.errors import UserError
@@ -85,10 +87,13 @@ def read_samples(path: Path, record: Record) -> Samples:
 def render(record: Record, samples: Samples) -> str:
     """The page's text."""
     sections = {
+        "Overview": _overview(record),
         "Samples": _samples(record, samples),
         "Quality": _quality(record),
         "Guidance fidelity": _fidelity(record),
+        "Guidance gate": gate_html(record),
         "Latency": _latency(record),
+        "Guidance interval": interval_html(record),
         "Training": _training(record),
         "Baselines": _baselines(record),
         "Conditions": _conditions(record),
@@ -108,6 +113,11 @@ def render(record: Record, samples: Samples) -> str:
         nav="".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in shown),
         body="\n".join([verdict_html(record), *body]),
     )
+
+
+def _overview(record: Record) -> str:
+    table = tables.overview_table(record)
+    return markup.table_html(table) if table.rows else ""
 
 
 def _samples(record: Record, samples: Samples) -> str:
@@ -166,7 +176,8 @@ def _latency(record: Record) -> str:
         return markup.titled(tables.models_table(record))
     about = (
         f"Wall time on this machine with {record.threads} threads, both branches of the guidance included. "
-        "Medians (p50) are drawn; dashed lines run the branches as two passes."
+        "Medians (p50) are drawn; dashed lines run the branches as two passes. A speed-up stands only "
+        "between runs of the same batch, steps and guidance."
     )
     scopes: list[Scope] = [scope for scope in SCOPES if any(row.scope == scope for row in record.latency)]
     panels = markup.panels([plots.latency_by_batch(record, scope) for scope in scopes])

@@ -3,91 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
 
 from rich.table import Table as RichTable
-from rich.text import Text
 
-from dashdeploy.bench.record import TEACHER, FidelityRow, Gap, Interval, LatencyRow, Pair, QualityRow, Record
-
-MISSING = "–"
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True)
-class Column(Generic[Row]):
-    """heading carries the unit; meaning is one plain line, '' where the heading says it; full: in the report only."""
-
-    heading: str
-    cell: Callable[[Record, Row], str]
-    meaning: str = ""
-    numeric: bool = True
-    full: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Finished text: what every renderer gets."""
-
-    title: str
-    headings: tuple[str, ...]
-    meanings: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    rows: tuple[tuple[str, ...], ...]
+from dashdeploy.bench.cells import (
+    MISSING,
+    count,
+    fixed,
+    interval,
+    kilobytes,
+    median_ms,
+    percent,
+    significant,
+    span,
+    times,
+)
+from dashdeploy.bench.parts import FidelityRow, Gap, LatencyRow, Pair, QualityRow
+from dashdeploy.bench.record import STUDENT, TEACHER, Record
+from dashdeploy.bench.table import Column, Table, build, escape, to_markdown, to_rich
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """A number to so many significant digits, never in exponent form; – for NaN."""
-    return f"{value:.{_decimals(value, digits)}f}" if math.isfinite(value) else MISSING
-
-
-def interval(found: Interval | None, digits: int = 3) -> str:
-    """``1.23 [1.10, 1.36]``, or the value alone where no interval was computed."""
-    if found is None or not math.isfinite(found.value):
-        return MISSING
-    if not math.isfinite(found.low + found.high):
-        return significant(found.value, digits)
-    decimals = _decimals(max(abs(found.value), abs(found.low), abs(found.high)), digits)
-    return f"{found.value:.{decimals}f} [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
-
-
-def fixed(value: float, decimals: int = 3) -> str:
-    return f"{value:.{decimals}f}" if math.isfinite(value) else MISSING
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}" if math.isfinite(value) else MISSING
-
-
-def times(value: float) -> str:
-    return f"{significant(value, 2 if value < 10 else 3)}×" if math.isfinite(value) else MISSING
-
-
-def count(value: int | None) -> str:
-    return MISSING if value is None else f"{value:,}"
-
-
-def kilobytes(value: int | None) -> str:
-    return MISSING if value is None else f"{value / 1000:,.0f}"
-
-
-def _decimals(value: float, digits: int) -> int:
-    if not math.isfinite(value) or value == 0:
-        return 0
-    return min(6, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+def over_torch(record: Record, row: LatencyRow) -> str:
+    """The speed-up over the student in torch; – for the teacher, which is another network."""
+    return MISSING if row.model == TEACHER else times(record.speedup(STUDENT, row).value)
 
 
 MODELS: tuple[Column[str], ...] = (
     Column("Model", lambda r, key: r.label(key), numeric=False),
     Column("Runtime", lambda r, key: r.models[key].runtime, numeric=False),
+    Column("Precision", lambda r, key: r.models[key].precision or MISSING, numeric=False, optional=True),
     Column("Parameters", lambda r, key: count(r.models[key].parameters)),
-    Column("Size (kB)", lambda r, key: kilobytes(r.models[key].file_bytes)),
+    Column("Size (kB)", lambda r, key: kilobytes(r.models[key].file_bytes), "weights, or the graph of a guided step"),
+    Column(
+        "All graphs (kB)",
+        lambda r, key: kilobytes(r.models[key].artifact_bytes),
+        "everything that the artifact ships",
+        optional=True,
+    ),
     Column(
         "Peak memory (MiB)",
         lambda r, key: fixed(r.models[key].peak_rss_mib, 0),
         "the most memory its process held, runtime and Python included",
+    ),
+    Column(
+        "Load (ms)",
+        lambda r, key: significant(r.models[key].load_ms),
+        "opening it until its sampler is ready, in a fresh process; imports not counted",
+        optional=True,
+    ),
+    Column(
+        "First image (ms)",
+        lambda r, key: significant(r.models[key].first_call_ms),
+        "the first image after that, all steps",
+        optional=True,
+    ),
+    Column(
+        "Build (s)", lambda r, key: significant(r.models[key].build_s), "building all of its engines", optional=True
+    ),
+    Column(
+        "Build peak (MiB)",
+        lambda r, key: fixed(r.models[key].build_peak_mib, 0),
+        "the most memory that building one of its engines took",
+        optional=True,
     ),
     Column("SHA-256", lambda r, key: r.models[key].sha256 or MISSING, numeric=False, full=True),
 )
@@ -153,15 +131,33 @@ LATENCY: tuple[Column[LatencyRow], ...] = (
         "the predictions with and without the class: batched into one pass, or two passes",
         numeric=False,
     ),
+    Column(
+        "Runs as",
+        lambda r, row: row.way or MISSING,
+        "sampler: one graph for all steps; step: a graph a step; guided: a graph a prediction, the rest in torch",
+        numeric=False,
+    ),
     Column("p50 (ms)", lambda r, row: significant(row.p50_ms), "half of the runs took at most this"),
+    Column(
+        "p50, 95 % (ms)",
+        lambda r, row: span(row),
+        "where the median lies with 95 % certainty; none from fewer than six runs",
+        full=True,
+        optional=True,
+    ),
     Column("p90 (ms)", lambda r, row: significant(row.p90_ms), full=True),
     Column("p99 (ms)", lambda r, row: significant(row.p99_ms), "the slowest runs; only as good as their number"),
     Column("Mean (ms)", lambda r, row: significant(row.mean_ms), full=True),
     Column("Images/s", lambda r, row: significant(row.images_per_s), "at the step: images taken one step further"),
     Column(
         "Teacher ÷ this",
-        lambda r, row: times(r.ratio_to_teacher(row)),
-        "speed-up: the p50 of the teacher's faster way at the same batch over this p50",
+        lambda r, row: times(r.speedup(TEACHER, row).value),
+        "speed-up: the p50 of the teacher's faster way at the same batch, steps and guidance over this p50",
+    ),
+    Column(
+        "Torch ÷ this",
+        lambda r, row: over_torch(r, row),
+        "speed-up over the same student in torch, in its faster way",
     ),
     Column("Runs", lambda r, row: count(row.repeats)),
 )
@@ -170,20 +166,69 @@ PAIRS: tuple[Column[Pair], ...] = (
     Column("Batch", lambda r, p: count(p.batch_size)),
     Column("Slower", lambda r, p: r.label(p.slow), numeric=False),
     Column("Faster", lambda r, p: r.label(p.fast), numeric=False),
-    Column("Ratio of medians", lambda r, p: times(p.ratio), "branches batched; drift of the machine meets both"),
+    Column("Ratio of medians", lambda r, p: times(p.ratio), "each in its faster way; drift of the machine meets both"),
+    Column("No ratio because", lambda r, p: p.refused or MISSING, numeric=False, optional=True),
 )
 
 
-def build(record: Record, title: str, columns: Sequence[Column[Any]], rows: Iterable[Any], *, full: bool) -> Table:
-    """A table of these columns; full: with those that only the report shows."""
-    shown = [column for column in columns if full or not column.full]
-    return Table(
-        title=title,
-        headings=tuple(column.heading for column in shown),
-        meanings=tuple(column.meaning for column in shown),
-        numeric=tuple(column.numeric for column in shown),
-        rows=tuple(tuple(column.cell(record, row) for column in shown) for row in rows),
+def overview_table(record: Record, *, full: bool = False) -> Table:
+    """Every model in one line: the sampler at the largest batch, quality at the recipe's guidance, size, memory."""
+    batch_size = max((row.batch_size for row in record.latency if row.scope == "sampler"), default=None)
+    at = f", {record.num_inference_steps} steps at batch {batch_size}" if batch_size else ""
+    columns = overview_columns(record, batch_size) if record.latency or record.quality.rows else ()
+    rows = record.models if columns else ()
+    return build(record, f"Overview at {record.guidance}{at}", columns, rows, full=full)
+
+
+def overview_columns(record: Record, batch_size: int | None) -> tuple[Column[str], ...]:
+    """They read what `record` has of each model at this batch."""
+    fast = {key: record.fastest(key, "sampler", batch_size) if batch_size else None for key in record.models}
+    quality = {key: record.quality_at(key, record.guidance) for key in record.models}
+    gaps = {row.model: row.overall for row in record.fidelity.rows}
+
+    def of_row(say: Callable[[LatencyRow], str]) -> Callable[[Record, str], str]:
+        return lambda _, key: say(row) if (row := fast[key]) else MISSING
+
+    def fid(_: Record, key: str) -> str:
+        return interval(row.fid) if (row := quality[key]) else MISSING
+
+    return (
+        Column("Model", lambda r, key: r.label(key), numeric=False),
+        Column("Precision", lambda r, key: r.models[key].precision or MISSING, numeric=False, optional=True),
+        Column("Runs as", of_row(lambda row: row.way or MISSING), numeric=False, optional=True),
+        Column("Sampler p50 (ms)", lambda r, key: median_ms(fast[key]), optional=True),
+        Column("Images/s", of_row(lambda row: significant(row.images_per_s)), optional=True),
+        Column("Teacher ÷ this", of_row(lambda row: times(record.speedup(TEACHER, row).value)), optional=True),
+        Column("Torch ÷ this", of_row(lambda row: over_torch(record, row)), optional=True),
+        Column("FID [95 %]", fid, optional=True),
+        Column("Gap error", lambda r, key: fixed(gaps[key].relative_error) if key in gaps else MISSING, optional=True),
+        Column("Size (kB)", lambda r, key: kilobytes(r.models[key].file_bytes)),
+        Column("Memory (MiB)", lambda r, key: fixed(r.models[key].peak_rss_mib, 0)),
     )
+
+
+def interval_table(record: Record) -> Table:
+    """What guidance in an interval saves beside constant guidance of the same scale; no rows where it was not tried."""
+    study, rows = record.interval, []
+    headings: tuple[str, ...] = ("Batch", "Constant p50 (ms)", "Runs as", "Interval p50 (ms)", "Runs as", "Saved (%)")
+    for size in sorted({row.batch_size for row in study.latency}) if study else ():
+        assert study is not None
+        both = [study.row(plan, size) for plan in (study.constant, study.interval)]
+        cells = [cell for row in both for cell in (median_ms(row), (row.way if row else None) or MISSING)]
+        rows.append((count(size), *cells, percent(study.saved(size))))
+    title = "Guidance interval"
+    if study:
+        plan = record.plans[study.interval]
+        title = f"Guidance interval: {record.label(study.model)}, {plan.guidance}, {len(plan.timesteps)} steps"
+        headings = tuple(h.replace("Constant", record.plans[study.constant].guidance) for h in headings)
+    meanings = ("",) * 5 + ("of the time at constant guidance; below zero the interval takes longer",)
+    return Table(title, headings, meanings, (True, True, False, True, False, True), tuple(rows))
+
+
+def interval_quality_table(record: Record) -> Table:
+    """Quality at both guidances of the interval study; no rows where it was not tried."""
+    rows = record.interval.quality if record.interval else ()
+    return build(record, "Quality of both", QUALITY, rows, full=True)
 
 
 def models_table(record: Record, *, full: bool = False) -> Table:
@@ -246,30 +291,23 @@ def _plain(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -
 
 def summary(record: Record) -> list[Table]:
     """What the terminal and the README show; tables without rows are left out."""
-    tables = (models_table, quality_table, fidelity_table, latency_table, baselines_table, recovery_table)
+    tables = (
+        overview_table,
+        models_table,
+        quality_table,
+        fidelity_table,
+        latency_table,
+        interval_table,
+        interval_quality_table,
+        baselines_table,
+        recovery_table,
+    )
     return [table for build_table in tables if (table := build_table(record)).rows]
 
 
 def rich_tables(record: Record) -> list[RichTable]:
     """The summary for a rich console."""
     return [to_rich(table) for table in summary(record)]
-
-
-def to_rich(table: Table) -> RichTable:
-    """For a rich console; names are taken literally, not as markup."""
-    shown = RichTable(title=Text(table.title, style="bold"), title_justify="left", box=None, pad_edge=False)
-    for heading, numeric in zip(table.headings, table.numeric, strict=True):
-        shown.add_column(Text(heading), justify="right" if numeric else "left", no_wrap=True)
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    return shown
-
-
-def to_markdown(table: Table) -> str:
-    """A GitHub table, without its title."""
-    marks = ["--:" if numeric else ":--" for numeric in table.numeric]
-    lines = [[_escape(cell) for cell in row] for row in (table.headings, *table.rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
 
 
 def markdown_results(record: Record) -> str:
@@ -283,14 +321,9 @@ def markdown_results(record: Record) -> str:
         f"({record.threads} threads; {versions}). FID and KID in features of {features.name} "
         f"(SHA-256 `{features.sha256[:12]}…`), against {record.quality.num_reference} real images."
     )
-    parts = [_escape(intro)]
+    parts = [escape(intro)]
     for table in summary(record):
-        parts += [f"**{_escape(table.title)}**", to_markdown(table)]
+        parts += [f"**{escape(table.title)}**", to_markdown(table)]
     if record.notes:
-        parts.append("\n".join(f"- {_escape(note)}" for note in record.notes))
+        parts.append("\n".join(f"- {escape(note)}" for note in record.notes))
     return "\n\n".join(parts) + "\n"
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is: no cell breaks, no HTML."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -6,7 +6,8 @@ import math
 from html import escape
 
 from dashdeploy.bench import markup, tables
-from dashdeploy.bench.record import STUDENT, TEACHER, QualityRow, Record, speedups
+from dashdeploy.bench.parts import QualityRow
+from dashdeploy.bench.record import STUDENT, TEACHER, Record, speedups
 from dashdeploy.bench.tables import count, fixed, interval, significant, times
 
 

@@ -1,4 +1,4 @@
-"""A plausible record, built in code: three models, a sweep of guidance, ten bins, sixty lines of training."""
+"""A plausible record, built in code: three models, a sweep of guidance, ten bins, checks, an interval, training."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ def _interval(value: float, share: float = 0.07) -> dict[str, float]:
     return {"value": value, "low": value * (1 - share), "high": value * (1 + share)}
 
 
+def _way(model: str) -> str:
+    return "sampler" if "onnx" in model else "guided"
+
+
 def _latency() -> list[dict[str, Any]]:
     rows = []
     for model, medians in STEP_MS.items():
@@ -44,7 +48,11 @@ def _latency() -> list[dict[str, Any]]:
                             "branches": branches,
                             "scope": scope,
                             "batch_size": batch,
+                            "plan": "recipe" if scope == "sampler" else None,
+                            "way": _way(model) if scope == "sampler" else None,
                             "p50_ms": p50,
+                            "p50_low_ms": p50 * 0.98,
+                            "p50_high_ms": p50 * 1.02,
                             "p90_ms": p50 * 1.08,
                             "p99_ms": p50 * 1.31,
                             "mean_ms": p50 * 1.03,
@@ -110,11 +118,100 @@ def _baseline(name: str, label: str, fid: tuple[float, float], cosine: float, rh
     return {"name": name, "label": label, "fid": fids, "energy_cosine": cosine, "rho": rho}
 
 
+def _pairs() -> list[dict[str, Any]]:
+    """From the step's medians, of which batched is the faster way."""
+    wanted = [("teacher", "student"), ("teacher", "student-onnx-cpu"), ("student", "student-onnx-cpu")]
+    return [
+        {
+            "batch_size": batch,
+            "scope": "step",
+            "slow": slow,
+            "fast": fast,
+            "slow_branches": "batched",
+            "fast_branches": "batched",
+            "ratio": a / b,
+            "refused": "",
+        }
+        for slow, fast in wanted
+        for batch, a, b in zip(BATCHES, STEP_MS[slow], STEP_MS[fast], strict=True)
+    ]
+
+
+def _check(graph: str, step: float | None, image: float | None) -> dict[str, Any]:
+    return {"graph": graph, "step_error": step, "image_error": image, "max_difference": image}
+
+
+def _rung(name: str, size: float) -> dict[str, Any]:
+    def part(low: int, high: int, num: int) -> dict[str, Any]:
+        errors = ("relative_error", "guided_error", "uncond_error", "cond_error")
+        exact = {"rho": 1.0, "mean_cosine": 1.0, "slope": 1.0, "mse": 0.0, "energy_cosine": 1 - size / 10}
+        found = {"t_low": low, "t_high": high, "num": num, **exact}
+        return found | {error: size * (i + 1) * (1 - low / 2000) for i, error in enumerate(reversed(errors))}
+
+    bins = [part(125 * i, 125 * (i + 1), 32) for i in range(8)]
+    return {"name": name, "overall": part(0, 1000, 256), "bins": bins, "failures": []}
+
+
+def _checks() -> list[dict[str, Any]]:
+    """An artifact that is held to parity, and one, not measured here, that is held to the gate."""
+    parity = {"branch": "guided", "batch_size": 65, "t_low": 0, "t_high": 100, "relative_error": 1.74e-6}
+    limits = {"branch_error": 0.1, "gap_relative_error": 0.3, "gap_relative_error_bin": 1.5, "gap_cosine": 0.96}
+    return [
+        {
+            "model": "student-onnx-cpu",
+            "precision": "fp32",
+            "verified": "",
+            "limits": {"relative_error": 1e-4, "sampler_error": 1e-3},
+            "rungs": [],
+            "parity": parity,
+            "graphs": [_check("cond", 6.9e-7, None), _check("sampler", None, 7.5e-6)],
+            "int8": False,
+            "float_layers": [],
+            "layer_types": {},
+        },
+        {
+            "model": "student-rtx-int8",
+            "precision": "int8",
+            "verified": "its ONNX graphs were checked on the CPU",
+            "limits": {**limits, "guided_error": 0.15},
+            "rungs": [_rung("ONNX fp32", 2.5e-7), _rung("tensorrt_rtx int8", 0.0217)],
+            "parity": None,
+            "graphs": [_check("step", 0.0088, 0.0166)],
+            "int8": True,
+            "float_layers": ["conv_in", "up_blocks.1.resnets.0.conv1"],
+            "layer_types": {"guided": {"convolution int8": 31, "convolution float32": 2}},
+        },
+    ]
+
+
+def _plan(guidance: str, weights: list[float]) -> dict[str, Any]:
+    return {"guidance": guidance, "timesteps": list(range(999, 0, -20)), "weights": weights, "clip_sample": True}
+
+
+def _study() -> dict[str, Any]:
+    """Twenty of fifty steps without guidance: a fifth of the work is saved."""
+    rows = []
+    for row in _latency():
+        if (row["model"], row["scope"]) == ("student-onnx-cpu", "sampler"):
+            scaled = {k: v * 0.8 if k.endswith("_ms") else v for k, v in row.items()}
+            rows += [row | {"plan": "constant"}, scaled | {"plan": "interval", "way": "step"}]
+    base = next(row for row in _quality() if (row["model"], row["guidance"]) == ("student-onnx-cpu", "w=2"))
+    changing = base | {"guidance": "w=2 in 0.2–0.8", "w": None, "fid": _interval(1.777), "fid_to_teacher": None}
+    return {
+        "model": "student-onnx-cpu",
+        "constant": "constant",
+        "interval": "interval",
+        "alone": 20,
+        "latency": rows,
+        "quality": [base, changing],
+    }
+
+
 def _payload() -> dict[str, Any]:
     bins = [(100 * i, 100 * (i + 1)) for i in range(10)]
     sizes = {"teacher": 1952513, "student": 316033, "student-onnx-cpu": 316033}
     return {
-        "format": 1,
+        "format": 2,
         "recipe": "digits",
         "created": "2026-11-23T06:00:00+00:00",
         "seed": 0,
@@ -143,12 +240,26 @@ def _payload() -> dict[str, Any]:
                 "file_bytes": sizes[key] * 4 + 21517,
                 "sha256": f"{i + 10:x}" * 64,
                 "peak_rss_mib": 412.0 - 71 * i,
+                "artifact_bytes": 5_172_345 if "onnx" in key else None,
+                "precision": "fp32",
+                "way": _way(key),
+                "load_ms": 38.25 + i,
+                "first_call_ms": 241.5 - 71 * i,
+                "build_s": None,
+                "build_peak_mib": None,
             }
             for i, (key, label) in enumerate(LABELS.items())
         },
         "compression": sizes["teacher"] / sizes["student"],
         "images_seen": 153_600,
+        "plans": {
+            "recipe": _plan("w=2", [2.0] * 50),
+            "constant": _plan("w=2", [2.0] * 50),
+            "interval": _plan("w=2 in 0.2–0.8", [1.0] * 10 + [2.0] * 30 + [1.0] * 10),
+        },
         "latency": _latency(),
+        "checks": _checks(),
+        "interval": _study(),
         "quality": {
             "features": {"name": "digits-cnn", "sha256": "9" * 64},
             "num_images": 1000,
@@ -177,11 +288,7 @@ def _payload() -> dict[str, Any]:
             "recovery": {"w=1": 0.466, "w=2": 1.022},
         },
         "notes": ["FID is taken in a small classifier's features and is not comparable with Inception FID."],
-        "pairs": [
-            {"batch_size": batch, "scope": "step", "slow": "teacher", "fast": fast, "ratio": ratio}
-            for fast, ratios in (("student", (1.9, 3.0, 5.1)), ("student-onnx-cpu", (6.2, 6.4, 8.3)))
-            for batch, ratio in zip(BATCHES, ratios, strict=True)
-        ],
+        "pairs": _pairs(),
     }
 
 
@@ -189,6 +296,22 @@ def _payload() -> dict[str, Any]:
 def payload() -> dict[str, Any]:
     """What bench.json holds, free to change."""
     return copy.deepcopy(_payload())
+
+
+@pytest.fixture
+def old_payload(payload: dict[str, Any]) -> dict[str, Any]:
+    """The same benchmark as format 1 wrote it."""
+    payload = copy.deepcopy(payload)
+    for name in ("plans", "checks", "interval"):
+        del payload[name]
+    new = ("artifact_bytes", "precision", "way", "load_ms", "first_call_ms", "build_s", "build_peak_mib")
+    new += ("plan", "p50_low_ms", "p50_high_ms", "slow_branches", "fast_branches", "refused")
+    parts = [*payload["models"].values(), *payload["latency"], *payload["pairs"]]
+    for part in parts:
+        for name in new:
+            part.pop(name, None)
+    payload["format"] = 1
+    return payload
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 
 from dashdeploy import run
-from dashdeploy.bench import samples
+from dashdeploy.bench import models, samples
 from dashdeploy.bench.bench import bench
 from dashdeploy.bench.record import Record, load_record
+from dashdeploy.errors import UserError
+from dashdeploy.export.export import export
+from dashdeploy.recipe.schema import GuidanceInterval
+from dashdeploy.runtime.model import Model
+from dashdeploy.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +29,27 @@ def measured(tiny_run: Path, tiny_recipe, tmp_path_factory: pytest.TempPathFacto
     manifest = json.loads(student.read_text())
     manifest["figures"]["teacher"] = str(folder / "teacher")
     student.write_text(json.dumps(manifest))
+    student.with_name(run.SIDECAR).write_bytes(run.sidecar_text(student))
+    export(folder, lax_int8())
     bench(folder, tiny_recipe)
     return folder
+
+
+def lax_int8() -> Target:
+    """An untrained student is no match for the shipped target's limits."""
+    limits = {"branch_error": 10, "gap_relative_error": 100, "gap_relative_error_bin": 100, "gap_cosine": 1e-6}
+    return Target.model_validate(
+        {
+            "name": "lax-int8",
+            "description": "int8 that any network passes",
+            "precision": "int8",
+            "opset": 20,
+            "graphs": ["guided"],
+            "calibration": {"num_images": 4, "num_steps": 2, "float_layers": 0},
+            "gate": {**limits, "guided_error": 10, "num_draws": 32, "t_bins": 2},
+            "parity": {"batch_sizes": [3]},
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +57,11 @@ def record(measured: Path) -> Record:
     return load_record(measured / "bench")
 
 
-def test_all_three_models_are_described(record: Record) -> None:
-    assert list(record.models) == ["teacher", "student", "student-onnx-cpu"]
+ARTIFACT, INT8 = "student-onnx-cpu", "student-lax-int8"
+
+
+def test_all_models_are_described(record: Record) -> None:
+    assert list(record.models) == ["teacher", "student", INT8, ARTIFACT]
     assert record.models["teacher"].parameters == 45_321
     assert record.models["student"].parameters == record.models["student-onnx-cpu"].parameters == 11_797
     assert record.images_seen == 12 * 16
@@ -43,6 +71,9 @@ def test_all_three_models_are_described(record: Record) -> None:
 
 def test_latency_has_every_batch_size_scope_and_the_two_pass_reference(record: Record) -> None:
     found = {(r.model, r.branches, r.scope, r.batch_size) for r in record.latency}
+    assert {(r.model, r.way) for r in record.latency if r.scope == "sampler"} == {
+        ("teacher", "guided"), ("student", "guided"), (ARTIFACT, "sampler"), (INT8, "guided")
+    }  # fmt: skip
     wanted = {(m, "batched", s, b) for m in record.models for s in ("step", "sampler") for b in (1, 2)}
     wanted |= {(m, "two-pass", s, b) for m in ("teacher", "student") for s in ("step", "sampler") for b in (1, 2)}
     assert found == wanted
@@ -53,7 +84,7 @@ def test_latency_has_every_batch_size_scope_and_the_two_pass_reference(record: R
 
 def test_quality_covers_the_recipes_guidance_and_the_teachers_own_samples(record: Record) -> None:
     by_model = {m: {r.guidance for r in record.quality.rows if r.model == m} for m in record.models}
-    assert by_model["teacher"] == by_model["student-onnx-cpu"] == {"w=1", "w=2", "TAG 1–4"}
+    assert by_model["teacher"] == by_model[ARTIFACT] == by_model[INT8] == {"w=1", "w=2", "TAG 1–4"}
     assert by_model["student"] == {"w=2"}
     for row in record.quality.rows:
         assert (row.fid_to_teacher is None) == (row.model == "teacher")
@@ -82,7 +113,96 @@ def test_fidelity_is_the_same_for_both_runtimes_of_the_student(record: Record) -
 
 def test_the_report_is_one_file_beside_the_record(measured: Path) -> None:
     names = sorted(p.name for p in (measured / "bench").iterdir())
-    assert names == ["bench.json", "manifest.json", "report.html", "samples.npz"]
+    assert names == ["bench.json", "manifest.json", "manifest.json.sha256", "report.html", "samples.npz"]
+    page = (measured / "bench" / "report.html").read_text()
+    assert (
+        'id="guidance-gate"' in page and 'id="overview"' in page and "student (ONNX Runtime, int8): the ladder" in page
+    )
+
+
+def test_every_model_has_its_precision_way_sizes_and_load_times(record: Record) -> None:
+    assert {k: (m.precision, m.way) for k, m in record.models.items()} == {
+        "teacher": ("fp32", "guided"), "student": ("fp32", "guided"),
+        INT8: ("int8", "guided"), ARTIFACT: ("fp32", "sampler"),
+    }  # fmt: skip
+    for key, model in record.models.items():
+        assert 0 < model.load_ms < 5000 and 0 < model.first_call_ms < 5000, key
+        assert math.isnan(model.build_s)
+        assert (model.artifact_bytes is None) == (key not in (INT8, ARTIFACT))
+    four, one = record.models[ARTIFACT], record.models[INT8]
+    assert four.artifact_bytes and four.file_bytes and four.artifact_bytes > 3 * four.file_bytes
+    assert one.artifact_bytes == one.file_bytes
+
+
+def test_pairs_compare_with_the_teacher_and_with_the_student_in_torch(record: Record) -> None:
+    found = {(p.slow, p.fast) for p in record.pairs}
+    assert found == {("teacher", k) for k in record.students} | {("student", k) for k in (INT8, ARTIFACT)}
+    assert len(record.pairs) == len(found) * 4 and not any(p.refused for p in record.pairs)
+    for pair in record.pairs:
+        slow = record.fastest(pair.slow, pair.scope, pair.batch_size)
+        fast = record.fastest(pair.fast, pair.scope, pair.batch_size)
+        assert slow and fast and pair.ratio == pytest.approx(slow.p50_ms / fast.p50_ms)
+
+
+def test_the_gate_and_parity_are_taken_from_the_manifests(record: Record, measured: Path) -> None:
+    checks = {c.model: c for c in record.checks}
+    gate = run.read_stage(measured / "artifacts" / "lax-int8").figures["gate"]
+    assert [rung.name for rung in checks[INT8].rungs] == ["ONNX fp32", "onnxruntime int8"]
+    assert checks[INT8].rungs[1].bins[1].cond_error == gate["rungs"][1]["bins"][1]["cond_error"]
+    assert checks[INT8].limits["gap_cosine"] == 1e-6 and checks[INT8].int8
+    parity = checks[ARTIFACT].parity
+    assert parity is not None and parity.relative_error < 1e-4 and checks[ARTIFACT].rungs == ()
+    assert [g.graph for g in checks[ARTIFACT].graphs] == ["cond", "step", "sampler"]
+
+
+def test_an_interval_is_tried_only_where_the_deployed_student_has_a_cond_graph(record: Record) -> None:
+    assert record.deployed == INT8 and record.interval is None
+
+
+def test_the_interval_saves_branches_and_an_artifact_that_does_not_run_here_is_left_out(
+    measured: Path, tiny_recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(measured, folder)
+    real = models.open_path
+
+    def elsewhere(path: Path, *, threads: int) -> Model:
+        if path.name == "lax-int8":
+            raise UserError("needs a GPU")
+        return real(path, threads=threads)
+
+    monkeypatch.setattr(models, "open_path", elsewhere)
+    bench(folder, tiny_recipe, guidance_interval=GuidanceInterval(w=3, low=0.4, high=0.6))
+    record = load_record(folder / "bench")
+    assert list(record.models) == ["teacher", "student", ARTIFACT]
+    assert any("lax-int8 does not run here and is left out: needs a GPU" in note for note in record.notes)
+    assert "lax-int8 does not run here" in capsys.readouterr().err
+    assert INT8 in {c.model for c in record.checks}
+    study = record.interval
+    assert study is not None and study.model == ARTIFACT
+    # Timesteps 999, 749, 499, 249: one of four lies in 400 ≤ t < 600.
+    assert study.alone == 3 and record.plans["interval"].weights == (1.0, 1.0, 3.0, 1.0)
+    assert {(r.plan, r.batch_size, r.way) for r in study.latency} == {
+        (plan, b, way) for plan, way in (("constant", "sampler"), ("interval", "step")) for b in (1, 2)
+    }
+    assert [q.guidance for q in study.quality] == ["w=3", "w=3 in 0.4–0.6"]
+    assert all(q.fid.value > 0 for q in study.quality)
+    assert 'id="guidance-interval"' in (folder / "bench" / "report.html").read_text()
+
+
+def test_a_run_of_which_no_artifact_can_be_opened_is_a_mistake(
+    measured: Path, tiny_recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = models.open_path
+
+    def elsewhere(path: Path, *, threads: int) -> Model:
+        if path.parent.name == "artifacts":
+            raise UserError(f"{path.name} needs a GPU")
+        return real(path, threads=threads)
+
+    monkeypatch.setattr(models, "open_path", elsewhere)
+    with pytest.raises(UserError, match="onnx-cpu needs a GPU"):
+        bench(measured, tiny_recipe, fresh=True)
 
 
 def test_a_finished_benchmark_is_not_run_again(measured: Path, tiny_recipe) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashdeploy.bench import report, tables
+from dashdeploy.bench import checks_tables, report, tables
 from dashdeploy.bench.record import load_record
 from dashdeploy.errors import UserError
 
@@ -103,7 +103,16 @@ def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[
         tables.latency_table(record, full=True),
         tables.pairs_table(record),
         tables.models_table(record, full=True),
+        tables.overview_table(record),
+        tables.interval_table(record),
+        tables.interval_quality_table(record),
+        checks_tables.ladder_table(record, record.checks[1]),
+        *(checks_tables.rung_table(record.checks[1], rung) for rung in record.checks[1].rungs),
+        checks_tables.parity_table(record),
+        checks_tables.graphs_table(record),
+        checks_tables.layer_types_table(record),
     ]
+    assert all(table.rows for table in full)
     for table in full:
         assert {cell for row in table.rows for cell in row} <= cells, table.title
     words = unescape(" ".join(found.text))
@@ -127,6 +136,37 @@ def test_the_page_opens_with_the_verdict(write_folder: Write, payload: dict[str,
     assert "cosine of 0.755" in sentence and "0.890 of its strength" in sentence
 
 
+def section(text: str, name: str) -> str:
+    found = re.search(rf'<section id="{name}">(.*?)</section>', text, re.DOTALL)
+    assert found, name
+    return unescape(found[1])
+
+
+def test_the_gate_section_has_the_ladder_the_bins_and_the_layers(write_folder: Write, payload: dict[str, Any]) -> None:
+    gate = section(page(write_folder(payload))[0], "guidance-gate")
+    places = [gate.index(name) for name in ("torch fp32 (reference)", "ONNX fp32", "tensorrt_rtx int8", ">limit<")]
+    assert places == sorted(places)
+    for text in ("0–124", "875–999", "≥ 0.96", "≤ 1.5", "1.7e-06", "31 convolution int8", "checked on the CPU"):
+        assert text in gate, text
+    assert "Layers that stayed in float: conv_in, up_blocks.1.resnets.0.conv1." in gate
+    assert "fail" not in gate
+
+
+def test_a_range_of_t_past_a_limit_is_marked(write_folder: Write, payload: dict[str, Any]) -> None:
+    rung = payload["checks"][1]["rungs"][1]
+    rung["bins"][2]["cond_error"], rung["failures"] = 0.2, ["cond branch error, t 250–374: 0.2000, limit 0.1"]
+    gate = section(page(write_folder(payload))[0], "guidance-gate")
+    row = gate[gate.rindex("250–374") :]
+    assert row[: row.index("</tr>")].endswith("fail</td>")
+    assert "Past a limit: cond branch error" in gate and gate.count(">fail<") == 2
+
+
+def test_the_interval_section_has_time_and_quality_of_both(write_folder: Write, payload: dict[str, Any]) -> None:
+    found = section(page(write_folder(payload))[0], "guidance-interval")
+    for text in ("20 of 50 steps", "w=2 in 0.2–0.8", "1.78 [1.65, 1.90]", "20.0", "not a speed-up"):
+        assert text in found, text
+
+
 def test_the_verdict_says_when_the_difference_is_real(write_folder: Write, payload: dict[str, Any]) -> None:
     for row in payload["quality"]["rows"]:
         if (row["model"], row["guidance"]) == ("student-onnx-cpu", "w=2"):
@@ -146,11 +186,11 @@ def test_samples_are_shown_pixel_for_pixel(write_folder: Write, payload: dict[st
 
 
 def test_parts_that_were_not_measured_are_left_out(write_folder: Write, payload: dict[str, Any]) -> None:
-    payload.update(baselines=None, training=[], latency=[], pairs=[], notes=[])
+    payload.update(baselines=None, training=[], latency=[], pairs=[], notes=[], checks=[], interval=None)
     payload["quality"]["rows"], payload["fidelity"]["rows"] = [], []
     text, found = page(write_folder(payload))
     ids = {value for _, name, value in found.attributes if name == "id"}
-    assert not ids & {"baselines", "training", "quality", "guidance-fidelity"}
+    assert not ids & {"baselines", "training", "quality", "guidance-fidelity", "guidance-gate", "guidance-interval"}
     assert {"samples", "latency", "conditions"} <= ids
     assert "<svg" not in text and "nan" not in " ".join(found.text).lower()
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dashdeploy.bench import tables
-from dashdeploy.bench.record import Interval, Record, parse
+from dashdeploy.bench import cells, tables
+from dashdeploy.bench.parts import Interval
+from dashdeploy.bench.record import Record, parse
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from dashdeploy.bench.record import Interval, Record, parse
     [(0.0, "0"), (1.234, "1.23"), (15865.2, "15865"), (0.01234, "0.0123"), (-2.5, "-2.50"), (math.nan, "–")],
 )
 def test_numbers_keep_three_digits_and_no_exponent(value: float, text: str) -> None:
-    assert tables.significant(value) == text
+    assert cells.significant(value) == text
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_numbers_keep_three_digits_and_no_exponent(value: float, text: str) -> N
     ],
 )
 def test_an_interval_shares_the_decimals_of_its_figure(found: Interval | None, text: str) -> None:
-    assert tables.interval(found) == text
+    assert cells.interval(found) == text
 
 
 def test_terminal_and_markdown_show_the_same_cells(record: Record) -> None:
@@ -50,7 +51,10 @@ def test_terminal_and_markdown_show_the_same_cells(record: Record) -> None:
 
 def test_the_summary_holds_every_table_that_has_rows(record: Record) -> None:
     titles = [table.title.split()[0].rstrip(",:") for table in tables.summary(record)]
-    assert titles == ["Models", "Quality", "Guidance", "Latency", "Baselines", "Recovery"]
+    assert titles == [
+        *("Overview", "Models", "Quality", "Guidance", "Latency", "Guidance", "Quality"),
+        *("Baselines", "Recovery"),
+    ]
 
 
 def test_baselines_stand_below_the_teacher_and_the_deployed_student(record: Record) -> None:
@@ -69,6 +73,43 @@ def test_the_ratio_is_the_teachers_faster_time_over_this_one(record: Record) -> 
     assert cells["step", "64", "student (ONNX Runtime)", "batched"] == "8.3×"
     assert cells["step", "1", "teacher (torch)", "batched"] == "1.0×"
     assert cells["step", "1", "teacher (torch)", "two-pass"] == "0.85×"
+
+
+def test_the_ratio_to_torch_is_the_same_student_in_its_faster_way(record: Record) -> None:
+    table = tables.latency_table(record)
+    cells = {(row[0], row[1], row[2], row[3]): row[table.headings.index("Torch ÷ this")] for row in table.rows}
+    assert cells["step", "64", "student (ONNX Runtime)", "batched"] == "1.7×"
+    assert cells["step", "64", "student (torch)", "two-pass"] == "0.85×"
+    assert cells["step", "64", "teacher (torch)", "batched"] == "–"
+
+
+def test_all_models_stand_in_one_overview_with_speed_quality_and_size(record: Record) -> None:
+    table = tables.overview_table(record)
+    assert [row[0] for row in table.rows] == [record.label(key) for key in record.models]
+    deployed = dict(zip(table.headings, table.rows[2], strict=True))
+    assert table.title == "Overview at w=2, 50 steps at batch 64"
+    assert deployed["Runs as"] == "sampler" and deployed["Sampler p50 (ms)"] == "830 [813, 847]"
+    assert (deployed["Teacher ÷ this"], deployed["Torch ÷ this"]) == ("8.3×", "1.7×")
+    assert deployed["Precision"] == "fp32" and deployed["FID [95 %]"].startswith("1.98")
+
+
+def test_a_column_that_no_row_has_is_left_out(old_payload: dict[str, Any], record: Record) -> None:
+    old = parse(json.dumps(old_payload))
+    assert {"Load (ms)", "All graphs (kB)"} <= set(tables.models_table(record).headings)
+    assert not {"Load (ms)", "All graphs (kB)", "Precision"} & set(tables.models_table(old).headings)
+    assert "p50, 95 % (ms)" not in tables.latency_table(old, full=True).headings
+    assert tables.interval_table(old).rows == ()
+
+
+def test_the_interval_table_shows_what_is_saved(record: Record) -> None:
+    table = tables.interval_table(record)
+    assert table.headings[1] == "w=2 p50 (ms)"
+    assert [(row[0], row[2], row[4], row[5]) for row in table.rows] == [
+        ("1", "sampler", "step", "20.0"),
+        ("8", "sampler", "step", "20.0"),
+        ("64", "sampler", "step", "20.0"),
+    ]
+    assert [row[0] for row in tables.interval_quality_table(record).rows] == ["w=2", "w=2 in 0.2–0.8"]
 
 
 def test_the_full_table_only_adds_columns(record: Record) -> None:
@@ -103,6 +144,7 @@ def test_markdown_says_where_and_against_what_it_was_measured(record: Record) ->
 
 
 def test_tables_without_rows_are_left_out(payload: dict[str, Any]) -> None:
-    payload["latency"], payload["fidelity"]["rows"], payload["baselines"] = [], [], None
+    payload["latency"], payload["pairs"], payload["fidelity"]["rows"], payload["baselines"] = [], [], [], None
+    payload["interval"] = None
     titles = [table.title for table in tables.summary(parse(json.dumps(payload)))]
-    assert len(titles) == 2
+    assert [title.split()[0].rstrip(",") for title in titles] == ["Overview", "Models", "Quality"]

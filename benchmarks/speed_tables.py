@@ -1,0 +1,63 @@
+"""The results of the speed benchmarks as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Result = dict[str, Any]
+NAMES = {"onnx-cpu": "onnx-cpu (whole sampler)", "onnx-cpu-int8": "onnx-cpu-int8 (whole sampler)"}
+
+
+def table(headings: list[str], rows: list[list[str]], *, text_columns: int = 1) -> str:
+    """A GitHub table; columns after the first ones are numbers."""
+    marks = [":--" if i < text_columns else "--:" for i in range(len(headings))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, marks, *rows))
+
+
+def where(result: Result) -> str:
+    """The machine and the versions in one line."""
+    machine, versions = result["machine"], result["versions"]
+    shown = ("torch", "onnxruntime", "openvino", "nncf", "tensorrt", "tensorrt-rtx-cu13")
+    named = ", ".join(f"{name} {versions[name]}" for name in shown if name in versions)
+    return f"{machine.get('gpu') or machine['cpu']}, {machine['cores']} cores; {named}"
+
+
+def cpu_artifacts(result: Result) -> str:
+    """Rows: ways to draw; columns: milliseconds with the ratio to the best of the three bases, by batch."""
+    batches = list(dict.fromkeys(row["batch_size"] for row in result["rows"]))
+    found = {(row["what"], row["batch_size"]): row for row in result["rows"]}
+    rows = []
+    for what in dict.fromkeys(row["what"] for row in result["rows"]):
+        cells = [NAMES.get(what, what)]
+        for batch in batches:
+            row = found[what, batch]
+            cells.append(f"{row['median_ms']:,.1f} ({row['best_base_over_this']:.2f}×)")
+        rows.append(cells)
+    runs = result["rows"][0]["runs"]
+    intro = (
+        f"{result['num_inference_steps']} guided DDIM steps, milliseconds (median of {runs} runs in turns; in brackets "
+        f"the best of the first three ÷ this), {result['threads']} threads. {where(result)}."
+    )
+    return f"{intro}\n\n{table(['', *(f'Batch {b}' for b in batches)], rows)}\n"
+
+
+def sampler_forms(result: Result) -> str:
+    """Loop, unrolled, and the step graph fed back."""
+    batches = list(dict.fromkeys(row["batch_size"] for row in result["rows"]))
+    found = {(row["form"], row["batch_size"]): row["median_ms"] for row in result["rows"]}
+    rows = []
+    for form in dict.fromkeys(row["form"] for row in result["rows"]):
+        made = result["forms"].get(form)
+        sizes = [f"{made['bytes'] / 1e6:.2f}", f"{made['make_s']:.2f}", f"{made['load_s']:.2f}"] if made else ["–"] * 3
+        rows.append([form, *sizes, *(f"{found[form, b]:,.1f}" for b in batches)])
+    headings = ["Form", "File (MB)", "Made in (s)", "Loaded in (s)", *(f"Batch {b} (ms)" for b in batches)]
+    threads, repeats = result["threads"], result["repeats"]
+    intro = (
+        f"{result['num_inference_steps']} steps, {threads} threads, median of {repeats} runs in turns. {where(result)}."
+    )
+    return f"{intro}\n\n{table(headings, rows)}\n"
+
+
+RENDERERS: dict[str, Callable[[Result], str]] = {"cpu-artifacts": cpu_artifacts, "sampler-forms": sampler_forms}
+"""How a result's file name begins -> its renderer."""

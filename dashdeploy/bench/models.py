@@ -1,0 +1,75 @@
+"""The models of a benchmark: opening all that run on this machine, and what each of them costs to hold."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from dashdeploy import run
+from dashdeploy.bench import checks, loading, memory
+from dashdeploy.bench.parts import ModelInfo
+from dashdeploy.bench.progress import progress
+from dashdeploy.diffusion.sampling import Plan
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Recipe
+from dashdeploy.runtime.model import Model
+from dashdeploy.runtime.opening import open_path
+
+
+def opened(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[dict[str, Model], list[str]]:
+    """The models, and a note on every artifact that does not run on this machine, also on stderr.
+
+    Raises:
+        UserError: the teacher, the student or every artifact cannot be opened.
+    """
+    models: dict[str, Model] = {}
+    refused: list[str] = []
+    for name, folder in folders.items():
+        try:
+            models[name] = stack.enter_context(open_path(folder, threads=threads))
+        except UserError as error:
+            others = [key for key in folders if key.startswith("student-")]
+            if name not in others or len(refused) + 1 == len(others):
+                raise
+            refused.append(f"{folder.name} does not run here and is left out: {error}")
+            print(f"warning: {refused[-1]}", file=sys.stderr)
+    return models, refused
+
+
+def describe(
+    models: dict[str, Model],
+    folders: dict[str, Path],
+    artifacts: dict[str, run.Stage],
+    recipe: Recipe,
+    plan: Plan,
+    threads: int,
+) -> dict[str, ModelInfo]:
+    """Sizes, memory and load times by model, each measured in processes of its own."""
+    batch_size = max(recipe.bench.latency.batch_sizes)
+    found = {}
+    with progress("loading and memory", total=1 + len(models)) as advance:
+        runtimes = {model.runtime for model in models.values()}
+        opened_folders = {name: folders[name] for name in models}
+        loaded = loading.load_times(opened_folders, runtimes, recipe.sampling, threads=threads)
+        advance(1)
+        for name, model in models.items():
+            stage = artifacts.get(name)
+            build_s, build_peak_mib = checks.build_figures(stage.manifest["artifact"] if stage else {})
+            found[name] = ModelInfo(
+                label=model.label,
+                runtime=model.runtime,
+                parameters=model.parameters,
+                file_bytes=model.file_bytes,
+                artifact_bytes=stage.figures["bytes"] if stage else None,
+                sha256=model.sha256,
+                peak_rss_mib=memory.peak_rss_mib(folders[name], batch_size=batch_size, threads=threads),
+                precision=model.precision,
+                way=model.way(plan),
+                load_ms=loaded[name][0],
+                first_call_ms=loaded[name][1],
+                build_s=build_s,
+                build_peak_mib=build_peak_mib,
+            )
+            advance(1)
+    return found
