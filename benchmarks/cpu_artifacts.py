@@ -41,9 +41,9 @@ from dashdeploy.export import (
     trajectories,
 )
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, GraphSampler
-from dashdeploy.runtime.onnx_session import OnnxSession, SamplerSession
-from dashdeploy.runtime.onnxruntime_model import SMALL_MACS, HostSession
+from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
+from dashdeploy.runtime.onnx_session import OnnxSession
+from dashdeploy.runtime.onnxruntime_model import SMALL_MACS
 from dashdeploy.runtime.opening import artifact_folders, open_path
 from dashdeploy.runtime.openvino_model import OpenVinoSession
 
@@ -130,18 +130,14 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
             metadata={},
             single_file_mb=500,
         )
-        session = HostSession(
-            SamplerSession(path, inputs=graphs.SAMPLER_INPUTS, threads=threads, small=small), graphs.SAMPLER_INPUTS
-        )
-        w = torch.tensor(steps.weights)
-        calls[name] = lambda noise, y, session=session, w=w: session(noise, y, w.expand(len(y), -1).contiguous())
+        calls[name] = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, small=small)
     inputs = graphs.GRAPHS["step"].inputs
     nodes = [quantize.layers_of(files["step"])[layer] for layer in quantize.ALWAYS_FLOAT]
     sources = {"openvino": files["step"], "openvino-int8": quantize_nncf.quantize(files["step"], reader("step"), nodes)}
     for name, source in sources.items():
         opened = OpenVinoSession(source, inputs=inputs, threads=threads, precision_hint="f32")
         only = Graphs(("step",), lambda _, opened=opened: opened)
-        sampler = GraphSampler(only, GraphDenoiser(only, denoiser.interface), {"clip_sample": True})
+        sampler = GraphSampler(only, denoiser.interface, {"clip_sample": True})
         calls[name] = lambda noise, y, sampler=sampler: sampler(noise, y, steps)
     return calls, denoiser.interface, steps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import torch
 from diffusers import UNet2DModel
 
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.export import graphs, onnx_graph, rewrite
+from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
+from dashdeploy.runtime.onnx_session import OnnxSession
+from dashdeploy.runtime.onnxruntime_model import HostSession
 from dashdeploy.runtime.opening import open_path
 
 PAPER = {"paper32": (64, 1, 6_082_627), "paper32-teacher": (128, 2, 35_751_939)}
@@ -63,3 +68,23 @@ def export(
         metadata={},
         single_file_mb=1000,
     )
+
+
+def cpu_sampler(
+    path: Path, interface: Interface, steps: Plan, *, threads: int, small: bool
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """(noise, y) -> images by a sampler graph's file, as an artifact's model runs it on CPUs."""
+
+    def session(count: int) -> HostSession:
+        return HostSession(OnnxSession(path, inputs=graphs.SAMPLER_INPUTS, threads=count), graphs.SAMPLER_INPUTS)
+
+    artifact = {"clip_sample": True, "sampler": {"timesteps": steps.timesteps, "output": "float32"}}
+    sampler = GraphSampler(
+        Graphs(("sampler",), lambda _: session(threads)),
+        interface,
+        artifact,
+        narrow=Graphs(("sampler",), lambda _: session(1)),
+        threads=threads,
+        small=small,
+    )
+    return lambda noise, y: sampler(noise, y, steps)

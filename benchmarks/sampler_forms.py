@@ -1,8 +1,8 @@
 """The whole sampler as an ONNX Loop or unrolled: python benchmarks/sampler_forms.py RUN
 
-Makes both forms of the run's onnx-cpu step graph for DDIM-50 and measures, for ONNX Runtime on one thread: the file,
-the time to assemble it, to load it, and to draw 1, 8 and 64 images; beside them the step graph fed back from Python.
-Both samplers cut a batch over the threads. Writes benchmarks/results/sampler-forms.json.
+Makes both forms of the run's onnx-cpu step graph for DDIM-50 and measures, in ONNX Runtime: the file, the time to
+assemble it, to load it with one image drawn, and to draw 1, 8 and 64 images; beside them the step graph fed back from
+Python. Both samplers cut a batch over the threads. Writes benchmarks/results/sampler-forms.json.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import onnx
 import torch
@@ -23,9 +25,10 @@ from dashdeploy.bench.latency import interleave
 from dashdeploy.bench.machine import machine
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.export import onnx_graph, sampler_graph
-from dashdeploy.export.graphs import GRAPHS, SAMPLER_INPUTS
+from dashdeploy.export.graphs import GRAPHS
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime.onnx_session import OnnxSession, SamplerSession
+from dashdeploy.runtime.onnx_session import OnnxSession
+from dashdeploy.runtime.opening import open_path
 
 BATCHES = (1, 8, 64)
 REPEATS = 7
@@ -36,9 +39,10 @@ def main(folder: Path) -> None:
     threads = torch.get_num_threads()
     steps = plan(Sampling(), 1000)
     step = onnx.load(source)
+    interface = open_path(source.parent).denoiser.interface
     shape = [d.dim_value for d in step.graph.input[0].type.tensor_type.shape.dim][1:]
     forms: dict[str, dict[str, Any]] = {}
-    sessions: dict[str, SamplerSession] = {}
+    samplers: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {}
     with tempfile.TemporaryDirectory() as work:
         for form in ("loop", "unrolled"):
             start = time.perf_counter()
@@ -46,7 +50,8 @@ def main(folder: Path) -> None:
             path = onnx_graph.save(model, Path(work) / f"{form}.onnx", metadata={}, single_file_mb=2000)
             made = time.perf_counter() - start
             start = time.perf_counter()
-            sessions[form] = SamplerSession(path, inputs=SAMPLER_INPUTS, threads=threads, small=True)
+            samplers[form] = networks.cpu_sampler(path, interface, steps, threads=threads, small=True)
+            samplers[form](torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
             forms[form] = {"bytes": path.stat().st_size, "make_s": made, "load_s": time.perf_counter() - start}
         alone = OnnxSession(source, inputs=GRAPHS["step"].inputs, threads=threads)
         rows = []
@@ -61,10 +66,8 @@ def main(folder: Path) -> None:
                     x = alone.run({"x": x, "t": t, "t_prev": t_prev, "y": y, "w": w[:, i]})
 
             calls: dict[str, Any] = {"step, fed back": loop}
-            for form, session in sessions.items():
-                calls[form] = lambda session=session, feeds=(noise, y, w): session.run(
-                    dict(zip(SAMPLER_INPUTS, feeds, strict=True))
-                )
+            for form, draw in samplers.items():
+                calls[form] = lambda draw=draw, x=noise, y=y: draw(torch.from_numpy(x), torch.from_numpy(y))
             for call in calls.values():
                 call()
             for name, times in interleave(calls, repeats=REPEATS, warm=False).items():

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Status = Literal["ok", "missing", "broken", "info"]
 STATUSES: tuple[Status, ...] = ("ok", "missing", "broken", "info")
+CPU_RUNS = "CPUExecutionProvider: runs"
+"""In ONNX Runtime's detail: its artifacts run here, whatever its other providers do."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from dashdeploy.doctor import driver
 from dashdeploy.doctor.finding import Finding, Status
 
 OLDEST_PYTHON = (3, 11)
+NO_DRIVER = "install or update NVIDIA's driver (pip cannot), then: nvidia-smi"
+IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a001011"
+)
+"""An ONNX graph of one Identity (x to y, one float32; opset 17), so that a runtime is tried without onnx."""
 
 
 def version(package: str) -> str:
@@ -35,7 +43,9 @@ def imported(name: str, module: str, package: str, *, fix: str, required: bool =
     try:
         return importlib.import_module(module), None
     except Exception as error:
-        absent = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == module.split(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module and not found
+        if found:  # to install what is installed does nothing
+            fix = f"pip install --force-reinstall {package}=={found.split('+')[0]}"
         reason = "not installed" if absent else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         status: Status = "missing" if absent and not required else "broken"
         return None, Finding(name, status, found, reason, fix)
@@ -54,13 +64,25 @@ def torch() -> Finding:
     if problem is not None:
         return problem
     (module.ones(2, 2) @ module.ones(2, 2)).sum().item()
-    if module.cuda.is_available():
-        names = [module.cuda.get_device_name(i) for i in range(module.cuda.device_count())]
-        module.zeros(1, device="cuda").sum().item()
-        return Finding("torch", "ok", module.__version__, f"CUDA {module.version.cuda}: {', '.join(names)}")
-    if module.version.cuda is None:
-        return Finding("torch", "ok", module.__version__, "a CPU build: it uses no GPU")
-    return Finding("torch", "ok", module.__version__, f"built for CUDA {module.version.cuda}, and sees no GPU")
+    return Finding("torch", "ok", module.__version__, "computes on the CPU")
+
+
+def torch_cuda() -> Finding:
+    name = "torch's CUDA"
+    module, problem = imported(name, "torch", "torch", fix="pip install torch")
+    if problem is not None:
+        return problem
+    built, here = module.version.cuda, driver.look()
+    if built is None:
+        fix = f"pip install --force-reinstall torch=={module.__version__.split('+')[0]}" if here.works else ""
+        return Finding(name, "missing", "", "a CPU build of torch: it uses no GPU", fix)
+    if not here.works:
+        return Finding(name, "missing", built, here.problem, NO_DRIVER)
+    if not module.cuda.is_available():
+        why = f"built for CUDA {built}, and the driver runs {here.cuda}: torch sees no GPU"
+        return Finding(name, "broken", built, why, NO_DRIVER)
+    module.zeros(1, device="cuda").sum().item()
+    return Finding(name, "ok", built, f"computes on {module.cuda.device_count()} GPU(s)")
 
 
 def plain(name: str, module: str, package: str) -> Callable[[], Finding]:
@@ -82,7 +104,8 @@ def onnxruntime() -> Finding:
             "broken",
             version(installed[0]),
             "onnxruntime and onnxruntime-gpu are both installed, and overwrite each other's files",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'dashdeploy[cpu]' (or [gpu])",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && "
+            f"pip install 'dashdeploy[{'gpu' if driver.look().works else 'cpu'}]'",
         )
     module, problem = imported(
         name, "onnxruntime", (installed or ["onnxruntime"])[0], fix="pip install 'dashdeploy[cpu]'"
@@ -100,7 +123,7 @@ def onnxruntime() -> Finding:
             "broken",
             module.__version__,
             detail,
-            "pip install 'onnxruntime-gpu[cuda,cudnn]', on a machine with NVIDIA's driver",
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'" + ("" if driver.look().works else f"; {NO_DRIVER}"),
         )
     return Finding(name, "ok", module.__version__, detail)
 
@@ -109,24 +132,29 @@ def _provider_runs(module: Any, provider: str) -> str | None:
     """None if a graph really runs on the provider, else why not."""
     try:
         import numpy as np
-        from onnx import TensorProto, helper
 
-        value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
-        node = helper.make_node("Identity", ["x"], ["y"])
-        model = helper.make_model(
-            helper.make_graph([node], "g", value[:1], value[1:]),
-            opset_imports=[helper.make_opsetid("", 17)],
-            ir_version=8,
-        )
         options = module.SessionOptions()
         options.log_severity_level = 4
-        session = module.InferenceSession(model.SerializeToString(), options, providers=[provider])
+        session = module.InferenceSession(IDENTITY, options, providers=[provider])
         if session.get_providers()[0] != provider:
-            return "listed, and does not load (a CUDA or cuDNN library, or the driver, is missing)"
+            return f"listed, and does not load ({_missing_library(module, provider)})"
         session.run(None, {"x": np.zeros(1, np.float32)})
     except Exception as error:
         return f"fails: {' '.join(str(error).split())[:160]}"
     return None
+
+
+def _missing_library(module: Any, provider: str) -> str:
+    """What the loader says of a provider's own library, which ONNX Runtime keeps to itself."""
+    stem = provider.removesuffix("ExecutionProvider").lower()
+    path = Path(module.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        library, _, reason = str(error).partition(": ")
+        if "cannot open shared object" in reason:
+            return f"{Path(library).name} is missing"
+    return "its libraries or the driver do not fit"
 
 
 def openvino() -> Finding:
@@ -142,19 +170,19 @@ def nncf() -> Finding:
 
 
 def polygraphy() -> Finding:
-    _, problem = imported("Polygraphy", "polygraphy", "polygraphy", fix="pip install 'dashdeploy[rtx]' (or [tensorrt])")
+    _, problem = imported("Polygraphy", "polygraphy", "polygraphy", fix="pip install 'dashdeploy[rtx]'")
     return problem or Finding("Polygraphy", "ok", version("polygraphy"), "drives both TensorRT builders")
 
 
 def tensorrt() -> Finding:
-    fix = "pip install 'dashdeploy[tensorrt]', on a machine with an NVIDIA GPU; without one: --to rtx"
+    fix = "pip install 'dashdeploy[tensorrt]'"
     module, problem = imported("TensorRT", "tensorrt", "tensorrt", fix=fix)
     if problem is not None:
         return problem
-    if _driver() is None:
-        return Finding(
-            "TensorRT", "missing", module.__version__, "installed; no NVIDIA driver, so it cannot build", fix
-        )
+    here = driver.look()
+    if not here.works:
+        detail = f"installed; it builds and runs on an NVIDIA GPU only: {here.problem}"
+        return Finding("TensorRT", "info", module.__version__, detail, f"{NO_DRIVER}; without a GPU: --to rtx")
     builder = module.Builder(module.Logger(module.Logger.ERROR))
     works = builder is not None
     return Finding("TensorRT", "ok" if works else "broken", module.__version__, "builds and runs engines for this GPU")
@@ -167,41 +195,37 @@ def tensorrt_rtx() -> Finding:
         return problem
     if module.Builder(module.Logger(module.Logger.ERROR)) is None:
         return Finding("TensorRT-RTX", "broken", module.__version__, "its builder cannot be made", fix)
-    runs = "" if _driver() else "; running them needs an NVIDIA GPU"
+    runs = "" if driver.look().works else "; running them needs an NVIDIA GPU"
     return Finding("TensorRT-RTX", "ok", module.__version__, f"builds engines for RTX GPUs ahead of time{runs}")
 
 
-def _driver() -> int | None:
-    """CUDA version of the driver, as 13000; None: there is none, or it does not start.
-
-    Asked of libcuda itself: a TensorRT runtime that is made without one may crash the process at its end.
-    """
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    found = ctypes.c_int()
-    if library.cuInit(0) != 0 or library.cuDriverGetVersion(ctypes.byref(found)) != 0:
-        return None
-    return found.value
-
-
 def gpu() -> Finding:
-    name = "NVIDIA GPU"
-    found = _driver()
+    name, found = "NVIDIA GPU", driver.look()
+    hardware = any(os.path.exists(p) for p in ("/dev/nvidia0", "/dev/nvhost-gpu"))
+    cuda = f"CUDA {found.cuda}" if found.cuda else ""
+    if found.works:
+        return Finding(name, "ok", cuda, "; ".join((*found.devices, *_driver_version())))
+    if "CUDA_VISIBLE_DEVICES" in os.environ and found.code == driver.NO_DEVICE:
+        value = os.environ["CUDA_VISIBLE_DEVICES"]
+        hidden = f"{found.problem}; CUDA_VISIBLE_DEVICES={value!r} may hide it"
+        return Finding(name, "missing", cuda, hidden, "unset CUDA_VISIBLE_DEVICES")
+    broken = hardware or (found.installed and found.code != driver.NO_DEVICE)
+    return Finding(name, "broken" if broken else "missing", cuda, found.problem, NO_DRIVER)
+
+
+def _driver_version() -> tuple[str, ...]:
+    """The driver's release as nvidia-smi has it; empty where that is not there."""
     tool = shutil.which("nvidia-smi")
-    if found is None:
-        there = any(os.path.exists(p) for p in ("/dev/nvidia0", "/dev/nvhost-gpu")) or tool
-        fix = "install NVIDIA's driver (pip cannot), then: nvidia-smi"
-        if there:
-            return Finding(name, "broken", "", "a device or nvidia-smi is there, and libcuda.so.1 does not start", fix)
-        return Finding(name, "missing", "", "no driver (libcuda.so.1)", fix)
-    version_text = f"CUDA {found // 1000}.{found % 1000 // 10}"
     if tool is None:
-        return Finding(name, "ok", version_text, "driver works; nvidia-smi is not on the path")
-    query = [tool, "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
-    return Finding(name, "ok", version_text, "; ".join(done.stdout.strip().splitlines()) or "no device is listed")
+        return ()
+    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
+    except subprocess.TimeoutExpired:
+        return ("nvidia-smi hangs",)
+    if done.returncode != 0:
+        return (f"nvidia-smi fails: {' '.join(done.stdout.split())[:120]}",)
+    return tuple(f"driver {line}" for line in sorted(set(done.stdout.split())))
 
 
 def cpp() -> Finding:
@@ -215,6 +239,7 @@ def cpp() -> Finding:
 PROBES: dict[str, Callable[[], Finding]] = {
     "python": python,
     "torch": torch,
+    "torch_cuda": torch_cuda,
     "diffusers": plain("diffusers", "diffusers", "diffusers"),
     "accelerate": plain("accelerate", "accelerate", "accelerate"),
     "onnx": plain("onnx", "onnx", "onnx"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +18,7 @@ from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.model import Model
 
-COND_GAIN = 0.2
+COND_GAIN = 0.1
 """Share of a sampler's work that steps without guidance must save before the host loop replaces the sampler graph."""
 
 
@@ -34,14 +36,16 @@ class Graphs:
     def __init__(self, names: tuple[str, ...], open_graph: Callable[[str], Session]) -> None:
         self.names, self._open = names, open_graph
         self._sessions: dict[str, Session] = {}
+        self._lock = Lock()
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
     def __getitem__(self, name: str) -> Session:
-        if name not in self._sessions:
-            self._sessions[name] = self._open(name)
-        return self._sessions[name]
+        with self._lock:  # several threads of a sampler ask at once
+            if name not in self._sessions:
+                self._sessions[name] = self._open(name)
+            return self._sessions[name]
 
     def close(self) -> None:
         """Release every session."""
@@ -80,14 +84,31 @@ class GraphSampler:
     """Takes the sampler graph where it fits the plan, else the step graph, else the host loop.
 
     A step whose guidance scale is 1 needs the conditional branch alone; with a cond graph it costs half, which the
-    sampler graph cannot do. So a plan with many such steps runs on the host.
+    sampler graph cannot do. So a plan with such steps runs on the host.
+
+    Args:
+        narrow: the same graphs on one thread each. With them a batch is cut over `threads`, and each part runs all of
+            its steps on one thread: images are independent, and the operators of a network are shared between
+            threads at each of a hundred places. None: `graphs` run every batch.
+        small: a batch of fewer images than threads also runs on one thread; what it has to do is too short to share.
     """
 
-    def __init__(self, graphs: Graphs, denoiser: GraphDenoiser, artifact: dict[str, Any]) -> None:
-        self.graphs, self.denoiser = graphs, denoiser
+    def __init__(
+        self,
+        graphs: Graphs,
+        interface: Interface,
+        artifact: dict[str, Any],
+        *,
+        narrow: Graphs | None = None,
+        threads: int = 1,
+        small: bool = False,
+    ) -> None:
+        self.graphs, self.narrow, self.interface = graphs, narrow, interface
+        self.threads, self.small = threads, small
         sampler = artifact.get("sampler") or {}
         self.timesteps, self.output = tuple(sampler.get("timesteps", ())), sampler.get("output")
         self.clip_sample = artifact.get("clip_sample")
+        self._pool: ThreadPoolExecutor | None = None
 
     def way(self, plan: Plan) -> str:
         """sampler, step or guided."""
@@ -100,26 +121,54 @@ class GraphSampler:
     def __call__(
         self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
     ) -> torch.Tensor:
+        if self.narrow is None or (len(y) < self.threads and not self.small):
+            return self._draw(self.graphs, noise, y, plan, on_step)
+        if self.threads == 1 or len(y) < self.threads:
+            return self._draw(self.narrow, noise, y, plan, on_step)
+        self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="sampler")
+        parts = zip(noise.tensor_split(self.threads), y.tensor_split(self.threads), strict=True)
+        # The first part tells of its steps; the others are at about the same one.
+        jobs = [
+            self._pool.submit(self._draw, self.narrow, *part, plan, on_step if i == 0 else None)
+            for i, part in enumerate(parts)
+        ]
+        return torch.cat([job.result() for job in jobs])
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        graphs: Graphs,
+        noise: torch.Tensor,
+        y: torch.Tensor,
+        plan: Plan,
+        on_step: Callable[[int], None] | None,
+    ) -> torch.Tensor:
         way = self.way(plan)
         if way == "guided":
-            return ddim(self.denoiser, noise, y, plan, on_step=on_step)
+            return ddim(GraphDenoiser(graphs, self.interface), noise, y, plan, on_step=on_step)
         if way == "step":
-            return self._steps(noise, y, plan, on_step)
+            return self._steps(graphs, noise, y, plan, on_step)
         w = torch.tensor(plan.weights, device=noise.device).expand(len(y), -1).contiguous()
-        images = self.graphs["sampler"](noise, y, w)
-        for i in range(len(plan.timesteps) if on_step is not None else 0):
-            on_step(i)  # type: ignore[misc]
+        images = graphs["sampler"](noise, y, w)
+        if on_step is not None:
+            for i in range(len(plan.timesteps)):
+                on_step(i)
         return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
 
     def _steps(
-        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, on_step: Callable[[int], None] | None
+        self,
+        graphs: Graphs,
+        noise: torch.Tensor,
+        y: torch.Tensor,
+        plan: Plan,
+        on_step: Callable[[int], None] | None,
     ) -> torch.Tensor:
-        x, step = noise, self.graphs["step"]
-        alphas = torch.cat([self.denoiser.interface.schedule.alphas_cumprod, torch.ones(1)]).to(noise.device)
+        x, step = noise, graphs["step"]
+        alphas = torch.cat([self.interface.schedule.alphas_cumprod, torch.ones(1)]).to(noise.device)
         for i, (now, previous, w) in enumerate(zip(plan.timesteps, plan.previous, plan.weights, strict=True)):
             t = torch.full_like(y, now)
-            if w == 1.0 and "cond" in self.graphs:
-                eps = self.graphs["cond"](x, t, y)
+            if w == 1.0 and "cond" in graphs:
+                eps = graphs["cond"](x, t, y)
                 x = ddim_step(x, eps, alphas[now], alphas[previous], clip_sample=plan.clip_sample)
             else:
                 scale = torch.full(y.shape, w, dtype=torch.float32, device=y.device)
@@ -127,6 +176,13 @@ class GraphSampler:
             if on_step is not None:
                 on_step(i)
         return x.clamp(-1, 1)
+
+    def close(self) -> None:
+        """Release the threads and their sessions; the model closes the others."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self.narrow is not None:
+            self.narrow.close()
 
 
 def open_graphs(
@@ -136,31 +192,40 @@ def open_graphs(
     *,
     title: str,
     device: str = "cpu",
+    open_narrow: Callable[[dict[str, Any], str], Session] | None = None,
+    threads: int = 1,
+    small: bool = False,
 ) -> Model:
     """A Model of an artifact folder whose manifest has been checked against its files.
 
     Args:
         open_graph: (the manifest's entry of a graph, its name) -> Session.
         title: the runtime as tables name it.
+        open_narrow: the same for one thread, which several threads may call at once; with `threads` and `small` it is
+            the sampler's, see `GraphSampler`. None: the sampler does not cut batches.
     """
     artifact = manifest["artifact"]
     entries: dict[str, dict[str, Any]] = artifact["graphs"]
     graphs = Graphs(tuple(entries), lambda name: open_graph(entries[name], name))
-    denoiser = GraphDenoiser(graphs, interface(artifact, folder))
+    shape = interface(artifact, folder)
+    narrow = None
+    if open_narrow is not None:
+        narrow = Graphs(tuple(entries), lambda name: open_narrow(entries[name], name))
+    sampler = GraphSampler(graphs, shape, artifact, narrow=narrow, threads=threads, small=small)
     graphs["guided"]  # what is wrong with it shows now, not at the first prediction
     precision = artifact["precision"]
     return Model(
         label=f"student ({title}{'' if precision == 'fp32' else f', {precision}'})",
         runtime=artifact["backend"],
-        denoiser=denoiser,
+        denoiser=GraphDenoiser(graphs, shape),
         parameters=artifact["parameters"],
         file_bytes=sum((folder / name).stat().st_size for name in loaded(entries["guided"])),
         sha256=run.digest(manifest["files"]),
         classes=tuple(artifact["classes"]),
         device=device,
         precision=precision,
-        sampler=GraphSampler(graphs, denoiser, artifact),
-        resources=[graphs],
+        sampler=sampler,
+        resources=[sampler, graphs],
     )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dashdeploy.errors import UserError
@@ -70,44 +67,3 @@ class OnnxSession:
     def close(self) -> None:
         """Release the session."""
         self.session = None
-
-
-class SamplerSession:
-    """The whole sampler on several CPU threads: the batch is cut, and each part runs all its steps on one thread.
-
-    A small network's operators are too short to be shared between threads: on two cores a cut batch
-    finished in 0.65 to 0.75 of the time. A batch of fewer images than threads runs on one thread if the network
-    is `small`, and with shared operators otherwise. Sessions are made when they are first needed.
-    """
-
-    def __init__(self, path: Path, *, inputs: Sequence[str], threads: int | None = None, small: bool) -> None:
-        self.path, self.inputs, self.small = path, tuple(inputs), small
-        self.threads = threads or len(os.sched_getaffinity(0))
-        self._sessions: dict[int, OnnxSession] = {}
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="sampler")
-        self.metadata = self._session(self._threads_of(1)).metadata
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """The graph's output for the whole batch."""
-        batch = len(next(iter(feeds.values())))
-        session = self._session(self._threads_of(batch))
-        if batch < self.threads or self.threads == 1:
-            return session.run(feeds)
-        cuts = np.array_split(np.arange(batch), self.threads)
-        parts = [self._pool.submit(session.run, {k: v[c[0] : c[-1] + 1] for k, v in feeds.items()}) for c in cuts]
-        return np.concatenate([part.result() for part in parts])
-
-    def _threads_of(self, batch: int) -> int:
-        return 1 if self.small or batch >= self.threads else self.threads
-
-    def _session(self, threads: int) -> OnnxSession:
-        if threads not in self._sessions:
-            self._sessions[threads] = OnnxSession(self.path, inputs=self.inputs, threads=threads)
-        return self._sessions[threads]
-
-    def close(self) -> None:
-        """Release the threads and the sessions."""
-        self._pool.shutdown()
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.run import file_sha256
 from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs
 from dashdeploy.runtime.model import Model, Opening
-from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession, SamplerSession
+from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
 
 SMALL_MACS = 100_000_000
 """Multiply-adds of one guided step of one image, below which its operators are too short to share between threads."""
@@ -23,7 +24,7 @@ CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTenso
 class HostSession:
     """A graph on a CPU provider, over torch tensors without copies."""
 
-    def __init__(self, session: OnnxSession | SamplerSession, inputs: tuple[str, ...]) -> None:
+    def __init__(self, session: OnnxSession, inputs: tuple[str, ...]) -> None:
         self.session, self.inputs = session, inputs
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -81,17 +82,22 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
         raise UserError(f"{folder}: {providers[0]} does not run on {device}. Give a provider and a device that fit.")
     small = artifact.get("macs", SMALL_MACS) < SMALL_MACS
 
-    def open_graph(entry: dict[str, Any], name: str) -> Session:
+    def session(entry: dict[str, Any], threads: int | None) -> Session:
         path, inputs = folder / entry["file"], tuple(tensor["name"] for tensor in entry["inputs"])
-        if name == "sampler" and providers == CPU:
-            return HostSession(SamplerSession(path, inputs=inputs, threads=how.threads, small=small), inputs)
-        session = OnnxSession(
-            path, inputs=inputs, threads=how.threads, providers=providers, device_id=device.index or 0
-        )
-        return HostSession(session, inputs) if device.type == "cpu" else DeviceSession(session, entry, device)
+        opened = OnnxSession(path, inputs=inputs, threads=threads, providers=providers, device_id=device.index or 0)
+        return HostSession(opened, inputs) if device.type == "cpu" else DeviceSession(opened, entry, device)
 
     title = "ONNX Runtime" if providers == CPU else f"ONNX Runtime {providers[0].removesuffix('ExecutionProvider')}"
-    return open_graphs(folder, manifest, open_graph, title=title, device=str(device))
+    return open_graphs(
+        folder,
+        manifest,
+        lambda entry, name: session(entry, how.threads),
+        title=title,
+        device=str(device),
+        open_narrow=(lambda entry, name: session(entry, 1)) if providers == CPU else None,
+        threads=how.threads or len(os.sched_getaffinity(0)),
+        small=small,
+    )
 
 
 def open_guided(path: Path, interface: Interface, *, threads: int | None = None) -> GraphDenoiser:

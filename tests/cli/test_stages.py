@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from dashdeploy.cli.app import main
+from dashdeploy.run import SIDECAR, sidecar_text
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -79,7 +81,16 @@ def test_sample_takes_any_guidance(
 def test_export_prints_the_artifact_and_its_parity_as_json(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
     code, out, _ = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--json")
     assert code == 0
-    assert json.loads(out)[0]["relative_error"] < 1e-4
+    (found,) = json.loads(out)
+    assert found["parity"]["worst"]["relative_error"] < 1e-4
+    assert {check["graph"] for check in found["sampling"]} == {"cond", "step", "sampler"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_trt_without_tensorrt_is_one_line_with_what_to_do(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    said = refused(capsys, "export", run_copy, "--trt")
+    assert "pip install 'dashdeploy[tensorrt]'" in said and "--to rtx" in said
+    assert not (run_copy / "artifacts" / "tensorrt").exists()
 
 
 # Bad input: one clear line each, exit code 2, nothing half-written.
@@ -184,6 +195,7 @@ def test_bench_refuses_an_artifact_of_another_student(capsys: pytest.CaptureFixt
     manifest = json.loads(path.read_text())
     manifest["inputs"]["student"] = "0" * 64
     path.write_text(json.dumps(manifest))
+    path.with_name(SIDECAR).write_bytes(sidecar_text(path))
     assert "exported from another student" in refused(capsys, "bench", run_copy)
 
 

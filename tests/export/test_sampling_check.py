@@ -15,7 +15,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.export import onnx_graph, sampler_graph, sampling_check
 from dashdeploy.export.graphs import GRAPHS, SAMPLER_INPUTS
 from dashdeploy.recipe.schema import Tag
-from dashdeploy.runtime.onnx_session import OnnxSession, SamplerSession
+from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.onnxruntime_model import HostSession
 from tests.export.conftest import SAMPLING, export_graph
 
@@ -88,15 +88,3 @@ def test_other_timesteps_are_refused(step_onnx: Path, path, tmp_path: Path) -> N
     graph = assembled(step_onnx, tmp_path / "sampler.onnx", "loop", timesteps=shifted)
     with pytest.raises(UserError, match="sampler graph does not follow"):
         sampling_check.require(sampling_check.check_sampler(graph, path), **LIMITS)
-
-
-@pytest.mark.parametrize("small", [True, False])
-def test_a_batch_cut_over_threads_gives_the_same_images(step_onnx: Path, path, tmp_path: Path, small: bool) -> None:
-    whole = assembled(step_onnx, tmp_path / "sampler.onnx", "loop")
-    cut = SamplerSession(tmp_path / "sampler.onnx", inputs=SAMPLER_INPUTS, threads=2, small=small)
-    for size in (1, 2, 5):
-        feeds = {"noise": path.noise[:size], "y": path.y[:size], "w": path.w[:size]}
-        expected = whole(*feeds.values())
-        found = cut.run({name: tensor.numpy() for name, tensor in feeds.items()})
-        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
-    cut.close()

@@ -110,7 +110,8 @@ def test_steps_without_guidance_run_the_cond_graph_alone(without, start, graphs:
     run = replace(steps(2.0), weights=(1.0, 3.0, 3.0, 1.0))
     with dashdeploy.runtime.open(without(*graphs), threads=1) as model:
         assert isinstance(model.sampler, GraphSampler)
-        opened = model.sampler.graphs
+        assert model.sampler.narrow is not None and model.sampler.threads == 1
+        opened = model.sampler.narrow
         guided = "guided" if graphs else "step"
         counts = {name: Counting(opened[name]) for name in ("cond", guided)}
         opened._sessions.update(counts)
@@ -147,3 +148,20 @@ def test_what_is_not_here_is_refused_and_never_replaced(tiny_run: Path, part: st
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=message):
         dashdeploy.runtime.open(tiny_run / part, **options)
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("guidance", [2.0, 1.0])
+def test_a_batch_cut_over_threads_gives_the_same_images(tiny_run: Path, small: bool, guidance: float) -> None:
+    folder = tiny_run / "artifacts" / "onnx-cpu"
+    noise = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    y, run = torch.arange(5), steps(guidance)
+    with dashdeploy.runtime.open(folder, threads=1) as one, dashdeploy.runtime.open(folder, threads=3) as three:
+        assert isinstance(three.sampler, GraphSampler)
+        three.sampler.small = small
+        for size in (1, 2, 3, 5):
+            told: list[int] = []
+            found = three.sample(noise[:size], y[:size], run, on_step=told.append)
+            expected = one.sample(noise[:size], y[:size], run)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            assert told == list(range(STEPS))
