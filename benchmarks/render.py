@@ -1,11 +1,11 @@
-"""Render the committed benchmark records into the README, each between its markers.
+"""Render the committed benchmark records into the README and docs/results.md, each between its markers.
 
     <!-- results:begin NAME -->  …  <!-- results:end NAME -->
 
-    python benchmarks/render.py            # rewrite README.md
-    python benchmarks/render.py --check    # exit 1 if README.md is stale
+    python benchmarks/render.py            # rewrite them
+    python benchmarks/render.py --check    # exit 1 if one is stale
 
-NAME is a record's file name in benchmarks/results without `.json`.
+NAME is a record's file name in benchmarks/results without `.json`; NAME-overview is its short form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from speed_tables import RENDERERS
 
 from dashdeploy.bench.record import parse
-from dashdeploy.bench.tables import markdown_results
+from dashdeploy.bench.tables import markdown_overview, markdown_results
 from dashdeploy.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,8 @@ def find_results(folder: Path) -> dict[str, str]:
         except ValueError as error:
             raise UserError(f"{path}: not valid JSON ({error})") from error
         if isinstance(content, dict) and {"models", "latency"} <= content.keys():
-            found[path.stem] = markdown_results(parse(text, source=str(path)))
+            record = parse(text, source=str(path))
+            found[path.stem], found[f"{path.stem}-overview"] = markdown_results(record), markdown_overview(record)
         for begin, renderer in RENDERERS.items():
             if path.stem.startswith(begin):
                 found[path.stem] = renderer(content)
@@ -72,22 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: fresh or rewritten; 1: stale, with --check; 2: a mistake, told in one line."""
     parser = argparse.ArgumentParser(description="Render the committed benchmark records into the README.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the README is stale")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--readme", type=Path, nargs="+", default=[ROOT / "README.md", ROOT / "docs" / "results.md"])
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
+    stale = False
     try:
-        old = options.readme.read_text(encoding="utf-8")
-        new = render(old, find_results(options.results))
+        results = find_results(options.results)
+        for path in options.readme:
+            old = path.read_text(encoding="utf-8")
+            new = render(old, results)
+            if new == old:
+                continue
+            stale = True
+            if options.check:
+                print(f"{path} is stale. Run: python benchmarks/render.py", file=sys.stderr)
+            else:
+                path.write_text(new, encoding="utf-8")
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.check:
-        if new != old:
-            print(f"{options.readme} is stale. Run: python benchmarks/render.py", file=sys.stderr)
-        return int(new != old)
-    if new != old:
-        options.readme.write_text(new, encoding="utf-8")
-    return 0
+    return int(stale and options.check)
 
 
 if __name__ == "__main__":

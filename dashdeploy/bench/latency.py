@@ -82,7 +82,7 @@ def measure(
     found: list[LatencyRow] = []
     for batch_size in config.batch_sizes:
         calls = {(r.model, r.branches): _calls(r, batch_size, plan, seed=seed) for r in rows}
-        ways = {(r.model, r.branches): cast(Way, r.sampler.way(plan)) for r in rows}
+        ways = {(r.model, r.branches): cast(Way, r.sampler.way(plan, batch_size)) for r in rows}
         for step, _ in calls.values():
             for _ in range(config.warmup):
                 step()
@@ -100,9 +100,9 @@ def measure(
 def measure_plans(name: str, model: Model, config: Latency, plans: dict[str, Plan], *, seed: int) -> list[LatencyRow]:
     """Time one model's sampler at several plans, which take turns, at every batch size."""
     timed = _Timed(name, "batched", model.denoiser, model.sampler or HostLoop(model.denoiser), model.device)
-    ways = {key: cast(Way, timed.sampler.way(plan)) for key, plan in plans.items()}
     found = []
     for batch_size in config.batch_sizes:
+        ways = {key: cast(Way, timed.sampler.way(plan, batch_size)) for key, plan in plans.items()}
         calls = {key: _calls(timed, batch_size, plan, seed=seed)[1] for key, plan in plans.items()}
         for key, times in _interleave(calls, ways, "sampler", config).items():
             found.append(row(times, name, "batched", "sampler", batch_size, plan=key, way=ways[key], seed=seed))

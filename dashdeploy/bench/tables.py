@@ -311,9 +311,19 @@ def rich_tables(record: Record) -> list[RichTable]:
 
 
 def markdown_results(record: Record) -> str:
-    """The README's part about this record: where it was measured, the tables, the notes."""
+    """All of a record: where it was measured, the tables, the notes."""
+    return _markdown(record, summary(record))
+
+
+def markdown_overview(record: Record) -> str:
+    """A record in short: every model in one table, guidance fidelity, and what stands beside it."""
+    short = (overview_table, interval_table, fidelity_table, baselines_table, recovery_table)
+    return _markdown(record, [table for build_table in short if (table := build_table(record)).rows])
+
+
+def _markdown(record: Record, shown_tables: Sequence[Table]) -> str:
     where = record.machine.gpu or f"{record.machine.cpu}, {record.machine.cores} cores"
-    shown = [name for name in ("torch", "onnxruntime", "onnxruntime-gpu") if name in record.versions]
+    shown = [name for name in ("torch", "onnxruntime", "onnxruntime-gpu", "openvino") if name in record.versions]
     versions = ", ".join(f"{name} {record.versions[name]}" for name in shown)
     features = record.quality.features
     intro = (
@@ -322,7 +332,7 @@ def markdown_results(record: Record) -> str:
         f"(SHA-256 `{features.sha256[:12]}…`), against {record.quality.num_reference} real images."
     )
     parts = [escape(intro)]
-    for table in summary(record):
+    for table in shown_tables:
         parts += [f"**{escape(table.title)}**", to_markdown(table)]
     if record.notes:
         parts.append("\n".join(f"- {escape(note)}" for note in record.notes))

@@ -18,11 +18,17 @@ def sample(
         str | None, typer.Option(help="Class indices, as in 0,3,7 or 0-9; a row each. Default: the first ten classes.")
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 8,
-    guidance: Annotated[str, typer.Option("--guidance", "-w", help="Guidance scale (1 = off), or tag.")] = "2",
+    guidance: Annotated[
+        str, typer.Option("--guidance", "-w", help="Guidance scale (1 = off), tag, or an interval as in 3@0.2-0.8.")
+    ] = "2",
     steps: Annotated[int, typer.Option(min=1, help="DDIM steps.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel this many times.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the runtime's choice.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="ONNX Runtime provider in place of the artifact's, as in CUDAExecutionProvider.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: the artifact's own.")] = None,
 ) -> None:
     """Draw images of each class with DDIM and write them as one PNG grid."""
     import torch
@@ -37,7 +43,7 @@ def sample(
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
     sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance))
-    with open_path(model, threads=threads) as opened:
+    with open_path(model, threads=threads, provider=provider, device=device) as opened:
         interface = opened.denoiser.interface
         chosen = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
         images = generate(

@@ -37,8 +37,8 @@ class Sample(Protocol):
 class Sampler(Sample, Protocol):
     """Draws images, and says how."""
 
-    def way(self, run: Plan, /) -> str:
-        """Which of its graphs this plan runs on."""
+    def way(self, run: Plan, /, batch_size: int | None = None) -> str:
+        """Which of its graphs this plan runs on; batch_size None: a large one."""
         ...
 
 
@@ -121,7 +121,7 @@ class HostLoop:
     ) -> torch.Tensor:
         return ddim(self.denoiser, noise, y, run, on_step=on_step)
 
-    def way(self, run: Plan) -> str:
+    def way(self, run: Plan, batch_size: int | None = None) -> str:
         return "guided"
 
 

@@ -20,6 +20,8 @@ from dashdeploy.runtime.model import Model
 
 COND_GAIN = 0.1
 """Share of a sampler's work that steps without guidance must save before the host loop replaces the sampler graph."""
+COND_GAIN_FEW = 0.3
+"""The same where a call of a small network for a few images is so short that the host's part of it counts."""
 
 
 class Session(Protocol):
@@ -28,6 +30,23 @@ class Session(Protocol):
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor: ...
 
     def close(self) -> None: ...
+
+
+class Chunked:
+    """A session that takes at most so many images at once, for any number: larger batches run in parts."""
+
+    def __init__(self, inner: Session, largest: int) -> None:
+        self.inner, self.largest = inner, largest
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs[0]) <= self.largest:
+            return self.inner(*inputs)
+        parts = zip(*(tensor.split(self.largest) for tensor in inputs), strict=True)
+        return torch.cat([self.inner(*part) for part in parts])
+
+    def close(self) -> None:
+        """Release the session."""
+        self.inner.close()
 
 
 class Graphs:
@@ -110,26 +129,29 @@ class GraphSampler:
         self.clip_sample = artifact.get("clip_sample")
         self._pool: ThreadPoolExecutor | None = None
 
-    def way(self, plan: Plan) -> str:
+    def way(self, plan: Plan, batch_size: int | None = None) -> str:
         """sampler, step or guided."""
-        alone = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
+        saved = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
+        few = self.small and batch_size is not None and batch_size < self.threads
         same = plan.clip_sample == self.clip_sample
-        if "sampler" in self.graphs and same and plan.timesteps == self.timesteps and alone < COND_GAIN:
+        fits = "sampler" in self.graphs and same and plan.timesteps == self.timesteps
+        if fits and saved < (COND_GAIN_FEW if few else COND_GAIN):
             return "sampler"
         return "step" if "step" in self.graphs and same else "guided"
 
     def __call__(
         self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
     ) -> torch.Tensor:
+        way = self.way(plan, len(y))
         if self.narrow is None or (len(y) < self.threads and not self.small):
-            return self._draw(self.graphs, noise, y, plan, on_step)
+            return self._draw(way, self.graphs, noise, y, plan, on_step)
         if self.threads == 1 or len(y) < self.threads:
-            return self._draw(self.narrow, noise, y, plan, on_step)
+            return self._draw(way, self.narrow, noise, y, plan, on_step)
         self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="sampler")
         parts = zip(noise.tensor_split(self.threads), y.tensor_split(self.threads), strict=True)
         # The first part tells of its steps; the others are at about the same one.
         jobs = [
-            self._pool.submit(self._draw, self.narrow, *part, plan, on_step if i == 0 else None)
+            self._pool.submit(self._draw, way, self.narrow, *part, plan, on_step if i == 0 else None)
             for i, part in enumerate(parts)
         ]
         return torch.cat([job.result() for job in jobs])
@@ -137,13 +159,13 @@ class GraphSampler:
     @torch.no_grad()
     def _draw(
         self,
+        way: str,
         graphs: Graphs,
         noise: torch.Tensor,
         y: torch.Tensor,
         plan: Plan,
         on_step: Callable[[int], None] | None,
     ) -> torch.Tensor:
-        way = self.way(plan)
         if way == "guided":
             return ddim(GraphDenoiser(graphs, self.interface), noise, y, plan, on_step=on_step)
         if way == "step":

@@ -66,9 +66,12 @@ class Model:
         """
         return (self.sampler or HostLoop(self.denoiser))(noise, y, plan, on_step=on_step)
 
-    def way(self, plan: Plan) -> str:
-        """How `sample` runs a plan: sampler, step, or guided (the host loop over single predictions)."""
-        return (self.sampler or HostLoop(self.denoiser)).way(plan)
+    def way(self, plan: Plan, batch_size: int | None = None) -> str:
+        """How `sample` runs a plan: sampler, step, or guided (the host loop over single predictions).
+
+        batch_size None: a large one.
+        """
+        return (self.sampler or HostLoop(self.denoiser)).way(plan, batch_size)
 
     def __enter__(self) -> Model:
         return self

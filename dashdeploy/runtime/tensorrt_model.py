@@ -10,7 +10,7 @@ import torch
 
 from dashdeploy.errors import UserError
 from dashdeploy.runtime import tensorrt_check, tensorrt_library
-from dashdeploy.runtime.graphs_model import Session, open_graphs
+from dashdeploy.runtime.graphs_model import Chunked, Session, open_graphs
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.tensorrt_session import TensorRTSession
 
@@ -38,7 +38,7 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
     def open_graph(entry: dict[str, Any], name: str) -> Session:
         for caution in tensorrt_check.check(entry["engine"], here, source=folder / entry["file"]):
             warnings.warn(caution, RuntimeWarning, stacklevel=2)
-        return TensorRTSession(
+        session = TensorRTSession(
             folder / entry["file"],
             flavour=flavour,
             inputs=entry["inputs"],
@@ -47,5 +47,6 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
             device=device,
             version_compatible=entry["engine"]["flags"].get("version_compatible", False),
         )
+        return Chunked(session, max(profile["max"] for profile in entry["engine"]["profiles"]))
 
     return open_graphs(folder, manifest, open_graph, title=TITLES[flavour], device=device)

@@ -6,7 +6,7 @@ import torch
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import timesteps
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Tag
+from dashdeploy.recipe.schema import GuidanceInterval, Tag
 
 X = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([1, 2, 3])
@@ -67,4 +67,21 @@ def test_guidance_is_read_from_a_command_line() -> None:
 @pytest.mark.parametrize("text", ["strong", "-1", "nan", "inf", ""])
 def test_other_guidance_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="guidance must be"):
+        guidance.parse(text)
+
+
+@pytest.mark.parametrize(("t", "w"), [(0, 1.0), (199, 1.0), (200, 3.0), (500, 3.0), (799, 3.0), (800, 1.0), (999, 1.0)])
+def test_an_interval_guides_inside_only(t: int, w: float) -> None:
+    assert guidance.weight(GuidanceInterval(w=3.0, low=0.2, high=0.8), t, 1000) == w
+
+
+def test_an_interval_on_the_command_line_and_its_label() -> None:
+    found = guidance.parse("3@0.2-0.8")
+    assert found == GuidanceInterval(w=3.0, low=0.2, high=0.8)
+    assert guidance.label(found) == "w=3 in 0.2–0.8"
+
+
+@pytest.mark.parametrize("text", ["3@", "3@0.2", "3@0.8-0.2", "3@0.2-2", "@0.2-0.8", "3-0.2", "nan@0.1-0.2", "3@a-b"])
+def test_a_malformed_interval_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UserError, match=r"an interval as in 3@0\.2-0\.8"):
         guidance.parse(text)

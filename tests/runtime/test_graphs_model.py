@@ -15,7 +15,7 @@ from dashdeploy.diffusion.sampling import ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Sampling, Tag
 from dashdeploy.run import SIDECAR, sidecar_text
-from dashdeploy.runtime.graphs_model import GraphSampler
+from dashdeploy.runtime.graphs_model import Chunked, GraphSampler
 from dashdeploy.teachers import formats
 
 STEPS = 4
@@ -121,6 +121,13 @@ def test_steps_without_guidance_run_the_cond_graph_alone(without, start, graphs:
     assert told == [0, 1, 2, 3]
 
 
+def test_a_small_network_saves_by_the_cond_graph_only_where_the_batch_is_not_tiny(tiny_run: Path) -> None:
+    half = replace(steps(2.0), weights=(1.0, 3.0, 3.0, 1.0))  # saves a quarter
+    with dashdeploy.runtime.open(tiny_run / "artifacts" / "onnx-cpu", threads=4) as model:
+        assert [model.way(half, size) for size in (1, 3, 4, None)] == ["sampler", "sampler", "step", "step"]
+        assert model.way(steps(1.0), 1) == "step"
+
+
 def test_progress_is_told_by_the_sampler_graph_too(tiny_run: Path, start) -> None:
     told: list[int] = []
     with dashdeploy.runtime.open(tiny_run, threads=1) as model:
@@ -165,3 +172,22 @@ def test_a_batch_cut_over_threads_gives_the_same_images(tiny_run: Path, small: b
             expected = one.sample(noise[:size], y[:size], run)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
             assert told == list(range(STEPS))
+
+
+def test_a_larger_batch_than_an_engine_takes_runs_in_parts() -> None:
+    sizes: list[int] = []
+
+    class Double:
+        def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(inputs[0]))
+            return inputs[0] * 2 + inputs[1].view(-1, 1)
+
+        def close(self) -> None:
+            sizes.append(-1)
+
+    session = Chunked(Double(), 4)
+    x, y = torch.randn(10, 3), torch.arange(10)
+    torch.testing.assert_close(session(x, y), x * 2 + y.view(-1, 1))
+    assert sizes == [4, 4, 2]
+    session.close()
+    assert sizes[-1] == -1
