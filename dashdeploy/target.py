@@ -159,8 +159,10 @@ class Target(Model):
             raise ValueError("engine.version_compatible is tensorrt's; tensorrt_rtx has no such engines")
         if self.backend == "tensorrt_rtx" and self.engine.hardware_compatibility != "none":
             raise ValueError("engine.hardware_compatibility is tensorrt's; tensorrt_rtx has compute_capabilities")
-        if self.calibration.quantizer == "nncf" and self.backend in TENSORRT and self.precision == "int8":
-            raise ValueError("calibration.quantizer nncf is for CPUs; TensorRT takes onnxruntime's Q/DQ nodes")
+        if self.calibration.quantizer == "nncf" and self.backend != "openvino":
+            raise ValueError(f"calibration.quantizer nncf makes OpenVINO models; {self.backend} takes onnxruntime's")
+        if self.precision == "bf16" and self.backend == "onnxruntime" and self.providers[0] == "CPUExecutionProvider":
+            raise ValueError("ONNX Runtime's CPU provider does not run bf16; take fp16, or the backend openvino")
         return self
 
 

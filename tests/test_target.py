@@ -108,8 +108,13 @@ def test_an_unknown_target_lists_those_that_there_are() -> None:
         ),
         (
             "backend: tensorrt\nprecision: int8\ncalibration: {quantizer: nncf}",
-            "calibration.quantizer nncf is for CPUs; TensorRT takes onnxruntime's Q/DQ nodes",
+            "calibration.quantizer nncf makes OpenVINO models; tensorrt takes onnxruntime's",
         ),
+        (
+            "precision: int8\ncalibration: {quantizer: nncf}",
+            "calibration.quantizer nncf makes OpenVINO models; onnxruntime takes onnxruntime's",
+        ),
+        ("precision: bf16", "ONNX Runtime's CPU provider does not run bf16; take fp16, or the backend openvino"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, more: str, expected: str) -> None:

@@ -57,6 +57,9 @@ class Backend:
                     f"{self.target.name}: OpenVINO cannot convert the {name} graph "
                     f"({' '.join(str(error).split())[:300]}). Try another opset, or leave the graph out."
                 ) from error
+            quantized = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+            if int8 is not None and int8.by_nncf and not quantized:
+                raise UserError(f"{self.target.name}: int8 was asked for, and nothing in the {name} graph is quantized")
             model.get_rt_info()["dashdeploy"] = name
             openvino.save_model(model, str(draft.folder / f"{name}.xml"), compress_to_fp16=False)
             for file in entry["files"]:

@@ -146,6 +146,8 @@ class Export:
         return onnx_graph.load(path)
 
     def _save(self, name: str, model: Any) -> Path:
+        if not (self.int8 is not None and self.int8.by_nncf):  # NNCF quantizes after this
+            onnx_graph.require_precision(model, self.target.precision, graph=name)
         shared = {k: v for k, v in self.described.items() if k != "sampler"}
         path = self.folder / f"{name}.onnx"
         return onnx_graph.save(

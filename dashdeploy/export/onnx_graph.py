@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -80,6 +81,43 @@ def save(model: onnx.ModelProto, path: Path, *, metadata: dict[str, Any], single
     onnx.save(model, path, save_as_external_data=apart, location=data.name, size_threshold=EXTERNAL_BYTES)
     onnx.checker.check_model(str(path), full_check=True)
     return path
+
+
+def convolution_types(model: onnx.ModelProto) -> dict[str, int]:
+    """How many convolutions compute in which type, as their weights have it, loop bodies included.
+
+    Quantized weights (int8 through DequantizeLinear) count as int8.
+    """
+    found: Counter[str] = Counter()
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        made_by = {out: node for node in graph.node for out in node.output}
+        for node in graph.node:
+            graphs += [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+            if node.op_type == "Conv":
+                name = node.input[1]
+                while name not in weights and name in made_by:
+                    name = made_by[name].input[0]
+                kind = weights.get(name, onnx.TensorProto.UNDEFINED)
+                found[onnx.TensorProto.DataType.Name(kind).lower()] += 1
+    return dict(found)
+
+
+def require_precision(model: onnx.ModelProto, precision: str, *, graph: str) -> dict[str, int]:
+    """The convolutions' types, which must be those of the precision; beside int8 some may be in float.
+
+    Raises:
+        UserError: it gives the counts.
+    """
+    found = convolution_types(model)
+    expected = {"fp32": "float", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}[precision]
+    others = sum(found.values()) - found.get(expected, 0)
+    if not found.get(expected) or (others and precision != "int8"):
+        counts = ", ".join(f"{count} {kind}" for kind, count in found.items()) or "none"
+        raise UserError(f"{precision} was asked for, and the {graph} graph's convolutions are: {counts}")
+    return found
 
 
 def load(path: Path) -> onnx.ModelProto:

@@ -202,6 +202,8 @@ def test_tensorrts_form_is_symmetric_and_leaves_biases_in_float(calibrated) -> N
     zero_points = [values[n.input[2]] for n in model.graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2]
     assert zero_points and all((z == 0).all() and z.dtype == np.int8 for z in zero_points)
     assert not any(v.dtype == np.int32 for v in values.values())
+    found = onnx_graph.require_precision(model, "int8", graph="guided")
+    assert found == {"int8": len(layers), "float": len(quantize.ALWAYS_FLOAT)}
 
 
 def test_a_layer_that_is_not_there_is_named(calibrated) -> None:

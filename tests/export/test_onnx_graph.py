@@ -110,3 +110,15 @@ def test_no_local_path_is_left_in_the_file_and_nodes_still_name_their_module(mod
     assert str(Path.home()).encode() + b"/" not in text
     notes = [p.value for node in model.graph.node for p in node.metadata_props if p.key == onnx_graph.MODULE_OF_NODE]
     assert any("down_blocks.0.resnets.0" in note for note in notes)
+
+
+@pytest.mark.parametrize("asked", ["fp16", "bf16", "int8"])
+def test_a_float32_graph_is_never_taken_for_less(model: onnx.ModelProto, asked: str) -> None:
+    assert onnx_graph.require_precision(model, "fp32", graph="guided") == {"float": 17}
+    with pytest.raises(UserError, match=rf"{asked} was asked for, and the guided graph's convolutions are: 17 float"):
+        onnx_graph.require_precision(model, asked, graph="guided")
+
+
+def test_convolutions_inside_of_a_loop_are_counted(tiny_run: Path) -> None:
+    sampler = onnx.load(tiny_run / "artifacts" / "onnx-cpu" / "sampler.onnx")
+    assert onnx_graph.convolution_types(sampler) == {"float": 17}
