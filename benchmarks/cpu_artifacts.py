@@ -130,7 +130,8 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
             metadata={},
             single_file_mb=500,
         )
-        calls[name] = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, small=small)
+        whole = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, small=small)
+        calls[name] = lambda noise, y, whole=whole: whole(noise, y, steps)
     inputs = graphs.GRAPHS["step"].inputs
     nodes = [quantize.layers_of(files["step"])[layer] for layer in quantize.ALWAYS_FLOAT]
     sources = {"openvino": files["step"], "openvino-int8": quantize_nncf.quantize(files["step"], reader("step"), nodes)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +69,14 @@ def export(
     )
 
 
-def cpu_sampler(
-    path: Path, interface: Interface, steps: Plan, *, threads: int, small: bool
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """(noise, y) -> images by a sampler graph's file, as an artifact's model runs it on CPUs."""
+def cpu_sampler(path: Path, interface: Interface, steps: Plan, *, threads: int, small: bool) -> GraphSampler:
+    """A sampler graph's file for these timesteps, run as an artifact's model runs it on CPUs."""
 
     def session(count: int) -> HostSession:
         return HostSession(OnnxSession(path, inputs=graphs.SAMPLER_INPUTS, threads=count), graphs.SAMPLER_INPUTS)
 
     artifact = {"clip_sample": True, "sampler": {"timesteps": steps.timesteps, "output": "float32"}}
-    sampler = GraphSampler(
+    return GraphSampler(
         Graphs(("sampler",), lambda _: session(threads)),
         interface,
         artifact,
@@ -87,4 +84,3 @@ def cpu_sampler(
         threads=threads,
         small=small,
     )
-    return lambda noise, y: sampler(noise, y, steps)

@@ -11,7 +11,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from dashdeploy.diffusion.sampling import plan
 from dashdeploy.export import onnx_graph, sampler_graph
 from dashdeploy.export.graphs import GRAPHS
 from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.opening import open_path
 
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     interface = open_path(source.parent).denoiser.interface
     shape = [d.dim_value for d in step.graph.input[0].type.tensor_type.shape.dim][1:]
     forms: dict[str, dict[str, Any]] = {}
-    samplers: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {}
+    samplers: dict[str, GraphSampler] = {}
     with tempfile.TemporaryDirectory() as work:
         for form in ("loop", "unrolled"):
             start = time.perf_counter()
@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
             made = time.perf_counter() - start
             start = time.perf_counter()
             samplers[form] = networks.cpu_sampler(path, interface, steps, threads=threads, small=True)
-            samplers[form](torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
+            samplers[form](torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64), steps)
             forms[form] = {"bytes": path.stat().st_size, "make_s": made, "load_s": time.perf_counter() - start}
         alone = OnnxSession(source, inputs=GRAPHS["step"].inputs, threads=threads)
         rows = []
@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
 
             calls: dict[str, Any] = {"step, fed back": loop}
             for form, draw in samplers.items():
-                calls[form] = lambda draw=draw, x=noise, y=y: draw(torch.from_numpy(x), torch.from_numpy(y))
+                calls[form] = lambda draw=draw, x=noise, y=y: draw(torch.from_numpy(x), torch.from_numpy(y), steps)
             for call in calls.values():
                 call()
             for name, times in interleave(calls, repeats=REPEATS, warm=False).items():

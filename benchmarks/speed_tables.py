@@ -59,5 +59,26 @@ def sampler_forms(result: Result) -> str:
     return f"{intro}\n\n{table(headings, rows)}\n"
 
 
-RENDERERS: dict[str, Callable[[Result], str]] = {"cpu-artifacts": cpu_artifacts, "sampler-forms": sampler_forms}
+def int8_tradeoff(result: Result) -> str:
+    """A row for float32 and for each number of layers left in float."""
+    base = result["rows"][0]
+    rows = []
+    for row in result["rows"]:
+        gap = [f"{row['gap_error']:.3f}", f"{row['gap_cosine']:.3f}"] if "gap_error" in row else ["0", "1"]
+        fids = [f"{row[k]:.3f} ({100 * (row[k] / base[k] - 1):+.1f} %)" for k in ("fid_w1", "fid_w2", "fid_w4")]
+        rows.append([row["what"], str(row["int8_layers"]), *gap, *fids, f"{row['float32_over_this']:.2f}×"])
+    headings = ["", "int8 layers", "Gap error", "Gap cosine", "FID, w=1", "FID, w=2", "FID, w=4", "float32 ÷ this"]
+    causes = "; ".join(f"{what}: {value:.3f}" for what, value in result["gap_error_by_cause"].items())
+    intro = (
+        f"{result['num_images']} images each from the same noise; 50 steps at batch {result['batch_size']}, "
+        f"{result['threads']} threads. {where(result)}. Gap error by cause: {causes}."
+    )
+    return f"{intro}\n\n{table(headings, rows)}\n"
+
+
+RENDERERS: dict[str, Callable[[Result], str]] = {
+    "cpu-artifacts": cpu_artifacts,
+    "sampler-forms": sampler_forms,
+    "int8-tradeoff": int8_tradeoff,
+}
 """How a result's file name begins -> its renderer."""
