@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from dashdeploy import run
-from dashdeploy.bench.latency import interleave
+from dashdeploy.bench.latency import interleave, median_interval
 from dashdeploy.bench.machine import machine
 from dashdeploy.diffusion.denoiser import Denoiser, Interface, TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan, ddim, plan
@@ -143,13 +143,11 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
     return calls, denoiser.interface, steps
 
 
-def median_ms(times: list[float], seed: int = 0) -> dict[str, Any]:
-    """The median and its 95 % bootstrap interval, in milliseconds."""
+def median_ms(times: list[float]) -> dict[str, Any]:
+    """The median in milliseconds and its 95 % bootstrap interval, null where the runs are too few for one."""
     values = np.array(times) * 1e3
-    generator = np.random.default_rng(seed)
-    medians = np.median(generator.choice(values, (2000, len(values))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return {"median_ms": float(np.median(values)), "low_ms": float(low), "high_ms": float(high), "runs": len(values)}
+    low, high = (None if np.isnan(v) else v for v in median_interval(values, seed=0))
+    return {"median_ms": float(np.median(values)), "low_ms": low, "high_ms": high, "runs": len(values)}
 
 
 def main() -> None:

@@ -54,19 +54,8 @@ def export(
     denoiser: TorchDenoiser, name: str, path: Path, *, precision: str, opset: int, group_norm: rewrite.GroupNormForm
 ) -> Path:
     """One graph as an ONNX file, as the export stage makes it, without its checks."""
-    graph = graphs.GRAPHS[name]
     rewritten = rewrite.for_export(denoiser, group_norm=group_norm, precision=precision)
-    options = {"clip_sample": True} if name == "step" else {}
-    return onnx_graph.export(
-        graph.module(rewritten, **options),
-        graphs.example_inputs(denoiser, graph.inputs),
-        path,
-        inputs=graph.inputs,
-        output=graph.output,
-        opset=opset,
-        metadata={},
-        single_file_mb=1000,
-    )
+    return onnx_graph.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=1000)
 
 
 def cpu_sampler(path: Path, interface: Interface, steps: Plan, *, threads: int, small: bool) -> GraphSampler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from dashdeploy import run
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
-from dashdeploy.export import describe, graphs, onnx_graph, rewrite, sampler_graph
-from dashdeploy.export.int8 import Int8
+from dashdeploy.export import describe, gate, graphs, onnx_graph, rewrite, sampler_graph
+from dashdeploy.export.int8 import Int8, gate_of
 from dashdeploy.export.verify import Verification, verify
 from dashdeploy.lazy import resolve
 from dashdeploy.recipe.schema import Recipe
@@ -110,7 +111,8 @@ class Export:
         precision = "fp32" if self.target.precision == "int8" else self.target.precision
         rewritten = rewrite.for_export(self.denoiser, group_norm=self.target.group_norm, precision=precision)
         if self.target.precision == "int8":
-            self.int8 = Int8(self.denoiser, self.recipe.sampling, self.target, self.work, seed=self.recipe.seed)
+            sampling, seed = self.recipe.sampling, self.recipe.seed
+            self.int8 = Int8(self.denoiser, sampling, self.target, self.work, self.gate, seed=seed)
         traced = [name for name in graphs.GRAPHS if name in self.target.graphs or self._is_source(name)]
         task = self.progress.add_task(f"{self.target.name}: graphs", total=len(traced))
         models = {}
@@ -129,19 +131,8 @@ class Export:
         return name == "step" and "sampler" in self.target.graphs
 
     def _one(self, name: str, rewritten: TorchDenoiser) -> Any:
-        graph = graphs.GRAPHS[name]
-        options = {"clip_sample": self.recipe.sampling.clip_sample} if name == "step" else {}
-        path = onnx_graph.export(
-            graph.module(rewritten, **options),
-            graphs.example_inputs(self.denoiser, graph.inputs),
-            self.work / f"{name}.onnx",
-            inputs=graph.inputs,
-            output=graph.output,
-            opset=self.target.opset,
-            metadata={},
-            single_file_mb=self.target.single_file_mb,
-        )
-        if self.int8 is not None and self.target.calibration.quantizer == "onnxruntime":
+        path = self._trace(name, rewritten, self.work / f"{name}.onnx")
+        if self.int8 is not None and not self.int8.by_nncf:
             return self.int8.quantized(name, path, progress=self.progress)
         return onnx_graph.load(path)
 
@@ -174,6 +165,7 @@ class Export:
             self.sampling,
             plan=self.plan,
             seed=self.recipe.seed,
+            ladder=None if self.target.precision == "fp32" else self.gate,
             float_graph=self._float_graph(),
             progress=self.progress,
         )
@@ -185,17 +177,22 @@ class Export:
         if self.target.precision == "int8":
             return self.work / "guided.onnx"
         plain = rewrite.for_export(self.denoiser, group_norm=self.target.group_norm, precision="fp32")
-        graph = graphs.GRAPHS["guided"]
-        return onnx_graph.export(
-            graph.module(plain),
-            graphs.example_inputs(self.denoiser, graph.inputs),
-            self.work / "float-guided.onnx",
-            inputs=graph.inputs,
-            output=graph.output,
+        return self._trace("guided", plain, self.work / "float-guided.onnx")
+
+    def _trace(self, name: str, rewritten: TorchDenoiser, path: Path) -> Path:
+        return onnx_graph.export_graph(
+            rewritten,
+            name,
+            path,
+            clip_sample=self.recipe.sampling.clip_sample,
             opset=self.target.opset,
-            metadata={},
             single_file_mb=self.target.single_file_mb,
         )
+
+    @cached_property
+    def gate(self) -> gate.Gate:
+        """The student's guidance gate; int8's search and the finished artifact are judged by the same one."""
+        return gate_of(self.denoiser, self.sampling, self.target, seed=self.recipe.seed)
 
 
 def summary(stage: run.Stage) -> str:

@@ -25,7 +25,16 @@ from dashdeploy.target import TENSORRT, Target
 class Int8:
     """Quantizes one graph after the other; the guided one first, whose search decides for all."""
 
-    def __init__(self, denoiser: TorchDenoiser, sampling: Sampling, target: Target, work: Path, *, seed: int) -> None:
+    def __init__(
+        self,
+        denoiser: TorchDenoiser,
+        sampling: Sampling,
+        target: Target,
+        work: Path,
+        its_gate: gate.Gate,
+        *,
+        seed: int,
+    ) -> None:
         self.by_nncf = target.calibration.quantizer == "nncf"
         if target.opset > quantize.MAX_OPSET:
             raise UserError(
@@ -44,21 +53,23 @@ class Int8:
         )
         steps = denoiser.interface.schedule.num_train_timesteps
         self.scale = guidance.weight(sampling.guidance, steps / 2, steps)
-        self.gate = gate_of(denoiser, sampling, target, seed=seed)
+        self.gate = its_gate
         self.search: sensitivity.Search | None = None
 
     def quantized(self, name: str, path: Path, *, progress: Progress) -> onnx.ModelProto:
         """The Q/DQ form of a float graph, by ONNX Runtime's quantizer."""
         calibrated = self._calibrated(name, path)
         if self.search is None:
+            assert name == "guided", name
             self.search = self._search(calibrated, path, progress)
         layers = [layer for layer in calibrated.layers if layer not in self.float_layers]
         return quantize.quantize(calibrated, layers=layers, symmetric=self.symmetric)
 
     def quantized_nncf(self, name: str, path: Path, *, progress: Progress) -> Any:
         """The OpenVINO model of a float graph with int8 layers, by NNCF."""
-        if self.search is None:
-            self.search = self._search(self._calibrated(name, path), path, progress)
+        if self.search is None:  # on the guided graph, wherever that stands in the target
+            guided = self.work / "guided.onnx"
+            self.search = self._search(self._calibrated("guided", guided), guided, progress)
         nodes = quantize.layers_of(path)
         kept = [nodes[layer] for layer in self.float_layers]
         return quantize_nncf.quantize(path, self._reader(name), kept)

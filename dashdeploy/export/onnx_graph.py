@@ -16,7 +16,9 @@ import onnx
 import torch
 from torch import nn
 
+from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
+from dashdeploy.export.graphs import GRAPHS, example_inputs
 
 EXTERNAL_BYTES = 1024
 """Smaller tensors stay in the graph: they are shapes and indices, which shape inference reads."""
@@ -67,6 +69,28 @@ def export(
     name_batch(model)
     assert_dynamic_batch(model)
     return save(model, path, metadata=metadata, single_file_mb=single_file_mb)
+
+
+def export_graph(
+    rewritten: TorchDenoiser, name: str, path: Path, *, clip_sample: bool, opset: int, single_file_mb: int
+) -> Path:
+    """One of GRAPHS of a denoiser that `rewrite.for_export` has made, without metadata.
+
+    Args:
+        clip_sample: the step graph's.
+    """
+    graph = GRAPHS[name]
+    options = {"clip_sample": clip_sample} if name == "step" else {}
+    return export(
+        graph.module(rewritten, **options),
+        example_inputs(rewritten, graph.inputs),
+        path,
+        inputs=graph.inputs,
+        output=graph.output,
+        opset=opset,
+        metadata={},
+        single_file_mb=single_file_mb,
+    )
 
 
 def save(model: onnx.ModelProto, path: Path, *, metadata: dict[str, Any], single_file_mb: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -13,7 +13,6 @@ from dashdeploy.diffusion.denoiser import Denoiser, TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.errors import UserError
 from dashdeploy.export import gate, parity, rewrite, sampling_check, sensitivity, worst_layer
-from dashdeploy.export.int8 import gate_of
 from dashdeploy.lazy import resolve
 from dashdeploy.metrics.gap import relative_error
 from dashdeploy.recipe.schema import Sampling
@@ -21,7 +20,6 @@ from dashdeploy.runtime import RUNTIMES, tensorrt_library
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnxruntime_model import open_guided
-from dashdeploy.runtime.tensorrt_library import Flavour
 from dashdeploy.target import TENSORRT, Target
 
 IMAGES = 5
@@ -91,10 +89,8 @@ def opened(folder: Path, artifact: dict[str, Any], target: Target) -> tuple[Mode
     backend, how = target.backend, Opening()
     own = True
     if backend in TENSORRT:
-        own = torch.cuda.is_available() and all(
-            fits(entry["engine"], tensorrt_library.facts(cast(Flavour, backend)).compute_capability)
-            for entry in artifact["graphs"].values()
-        )
+        capability = tensorrt_library.compute_capability()
+        own = all(fits(entry["engine"], capability) for entry in artifact["graphs"].values())
     elif backend == "onnxruntime" and target.providers[0] != "CPUExecutionProvider":
         import onnxruntime
 
@@ -133,12 +129,14 @@ def verify(
     *,
     plan: Plan,
     seed: int,
+    ladder: gate.Gate | None,
     float_graph: Path | None,
     progress: Progress,
 ) -> Verification:
     """Parity (fp32) or the guidance gate (others), batch sizes, and the cond, step and sampler graphs.
 
     Args:
+        ladder: the gate that a lower precision must pass; None for fp32.
         float_graph: the guided graph in float32, the ladder's first rung; None for fp32 itself.
 
     Raises:
@@ -148,7 +146,7 @@ def verify(
     found = Verification(where)
     with model:
         denoiser = OnHost(model.denoiser, model.device)
-        if target.precision == "fp32":
+        if ladder is None:
             limits = target.parity.model_copy(update={"batch_sizes": batch_sizes(target)})
             total = len(limits.batch_sizes) * limits.t_bins
             task = progress.add_task(f"{target.name}: parity", total=total)
@@ -162,7 +160,7 @@ def verify(
             )
         else:
             progress.add_task(f"{target.name}: guidance gate", total=None)
-            _gate(found, denoiser, reference, target, sampling, float_graph=float_graph, seed=seed)
+            _gate(found, ladder, denoiser, reference, target, float_graph=float_graph)
             check_batches(denoiser, target, seed=seed)
         _sampling(found, model, reference, target, plan=plan, sampling=sampling, seed=seed)
     return found
@@ -170,15 +168,13 @@ def verify(
 
 def _gate(
     found: Verification,
+    ladder: gate.Gate,
     denoiser: Denoiser,
     reference: TorchDenoiser,
     target: Target,
-    sampling: Sampling,
     *,
     float_graph: Path | None,
-    seed: int,
 ) -> None:
-    ladder = gate_of(reference, sampling, target, seed=seed)
     if float_graph is not None:
         plain = open_guided(float_graph, reference.interface)
         found.rungs.append(ladder.judge(plain, "ONNX fp32"))

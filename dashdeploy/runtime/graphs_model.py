@@ -124,8 +124,7 @@ class GraphSampler:
     ) -> None:
         self.graphs, self.narrow, self.interface = graphs, narrow, interface
         self.threads, self.small = threads, small
-        sampler = artifact.get("sampler") or {}
-        self.timesteps, self.output = tuple(sampler.get("timesteps", ())), sampler.get("output")
+        self.timesteps = tuple((artifact.get("sampler") or {}).get("timesteps", ()))
         self.clip_sample = artifact.get("clip_sample")
         self._pool: ThreadPoolExecutor | None = None
 

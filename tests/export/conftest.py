@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dashdeploy.diffusion.denoiser import TorchDenoiser
-from dashdeploy.export import gate, graphs, onnx_graph, rewrite, trajectories
+from dashdeploy.export import gate, onnx_graph, rewrite, trajectories
 from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.target import GateLimits
@@ -37,19 +37,8 @@ def its_gate(trained: TorchDenoiser, draws) -> gate.Gate:
 
 def export_graph(denoiser: TorchDenoiser, name: str, path: Path, *, precision: str = "fp32", opset: int = 20) -> Path:
     """One graph of a denoiser."""
-    graph = graphs.GRAPHS[name]
     rewritten = rewrite.for_export(denoiser, group_norm="instance", precision=precision)
-    options = {"clip_sample": True} if name == "step" else {}
-    return onnx_graph.export(
-        graph.module(rewritten, **options),
-        graphs.example_inputs(denoiser, graph.inputs),
-        path,
-        inputs=graph.inputs,
-        output=graph.output,
-        opset=opset,
-        metadata={},
-        single_file_mb=100,
-    )
+    return onnx_graph.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=100)
 
 
 @pytest.fixture(scope="session")

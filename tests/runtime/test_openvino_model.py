@@ -13,7 +13,7 @@ from dashdeploy.diffusion.sampling import ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.target import Target
+from dashdeploy.target import Calibration, GateLimits, Target
 from dashdeploy.teachers import formats
 
 pytest.importorskip("openvino", reason="pip install 'dashdeploy[openvino]'")
@@ -57,3 +57,33 @@ def test_a_changed_byte_is_refused(artifact: Path, tmp_path: Path) -> None:
     (copied / "guided.bin").write_bytes(bytes(data))
     with pytest.raises(UserError, match=r"guided\.bin: damaged or changed"):
         dashdeploy.runtime.open(copied)
+
+
+def test_the_order_of_a_targets_graphs_does_not_matter_to_nncf(tiny_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="pip install 'dashdeploy[openvino]'")
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_run, folder)
+    limits = GateLimits(
+        branch_error=0.5,
+        gap_relative_error=9.0,
+        gap_relative_error_bin=50.0,
+        gap_cosine=0.01,
+        guided_error=0.5,
+        step_error=0.5,
+        num_draws=32,
+        t_bins=2,
+    )
+    target = Target(
+        name="ov8",
+        description="test",
+        backend="openvino",
+        graphs=("cond", "guided"),
+        precision="int8",
+        opset=20,
+        group_norm="instance",
+        calibration=Calibration(quantizer="nncf", num_images=4, num_steps=2),
+        gate=limits,
+    )
+    stage = export(folder, target)
+    assert list(stage.manifest["artifact"]["graphs"]) == ["cond", "guided"]
+    assert stage.figures["int8"]["float_layers"][0] == "conv_in"
