@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dashdeploy import run
+from dashdeploy import package, run
 from dashdeploy.bench.bench import bench
-from dashdeploy.export.export import export, summary
+from dashdeploy.export.packages import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
-from dashdeploy.target import load_target
 from dashdeploy.teachers import choose
 from dashdeploy.training.distill import distill, plan_student
 from dashdeploy.training.teach import teach
@@ -27,7 +26,7 @@ def run_all(
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
     for name in recipe.export:
-        say(f"artifact  {summary(export(run_folder, load_target(name), fresh=fresh))}")
+        say(f"artifact  {summary(carry_out(run_folder, package.load(name), fresh=fresh))}")
     measured = bench(run_folder, recipe, base=base, fresh=fresh)
     say(f"report    {measured.folder / 'report.html'}")
     return measured
@@ -50,7 +49,8 @@ def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str
         f"{run_folder / 'student'}{plan_student(recipe, teacher)}"
     )
     lines += [
-        f"export   {load_target(name).description} into {run_folder / 'artifacts' / name}" for name in recipe.export
+        f"export   {(found := package.load(name)).description} into {run_folder / place(found) / found.name}"
+        for name in recipe.export
     ]
     quality = recipe.bench.quality
     lines.append(

@@ -74,6 +74,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a folder's files."""
+    names = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return digest({str(path.relative_to(folder)): file_sha256(path) for path in names})
+
+
 def stage_key(stage: str, **inputs: Any) -> str:
     """The key of a stage: changes when anything that it depends on does."""
     return digest({"format": FORMAT, "stage": stage, **inputs})

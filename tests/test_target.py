@@ -8,6 +8,7 @@ import pytest
 
 from dashdeploy.errors import UserError
 from dashdeploy.locate import available
+from dashdeploy.package import load
 from dashdeploy.target import Target, load_target
 
 VALID = "name: mine\ndescription: for a test\n"  # two lines
@@ -26,7 +27,7 @@ def problems(folder: Path, more: str) -> list[str]:
 
 @pytest.mark.parametrize("name", available("exporters"))
 def test_every_target_that_ships_is_valid_and_named_after_its_file(name: str) -> None:
-    assert load_target(name).name == name
+    assert load(name).name == name
 
 
 @pytest.mark.parametrize("name", available("exporters"))

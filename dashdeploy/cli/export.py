@@ -16,7 +16,9 @@ def export(
     to: Annotated[
         list[str] | None,
         typer.Option(
-            "--to", metavar="TARGET", help="Deployment target: a name in exporters/, or a YAML file. Repeatable."
+            "--to",
+            metavar="TARGET",
+            help="Target or package: a name in exporters/, or a YAML file. Repeatable.",
         ),
     ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Short for --to tensorrt.")] = False,
@@ -25,20 +27,20 @@ def export(
 ) -> None:
     """Export the student for each target; an artifact is written only if it passes the target's limits.
 
-    float32 artifacts must agree with the student in torch; others must pass the guidance gate.
+    float32 artifacts must agree with the student in torch; others must pass the guidance gate. A package, as cpp and
+    triton, is an artifact with all that builds or serves it.
     """
     import json
 
-    from dashdeploy import run
-    from dashdeploy.export.export import check_targets, summary
-    from dashdeploy.export.export import export as export_stage
-    from dashdeploy.target import load_target
+    from dashdeploy import package, run
+    from dashdeploy.export.export import check_targets
+    from dashdeploy.export.packages import carry_out, summary
 
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
     names = names or run.read_stage(run_folder / "student").manifest["recipe"]["export"]
-    targets = [load_target(name) for name in dict.fromkeys(names)]
+    targets = [package.load(name) for name in dict.fromkeys(names)]
     check_targets(targets)
-    stages = [export_stage(run_folder, target, fresh=fresh) for target in targets]
+    stages = [carry_out(run_folder, target, fresh=fresh) for target in targets]
     if as_json:
         print(json.dumps([{"artifact": str(stage.folder), **stage.figures} for stage in stages], indent=2))
         return

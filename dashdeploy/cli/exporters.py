@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 from dashdeploy.cli.recipes import files_app
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import TypeAdapter
 
 
-def _target() -> type[BaseModel]:
+def _schema() -> TypeAdapter:
+    from pydantic import TypeAdapter
+
+    from dashdeploy.package import Package
     from dashdeploy.target import Target
 
-    return Target
+    return TypeAdapter(Target | Package)
 
 
-app = files_app("exporters", noun="export target", model=_target)
+def _check(name: str) -> None:
+    from dashdeploy.package import load
+
+    load(name)
+
+
+app = files_app("exporters", noun="export target", schema_of=_schema, check=_check)

@@ -20,7 +20,7 @@ from dashdeploy.cli.options import AsJson
 from dashdeploy.errors import UserError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import TypeAdapter
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `ls` lists, or a YAML file.")]
 _Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names that `ls` lists, or YAML files.")]
@@ -30,12 +30,15 @@ _Destination = Annotated[
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 
 
-def files_app(kind: locate.Kind, *, noun: str, model: Callable[[], type[BaseModel]]) -> typer.Typer:
+def files_app(
+    kind: locate.Kind, *, noun: str, schema_of: Callable[[], TypeAdapter], check: Callable[[str], None]
+) -> typer.Typer:
     """The commands `ls`, `cp`, `validate` and `schema` of one kind of YAML file.
 
     Args:
         noun: what one file is called in help texts, in singular.
-        model: returns the files' schema; called only where it is needed, because importing it takes time.
+        schema_of: returns the files' schema; called only where it is needed, because importing it takes time.
+        check: reads and validates one file by its name or path; raises UserError.
     """
     app = typer.Typer(no_args_is_help=True, help=f"List, copy and check {noun}s.")
 
@@ -49,7 +52,7 @@ def files_app(kind: locate.Kind, *, noun: str, model: Callable[[], type[BaseMode
 
     @app.command("validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any.")
     def validate(names: _Names) -> None:
-        _validate(kind, names, model())
+        _validate(names, check)
 
     schema_help = (
         f"Print the JSON Schema of {noun}s, with which editors check and complete them.\n\n"
@@ -59,7 +62,7 @@ def files_app(kind: locate.Kind, *, noun: str, model: Callable[[], type[BaseMode
     @app.command("schema", help=schema_help)
     def schema() -> None:
         dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-        print(json.dumps(dialect | model().model_json_schema(), indent=2, ensure_ascii=False))
+        print(json.dumps(dialect | schema_of().json_schema(), indent=2, ensure_ascii=False))
 
     return app
 
@@ -112,13 +115,11 @@ def _copy(source: Path, target: Path, *, force: bool) -> Path:
     return target
 
 
-def _validate(kind: locate.Kind, names: list[str], model: type[BaseModel]) -> None:
-    from dashdeploy.recipe.load import load_model
-
+def _validate(names: list[str], check: Callable[[str], None]) -> None:
     failed = False
     for name in names:
         try:
-            load_model(model, locate.find(kind, name))
+            check(name)
         except UserError as error:
             failed = True
             print(f"error: {error}", file=sys.stderr)
@@ -128,10 +129,18 @@ def _validate(kind: locate.Kind, names: list[str], model: type[BaseModel]) -> No
         raise typer.Exit(2)
 
 
-def _recipe() -> type[BaseModel]:
+def _schema() -> TypeAdapter:
+    from pydantic import TypeAdapter
+
     from dashdeploy.recipe.schema import Recipe
 
-    return Recipe
+    return TypeAdapter(Recipe)
 
 
-app = files_app("recipes", noun="recipe", model=_recipe)
+def _check(name: str) -> None:
+    from dashdeploy.recipe.load import load_recipe
+
+    load_recipe(name)
+
+
+app = files_app("recipes", noun="recipe", schema_of=_schema, check=_check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dashdeploy.export import describe, gate, graphs, onnx_graph, rewrite, sampl
 from dashdeploy.export.int8 import Int8, gate_of
 from dashdeploy.export.verify import Verification, verify
 from dashdeploy.lazy import resolve
+from dashdeploy.package import Package
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
@@ -208,7 +210,7 @@ def summary(stage: run.Stage) -> str:
     return f"{stage.folder}  {', '.join(parts)}"
 
 
-def check_targets(targets: list[Target]) -> None:
+def check_targets(targets: Sequence[Target | Package]) -> None:
     """Refuse two targets of one name: the second would replace the first.
 
     Raises:

@@ -27,7 +27,9 @@ def test_targets_are_listed_copied_and_checked(capsys: pytest.CaptureFixture[str
 
 def test_the_schema_of_targets_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("schema") == 0
-    assert "parity" in json.loads(capsys.readouterr().out)["properties"]
+    schema = json.loads(capsys.readouterr().out)
+    assert {arm["$ref"] for arm in schema["anyOf"]} == {"#/$defs/Target", "#/$defs/Package"}
+    assert "parity" in schema["$defs"]["Target"]["properties"]
 
 
 def test_ls_says_in_a_line_what_each_target_is(capsys: pytest.CaptureFixture[str]) -> None:

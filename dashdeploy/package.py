@@ -1,0 +1,65 @@
+"""Packages: what is written around an artifact so that something else builds or serves it (`exporters/*.yaml`)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dashdeploy import locate
+from dashdeploy.recipe.fields import Count, Positive, Text
+from dashdeploy.recipe.load import MAX_BYTES, load_model
+from dashdeploy.recipe.schema import Model
+from dashdeploy.target import Target
+
+
+class Cpp(Model):
+    """A folder with an artifact and the C++ runtime's sources, which builds where there is no Python."""
+
+    kind: Literal["cpp"]
+
+
+class Triton(Model):
+    """A model repository of Triton Inference Server, with its client and a Kubernetes example."""
+
+    kind: Literal["triton"]
+    backend: Literal["python", "onnxruntime_onnx", "tensorrt_plan"] = Field(
+        "python",
+        description="python: model.py loops over the step graph. The others run the whole-sampler graph themselves",
+    )
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None = Field(
+        None, description="the model's name in the repository; null: the recipe's"
+    )
+    max_batch_size: Positive = Field(64, description="largest batch that requests are put together into")
+    max_queue_delay_us: Count = Field(
+        2000, description="microseconds that a request may wait for others to join its batch"
+    )
+    max_queue_size: Count = Field(1024, description="requests that may wait; more are refused at once. 0: no limit")
+    instances: Positive = Field(1, description="copies of the model that run at the same time on each device")
+    threads: Positive | None = Field(None, description="CPU threads of one instance; null: the server's choice")
+    max_replicas: Positive = Field(4, description="Kubernetes example: replicas that autoscaling may start")
+
+
+class Package(Model):
+    """One package: which artifact it carries, and what is written around it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: Text = Field(description="one line for listings")
+    artifact: Text = Field(description="the deployment target that it carries: a name in exporters/, or a YAML file")
+    package: Annotated[Cpp | Triton, Field(discriminator="kind")]
+
+
+def load(name: str) -> Target | Package:
+    """Read and validate a YAML file of exporters/: a package where it has the key `package`, else a target.
+
+    Raises:
+        UserError: not found or not valid; the message lists every problem with its line.
+    """
+    path = locate.find("exporters", name)
+    try:
+        with path.open("rb") as file:
+            is_package = re.search(rb"^package\s*:", file.read(MAX_BYTES), re.MULTILINE)
+    except OSError:
+        is_package = None  # reading it as a target tells of it
+    return load_model(Package, path) if is_package else load_model(Target, path)
