@@ -254,7 +254,6 @@ class Bench:
             model.sha256,
             plan(sampling, self.steps, scale=scale),
             num_images=config.num_images,
-            batch_size=config.batch_size,
             seed=self.recipe.bench.seed,
         )
         cache = self.run_folder / f".{samples.FOLDER}"

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 
 from dashdeploy import run
+from dashdeploy.diffusion import noise
 from dashdeploy.diffusion.sampling import Plan
 
 FOLDER = "samples"
 
 
-def key(model_sha256: str, plan: Plan, *, num_images: int, batch_size: int, seed: int) -> str:
+def key(model_sha256: str, plan: Plan, *, num_images: int, seed: int) -> str:
     """Identity of a set of samples: the model's hash and every setting that changes an image."""
-    settings = {"model": model_sha256, "num_images": num_images, "batch_size": batch_size, "seed": seed}
+    settings = {"model": model_sha256, "num_images": num_images, "noise": noise.NAME, "seed": seed}
     return run.digest({**settings, "plan": asdict(plan)})
 
 

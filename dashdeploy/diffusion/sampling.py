@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,8 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dashdeploy import seeds
-from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion import guidance, noise
 from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Guidance, Sampling
@@ -136,15 +136,20 @@ def generate(
     device: torch.device | str = "cpu",
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """(N, C, H, W) uint8 images of `labels` (N,); the noise depends on (seed, batch_size) and the position only."""
+    """(N, C, H, W) uint8 images of `labels` (N,); image i starts from `noise.normal(seed, i, …)`, whatever its batch."""
     interface.check_labels(labels)
     out = []
     for start in range(0, len(labels), batch_size):
         y = labels[start : start + batch_size].to(device)
-        generator = torch.Generator().manual_seed(seeds.derive(seed, "sample", start))
-        noise = torch.randn((len(y), *interface.image_shape), generator=generator).to(device)
-        out.append(to_uint8(sample(noise, y, run, on_step=on_step)).cpu())
+        drawn = initial_noise(seed, start, len(y), interface.image_shape).to(device)
+        out.append(to_uint8(sample(drawn, y, run, on_step=on_step)).cpu())
     return torch.cat(out)
+
+
+def initial_noise(seed: int, first: int, count: int, image_shape: tuple[int, int, int]) -> torch.Tensor:
+    """(count, C, H, W) float32 standard normal noise of the images first … first + count − 1; see `noise.normal`."""
+    drawn = noise.normal(seed, first, count, math.prod(image_shape))
+    return torch.from_numpy(drawn).view(count, *image_shape)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
