@@ -10,14 +10,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 NEW_ENOUGH = $(PYTHON) -c '$(VERSION)' || { echo "dashdeploy needs Python 3.11 or newer, \
 	which '$(PYTHON)' is not. Try: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 TORCH_INDEX ?=
-EXTRAS := cpu,rtx,openvino,test
+EXTRAS := cpu,rtx,openvino,triton,test
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := build/lock
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # The stamp's name is what was asked for, so that a new checkout of the same files installs nothing.
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt tools/triton_setup.py | cksum | cut -d ' ' -f 1)
 
 .PHONY: help setup run test check format wheel lock clean
 
@@ -35,6 +35,7 @@ $(STAMP):
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_OPTIONS) $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python tools/triton_setup.py $(VENV)/triton
 	@touch $@
 
 run: setup ## The main job: distil, export and measure the digits recipe

@@ -1,0 +1,157 @@
+"""config.pbtxt of a Triton model: what the server is told of it, as a protobuf text message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dashdeploy.errors import UserError
+from dashdeploy.package import Triton
+
+Message = dict[str, Any]
+TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
+ENGINES = {"onnxruntime_onnx": ("onnxruntime", "model.onnx"), "tensorrt_plan": ("tensorrt", "model.plan")}
+"""Platform of a whole-sampler graph -> its backend, and the file that this looks for."""
+
+
+class Symbol(str):
+    """A value of an enumeration: written without quotes."""
+
+
+def config(
+    what: Triton, artifact: Mapping[str, Any], *, name: str, timesteps: list[int], guidance: list[float]
+) -> Message:
+    """The ModelConfig of a package.
+
+    Args:
+        artifact: the manifest's part of that name.
+        timesteps: of the sampler, descending.
+        guidance: w at each of them where a request says none.
+    """
+    graph = artifact["graphs"].get("sampler")
+    if what.backend == "python":
+        head: Message = {"name": name, "backend": "python"}
+        inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", artifact["image_shape"])]
+    else:
+        backend, file = ENGINES[what.backend]
+        head = {"name": name, "platform": what.backend, "backend": backend, "default_model_filename": file}
+        inputs, outputs = ([_entry(e) for e in graph[k]] for k in ("inputs", "outputs"))
+    return {
+        **head,
+        "max_batch_size": what.max_batch_size,
+        "input": inputs,
+        "output": outputs,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "instance_group": [instance_group(what, artifact)],
+        "dynamic_batching": {
+            "max_queue_delay_microseconds": what.max_queue_delay_us,
+            "default_queue_policy": {"max_queue_size": what.max_queue_size},
+        },
+        "parameters": _parameters(what, artifact, timesteps, guidance),
+        "model_warmup": [
+            _warm_up(title, size, inputs) for title, size in (("one image", 1), ("full batch", what.max_batch_size))
+        ],
+    }
+
+
+def python_inputs(artifact: Mapping[str, Any]) -> list[Message]:
+    """Inputs of model.py, of one image. `allow_ragged_batch`: one guidance and a schedule may share a batch."""
+    return [
+        _tensor("label", "int64", [1]),
+        {**_tensor("guidance", "float32", [-1]), "allow_ragged_batch": True, "optional": True},
+        {"name": "seed", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
+        {"name": "index", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
+        {**_tensor("noise", "float32", artifact["image_shape"]), "optional": True},
+    ]
+
+
+def instance_group(what: Triton, artifact: Mapping[str, Any]) -> Message:
+    """Copies of the model, on CPUs where its artifact runs on CPUs, else on each GPU."""
+    on_cpu = artifact.get("providers", [""])[0] == "CPUExecutionProvider"
+    group: Message = {"count": what.instances, "kind": Symbol("KIND_CPU" if on_cpu else "KIND_GPU")}
+    if what.backend == "tensorrt_plan":
+        group["profile"] = [str(widest(artifact["graphs"]["sampler"]["engine"]["profiles"]))]
+    return group
+
+
+def widest(profiles: list[dict[str, int]]) -> int:
+    """Number of the optimization profile that takes the largest batch."""
+    return max(range(len(profiles)), key=lambda i: profiles[i]["max"])
+
+
+def _tensor(name: str, dtype: str, dims: list[int]) -> Message:
+    return {"name": name, "data_type": Symbol(TYPES[dtype]), "dims": list(dims)}
+
+
+def _entry(entry: Mapping[str, Any]) -> Message:
+    """A graph's input or output without its batch dimension; a request needs one dimension where the graph has none."""
+    dims = entry["shape"][1:]
+    if dims:
+        return _tensor(entry["name"], entry["dtype"], dims)
+    return {**_tensor(entry["name"], entry["dtype"], [1]), "reshape": {"shape": []}}
+
+
+def _parameters(what: Triton, artifact: Mapping[str, Any], timesteps: list[int], guidance: list[float]) -> Message:
+    """What clients read (classes, timesteps, guidance) and the backend (threads)."""
+    values = {
+        "classes": json.dumps(list(artifact["classes"])),
+        "timesteps": json.dumps(timesteps),
+        "guidance": json.dumps(guidance),
+    }
+    if what.threads is not None:
+        values["intra_op_thread_count" if what.backend == "onnxruntime_onnx" else "threads"] = str(what.threads)
+    return {key: {"string_value": value} for key, value in values.items()}
+
+
+def _warm_up(title: str, size: int, inputs: list[Message]) -> Message:
+    """A made-up request that runs before the model is ready: zeros, and random noise where that is required."""
+    made = {}
+    for tensor in inputs:
+        if tensor["name"] == "noise" and tensor.get("optional"):
+            continue  # a seed stands for it
+        data = "random_data" if tensor["name"] == "noise" else "zero_data"
+        dims = [abs(d) for d in tensor["dims"]]
+        made[tensor["name"]] = {"data_type": tensor["data_type"], "dims": dims, data: True}
+    return {"name": title, "batch_size": size, "inputs": made}
+
+
+def text(message: Message, indent: str = "") -> str:
+    """A message in protobuf's text format; `parameters` and `inputs` (of a warm-up) are maps, lists are repeated."""
+    lines = []
+    for key, value in message.items():
+        is_map = isinstance(value, dict) and key in ("parameters", "inputs")
+        entries = [{"key": k, "value": v} for k, v in value.items()] if is_map else value
+        if isinstance(entries, list) and not (entries and isinstance(entries[0], dict)):
+            lines.append(f"{indent}{key}: [{', '.join(_scalar(e) for e in entries)}]")
+        elif isinstance(entries, list | dict):
+            for entry in entries if isinstance(entries, list) else [entries]:
+                lines += [f"{indent}{key} {{", text(entry, indent + "  ").rstrip("\n"), f"{indent}}}"]
+        else:
+            lines.append(f"{indent}{key}: {_scalar(entries)}")
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Symbol):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def check(written: str, *, source: str) -> None:
+    """Parse a config with Triton's own protobuf, where tritonclient is installed.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except ImportError:
+        return
+    try:
+        text_format.Parse(written, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise UserError(f"{source}: Triton does not read it ({error})") from error

@@ -1,0 +1,177 @@
+"""Ask a Triton server for images and write them as one picture: python client.py --labels 0,1,2 --out images.png
+
+Needs tritonclient: pip install 'tritonclient[http,grpc]'. Image number i is the one that `dashdeploy sample` draws as
+its number i from the same seed, whatever the server's backend and the batches that it makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import struct
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import noise
+import numpy as np
+
+TYPES = {"float32": "FP32", "int64": "INT64", "uint64": "UINT64"}
+PORTS = {"http": 8000, "grpc": 8001}
+
+
+class Model:
+    """One model of a server, for several threads: each has a connection of its own."""
+
+    def __init__(self, url: str, name: str, *, protocol: str, timeout_s: float) -> None:
+        self.protocol = importlib.import_module(f"tritonclient.{protocol}")
+        self.url, self.name, self.timeout_s, self.is_grpc = url, name, timeout_s, protocol == "grpc"
+        self._local = threading.local()
+        if not self.client.is_server_ready():
+            raise SystemExit(f"error: the server at {url} is not ready")
+        if not self.client.is_model_ready(name):
+            raise SystemExit(f"error: the server at {url} has no model {name!r} that is ready; its log says why")
+        found = self.client.get_model_config(name, **({"as_json": True} if self.is_grpc else {}))
+        config = found["config"] if self.is_grpc else found
+        # gRPC gives 64-bit numbers as strings.
+        self.inputs = {tensor["name"]: [int(d) for d in tensor["dims"]] for tensor in config["input"]}
+        self.output = config["output"][0]["name"]
+        self.image_shape = [int(d) for d in config["output"][0]["dims"]]
+        values = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.classes: list[str] = json.loads(values["classes"])
+        self.guidance: list[float] = json.loads(values["guidance"])
+
+    @property
+    def client(self) -> Any:
+        """This thread's connection."""
+        if not hasattr(self._local, "client"):
+            options = {} if self.is_grpc else {"connection_timeout": self.timeout_s, "network_timeout": self.timeout_s}
+            self._local.client = self.protocol.InferenceServerClient(self.url, **options)
+        return self._local.client
+
+    def infer(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        """One request of one image: arrays without a batch dimension in, (C, H, W) out."""
+        inputs = []
+        for name, array in arrays.items():
+            inputs.append(self.protocol.InferInput(name, [1, *array.shape], TYPES[array.dtype.name]))
+            inputs[-1].set_data_from_numpy(array[None])
+        options = {"client_timeout": self.timeout_s} if self.is_grpc else {}
+        return self.client.infer(self.name, inputs, **options).as_numpy(self.output)[0]
+
+    def request(self, label: int, w: list[float], *, seed: int, index: int) -> dict[str, np.ndarray]:
+        """The inputs that this model takes: a seed where it draws the noise itself, else the noise."""
+        if "label" in self.inputs:
+            numbers = {"label": np.array([label]), "guidance": np.array(w, np.float32)}
+            return numbers | {"seed": np.array([seed], np.uint64), "index": np.array([index], np.uint64)}
+        n = self.inputs["w"][0]
+        drawn = noise.normal(seed, index, 1, int(np.prod(self.image_shape))).reshape(self.image_shape)
+        scales = np.ascontiguousarray(np.broadcast_to(np.array(w, np.float32), (n,)))
+        return {"noise": drawn, "y": np.array([label]), "w": scales}
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """[−1, 1] -> 0..255, rounded to nearest; bytes as they are."""
+    return images if images.dtype == np.uint8 else ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+
+
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """(N, C, H, W) -> (rows·H, columns·W, C), the last row filled up with black."""
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    padded = np.zeros((rows * columns, c, h, w), images.dtype)
+    padded[:n] = images
+    return padded.reshape(rows, columns, c, h, w).transpose(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """(H, W, 1 or 3) uint8 as PNG, or as PGM or PPM where the name ends so."""
+    h, w, c = pixels.shape
+    if c not in (1, 3):
+        raise SystemExit(f"error: images of {c} channels make no picture; --out takes 1 or 3")
+    if path.suffix in (".pgm", ".ppm"):
+        path.write_bytes(b"P%d\n%d %d\n255\n" % (5 if c == 1 else 6, w, h) + pixels.tobytes())
+        return
+    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", w, h, 8, 0 if c == 1 else 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def find_labels(text: str, classes: list[str]) -> list[int]:
+    """Numbers, ranges (0-9) or names of classes, separated by commas."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if part in classes:
+            found.append(classes.index(part))
+        elif first.isdecimal() and (last.isdecimal() if dash else True):
+            found += range(int(first), int(last or first) + 1)
+        else:
+            known = ", ".join(classes)
+            raise SystemExit(f"error: no class {part!r}; expected 0 … {len(classes) - 1} or one of {known}")
+    return found
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Ask a Triton server for images, one request each, all at once.")
+    parser.add_argument("--url", help="HOST:PORT without http:// (default: 127.0.0.1:8000, for gRPC 127.0.0.1:8001)")
+    parser.add_argument("--protocol", choices=["http", "grpc"], default="http")
+    parser.add_argument("--model", default="{{model}}", help="default: %(default)s")
+    parser.add_argument("--labels", default="0", help="numbers, ranges or class names, as in 0-9,3 (default: 0)")
+    parser.add_argument("--guidance", help="w, or one w for each step with commas between (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--concurrency", type=int, default=16, help="requests at a time (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for a request (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=10, help="of the picture (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="picture to write: .png, .pgm or .ppm")
+    return parser
+
+
+def draw(asked: argparse.Namespace) -> tuple[np.ndarray, list[float]]:
+    """All images in order, and each request's seconds."""
+    model = Model(asked.url, asked.model, protocol=asked.protocol, timeout_s=asked.timeout)
+    labels = find_labels(asked.labels, model.classes)
+    w = [float(value) for value in asked.guidance.split(",")] if asked.guidance else model.guidance
+
+    def one(index: int) -> tuple[np.ndarray, float]:
+        arrays = model.request(labels[index], w, seed=asked.seed, index=index)
+        start = time.perf_counter()
+        image = model.infer(arrays)
+        return image, time.perf_counter() - start
+
+    with ThreadPoolExecutor(asked.concurrency) as pool:
+        images, times = zip(*pool.map(one, range(len(labels))), strict=True)
+    return np.stack(images), list(times)
+
+
+def main() -> int:
+    """0: done; 1: the server or the request failed, told in one line."""
+    asked = options().parse_args()
+    asked.url = asked.url or f"127.0.0.1:{PORTS[asked.protocol]}"
+    try:
+        start = time.perf_counter()
+        images, times = draw(asked)
+        took = time.perf_counter() - start
+    except ImportError as error:
+        raise SystemExit(f"error: {error}. Install it with: pip install 'tritonclient[http,grpc]'") from error
+    except Exception as error:  # the two protocols' own, and the operating system's
+        what = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {asked.url}: {what}", file=sys.stderr)
+        return 1
+    if asked.out:
+        write_picture(asked.out, grid(to_uint8(images), min(asked.columns, len(images))))
+    p50, worst = 1e3 * statistics.median(times), 1e3 * max(times)
+    print(f"{len(images)} images in {took:.3f} s; latency p50 {p50:.1f} ms, longest {worst:.1f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

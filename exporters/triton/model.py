@@ -1,0 +1,96 @@
+"""Triton's python backend: requests for single images -> one batch through all steps of the sampler -> responses.
+
+A request that is wrong gets an error of its own; the others of its batch are served.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import noise
+import numpy as np
+import sampler
+import triton_python_backend_utils as pb_utils
+
+
+class Images(NamedTuple):
+    """What one request asks for, B images of it."""
+
+    noise: np.ndarray  # (B, C, H, W) float32
+    y: np.ndarray  # (B,) int64
+    w: np.ndarray  # (B, N) float32
+
+
+class TritonPythonModel:
+    """The class that the python backend looks for: one object an instance."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the artifact; an error here leaves the model not ready, with the reason in the server's log."""
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        instances = sum(group["count"] for group in config["instance_group"])
+        cores = len(os.sched_getaffinity(0))
+        self.sampler = sampler.Sampler(
+            Path(__file__).parent / "artifact",
+            timesteps=json.loads(parameters["timesteps"]),
+            threads=int(parameters["threads"]) if "threads" in parameters else max(1, cores // instances),
+            device_id=int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0,
+        )
+        self.default_w = np.asarray(json.loads(parameters["guidance"]), np.float32)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request, in order."""
+        asked = [self._read(request) for request in requests]
+        good = [images for images in asked if isinstance(images, Images)]
+        if good:
+            drawn = self.sampler(*(np.concatenate(parts) for parts in zip(*good, strict=True)))
+            parts = iter(np.split(drawn, np.cumsum([len(images.y) for images in good])[:-1]))
+        return [respond(next(parts) if isinstance(images, Images) else images) for images in asked]
+
+    def finalize(self) -> None:
+        """Release the threads."""
+        self.sampler.close()
+
+    def _read(self, request: Any) -> Images | str:
+        """What a request asks for, or what is wrong with it."""
+        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        y = given["label"][:, 0]
+        b, n = len(y), len(self.sampler.timesteps)
+        if y.min() < 0 or y.max() >= self.sampler.num_classes:
+            return f"label must be in 0 … {self.sampler.num_classes - 1}, got {sorted(set(y.tolist()))}"
+        w = given.get("guidance", self.default_w[None])
+        if w.ndim != 2 or w.shape[1] not in (1, n):
+            return f"guidance must be one number, or one for each of the {n} steps, got shape {list(w.shape[1:])}"
+        if not np.isfinite(w).all() or w.min() < 0:
+            return "guidance must be finite and not negative"
+        x = given.get("noise")
+        if x is None:
+            x = self._noise(given.get("seed", np.zeros((b, 1))), given.get("index", np.zeros((b, 1))))
+        elif not np.isfinite(x).all():
+            return "noise must be finite"
+        return Images(np.ascontiguousarray(x), y, np.ascontiguousarray(np.broadcast_to(w, (b, n))))
+
+    def _noise(self, seeds: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """The noise of `dashdeploy sample --seed SEED`, image number INDEX."""
+        shape = self.sampler.image_shape
+        pairs = zip(seeds[:, 0].tolist(), indices[:, 0].tolist(), strict=True)
+        drawn = [noise.normal(int(seed), int(index), 1, int(np.prod(shape))) for seed, index in pairs]
+        return np.concatenate(drawn).reshape(-1, *shape)
+
+
+def respond(made: np.ndarray | str) -> Any:
+    """Images or an error as a response."""
+    if isinstance(made, str):
+        return refuse(made)
+    if not np.isfinite(made).all():
+        return refuse("the image is not finite: noise must be standard normal, and guidance not too large")
+    return pb_utils.InferenceResponse([pb_utils.Tensor("image", np.ascontiguousarray(made, np.float32))])
+
+
+def refuse(message: str) -> Any:
+    """A response that says what is wrong with its request."""
+    error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)

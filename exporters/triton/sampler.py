@@ -1,0 +1,102 @@
+"""The artifact behind the served model: checked against its hashes, opened in ONNX Runtime, its steps looped over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+FORMAT = 2
+"""Of manifest.json."""
+CPU = "CPUExecutionProvider"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact, checked against its own hash, and every file of it against the manifest.
+
+    Raises:
+        ValueError: a file is missing or was changed, or the manifest has another format.
+    """
+    path = folder / "manifest.json"
+    if path.with_name("manifest.json.sha256").read_text() != f"{sha256(path)}  manifest.json\n":
+        raise ValueError(f"{path}: changed since it was made (its SHA-256 differs). Export the package again.")
+    manifest = json.loads(path.read_bytes())
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"{path}: format {manifest['format']}; this model reads {FORMAT}. Export the package again.")
+    for name, expected in manifest["files"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise ValueError(f"{folder / name}: missing or changed since it was made. Export the package again.")
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Sampler:
+    """noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 in [−1, 1].
+
+    DDIM with η = 0: the step graph does one update, and here is the loop over the timesteps. On CPUs a batch is cut
+    over the threads and each part runs all its steps on one thread: a small network's operators are too short to be
+    shared. A batch of fewer images than threads shares its operators.
+
+    Raises:
+        ValueError: the artifact is damaged, or ONNX Runtime lacks one of its providers.
+    """
+
+    def __init__(self, folder: Path, *, timesteps: list[int], threads: int, device_id: int = 0) -> None:
+        self.manifest = read_manifest(folder)
+        artifact = self.manifest["artifact"]
+        graph = artifact["graphs"]["step"]
+        self.image_shape, self.num_classes = tuple(artifact["image_shape"]), artifact["num_classes"]
+        self.timesteps, self.inputs = timesteps, [entry["name"] for entry in graph["inputs"]]
+        self.threads = threads if artifact["providers"][0] == CPU else 1
+
+        def session(threads: int) -> Any:
+            return open_session(folder / graph["file"], artifact["providers"], threads=threads, device_id=device_id)
+
+        self.whole = session(threads)
+        self.part = session(1) if self.threads > 1 else self.whole
+        self.pool = ThreadPoolExecutor(self.threads)
+
+    def __call__(self, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+        if self.threads == 1 or len(y) < self.threads:
+            return self._draw(self.whole, noise, y, w)
+        cut = [np.array_split(array, self.threads) for array in (noise, y, w)]
+        return np.concatenate(list(self.pool.map(self._draw, [self.part] * self.threads, *cut)))
+
+    def _draw(self, session: Any, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+        x = noise
+        for i, (now, previous) in enumerate(zip(self.timesteps, [*self.timesteps[1:], -1], strict=True)):
+            t, t_prev = np.full_like(y, now), np.full_like(y, previous)
+            feeds = (x, t, t_prev, y, np.ascontiguousarray(w[:, i]))
+            x = session.run(None, dict(zip(self.inputs, feeds, strict=True)))[0]
+        return np.clip(x, -1, 1)
+
+    def close(self) -> None:
+        """Release the threads."""
+        self.pool.shutdown()
+
+
+def open_session(path: Path, providers: list[str], *, threads: int, device_id: int) -> Any:
+    """One graph on the artifact's providers, never on others.
+
+    Raises:
+        ValueError: ONNX Runtime lacks one of them, or did not take the first.
+    """
+    available = onnxruntime.get_available_providers()
+    if missing := [name for name in providers if name not in available]:
+        raise ValueError(f"{path}: ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    on_device = [(p, {"device_id": device_id}) if p.startswith(("CUDA", "Tensorrt")) else p for p in providers]
+    session = onnxruntime.InferenceSession(str(path), options, providers=on_device)
+    if session.get_providers()[0] != providers[0]:
+        raise ValueError(f"{path}: asked for {providers[0]} and got {session.get_providers()[0]}")
+    return session
