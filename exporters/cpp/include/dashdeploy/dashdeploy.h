@@ -1,0 +1,127 @@
+/* dashdeploy: images from a class-conditional diffusion artifact (a folder that `dashdeploy export` wrote).
+ *
+ * Every call returns a status; with a dd_message, it also says what was wrong. No exception leaves the library and
+ * there is no global state. Buffers are the caller's. A model may be used from several threads at the same time.
+ * Images and noise are float32, (count, channels, height, width), C-contiguous, images in [-1, 1].
+ * Structs begin with their size, so that later versions may add fields: dd_request r = {0}; r.size = sizeof r;
+ */
+#ifndef DASHDEPLOY_H
+#define DASHDEPLOY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef DD_API
+#define DD_API __attribute__((visibility("default")))
+#endif
+
+#define DD_VERSION "1.0.0"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum dd_status {
+  DD_OK = 0,
+  DD_ARGUMENT = 1,    /* a value that this call cannot use */
+  DD_NOT_FOUND = 2,   /* a folder or a file is missing or cannot be read */
+  DD_DAMAGED = 3,     /* a file is not what the manifest vouches for, or the manifest makes no sense */
+  DD_UNSUPPORTED = 4, /* another format version, a backend that was not built in, an engine for another machine */
+  DD_BACKEND = 5,     /* the inference library failed */
+  DD_MEMORY = 6,
+  DD_CANCELLED = 7, /* the progress callback asked for it */
+  DD_INTERNAL = 8   /* a mistake of this library's */
+} dd_status;
+
+typedef struct dd_message {
+  char text[1024]; /* UTF-8, one line; empty after DD_OK */
+} dd_message;
+
+typedef struct dd_model dd_model;
+
+typedef struct dd_open_options {
+  size_t size;
+  int32_t threads;   /* CPU backends: threads to use; 0: all that this process may run on */
+  int32_t device;    /* GPU backends: CUDA device */
+  int32_t max_batch; /* CPU backends: images in one call of the network at most; 0: 64 */
+} dd_open_options;
+
+typedef struct dd_info { /* strings live as long as the model */
+  size_t size;
+  const char *name, *backend, *precision; /* the deployment target; onnxruntime, openvino, tensorrt, tensorrt_rtx */
+  int64_t channels, height, width;
+  int64_t num_classes, num_train_timesteps, num_inference_steps; /* steps: the artifact's own choice */
+  int64_t max_batch;                                             /* images in one call of the network at most */
+  int64_t parameters;
+} dd_info;
+
+typedef enum dd_guidance_kind {
+  DD_GUIDANCE_DEFAULT = 0, /* the artifact's own */
+  DD_GUIDANCE_CONSTANT,    /* w; 1 = off */
+  DD_GUIDANCE_TAG,         /* from w_min at t = T to w at t = 0 by a sigmoid of slope beta (arXiv:2606.00798, Eq. 3) */
+  DD_GUIDANCE_INTERVAL,    /* w where low <= t/T < high, off elsewhere (arXiv:2404.07724) */
+  DD_GUIDANCE_SCHEDULE     /* schedule[i] at step i */
+} dd_guidance_kind;
+
+typedef struct dd_guidance {
+  dd_guidance_kind kind;
+  double w, w_min, beta, low, high;
+  const float *schedule; /* (steps,) */
+} dd_guidance;
+
+/* Called in the thread that called dd_sample, after each step; done counts steps over all batches of the request.
+ * A value other than 0 cancels. */
+typedef int (*dd_progress)(void *user, int64_t done, int64_t total);
+
+typedef struct dd_timing {    /* summed over the threads that worked, milliseconds */
+  double loop_ms, backend_ms; /* whole loops; in them, inside of the inference library */
+  int64_t steps;
+} dd_timing;
+
+typedef struct dd_request {
+  size_t size;
+  int64_t count;         /* images, any number: more than max_batch run in parts */
+  const int64_t *labels; /* (count,) in 0 ... num_classes - 1 */
+  const float *noise;    /* (count, C, H, W), or NULL: dd_noise(seed, first_image, ...) */
+  uint64_t seed, first_image;
+  int32_t steps; /* DDIM steps; 0: the artifact's */
+  dd_guidance guidance;
+  dd_progress progress; /* or NULL */
+  void *user;
+  dd_timing *timing; /* or NULL */
+} dd_request;
+
+/* Open an artifact: check its manifest and every file against their SHA-256, and load what sampling needs.
+ * options: NULL for the defaults. */
+DD_API dd_status dd_open(const char *folder, const dd_open_options *options, dd_model **model, dd_message *message);
+DD_API void dd_close(dd_model *model); /* NULL is allowed; no call on the model may be under way */
+
+DD_API dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message);
+DD_API const char *dd_class_name(const dd_model *model, int64_t label); /* NULL: no such label */
+
+/* Draw images with deterministic DDIM; images: (count, C, H, W). After an error its content is undefined. */
+DD_API dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message);
+
+/* One guided DDIM update in place, for applications that own the loop. x: (count, C, H, W); t, t_prev: (count,), where
+ * t_prev = -1 means clean; w: (count,). The last x is to be clipped to [-1, 1]. */
+DD_API dd_status dd_step(dd_model *model, int64_t count, float *x, const int64_t *t, const int64_t *t_prev,
+                         const int64_t *labels, const float *w, dd_message *message);
+
+/* What dd_sample would do at each step: t, t_prev and w, (steps,) each. */
+DD_API dd_status dd_plan(const dd_model *model, int32_t steps, const dd_guidance *guidance, int64_t *t, int64_t *t_prev,
+                         float *w, dd_message *message);
+
+/* Standard normal noise of images first ... first + count - 1, (count, image_size): Philox4x32-10 and Box-Muller. An
+ * image's noise depends on seed and its number alone, and is that of the Python package. */
+DD_API dd_status dd_noise(uint64_t seed, uint64_t first, int64_t count, int64_t image_size, float *noise,
+                          dd_message *message);
+
+DD_API const char *dd_status_name(dd_status status);
+DD_API const char *dd_version(void);
+DD_API const char *dd_backends(void); /* built in, separated by commas */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

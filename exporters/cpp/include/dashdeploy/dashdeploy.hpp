@@ -1,0 +1,134 @@
+// dashdeploy in C++17: the C interface with resources that close themselves and errors that are thrown.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dashdeploy/dashdeploy.h"
+
+namespace dashdeploy {
+
+// What a call of the C interface returned other than DD_OK.
+class Error : public std::runtime_error {
+ public:
+  Error(dd_status status, const std::string &text)
+      : std::runtime_error(std::string(dd_status_name(status)) + ": " + text), status_(status) {}
+  dd_status status() const noexcept { return status_; }
+
+ private:
+  dd_status status_;
+};
+
+inline void check(dd_status status, const dd_message &message) {
+  if (status != DD_OK) throw Error(status, message.text);
+}
+
+// A zeroed struct of the C interface that knows its size.
+template <typename Struct>
+Struct sized() {
+  Struct made{};
+  made.size = sizeof(Struct);
+  return made;
+}
+
+struct Guidance : dd_guidance {
+  Guidance() : dd_guidance{} {}  // the artifact's own
+  static Guidance constant(double w) { return Guidance(DD_GUIDANCE_CONSTANT, w, 0, 0, 0, 0); }
+  static Guidance tag(double w_min, double w_max, double beta = 5.0) {
+    return Guidance(DD_GUIDANCE_TAG, w_max, w_min, beta, 0, 0);
+  }
+  static Guidance interval(double w, double low, double high) {
+    return Guidance(DD_GUIDANCE_INTERVAL, w, 0, 0, low, high);
+  }
+  // `scales` must outlive the request.
+  static Guidance each_step(const std::vector<float> &scales) {
+    Guidance made(DD_GUIDANCE_SCHEDULE, 0, 0, 0, 0, 0);
+    made.schedule = scales.data();
+    return made;
+  }
+
+ private:
+  Guidance(dd_guidance_kind kind, double w, double w_min, double beta, double low, double high)
+      : dd_guidance{kind, w, w_min, beta, low, high, nullptr} {}
+};
+
+class Model {
+ public:
+  explicit Model(const std::string &folder, int threads = 0, int device = 0, int max_batch = 0) {
+    auto options = sized<dd_open_options>();
+    options.threads = threads;
+    options.device = device;
+    options.max_batch = max_batch;
+    dd_model *opened = nullptr;
+    dd_message message;
+    check(dd_open(folder.c_str(), &options, &opened, &message), message);
+    model_.reset(opened);
+  }
+
+  dd_info info() const {
+    auto found = sized<dd_info>();
+    dd_message message;
+    check(dd_get_info(model_.get(), &found, &message), message);
+    return found;
+  }
+
+  std::array<std::int64_t, 3> image_shape() const {
+    const dd_info found = info();
+    return {found.channels, found.height, found.width};
+  }
+
+  std::size_t image_size() const {
+    const auto [c, h, w] = image_shape();
+    return static_cast<std::size_t>(c * h * w);
+  }
+
+  // Images of `labels`, (labels.size(), C, H, W) in [-1, 1]. `on_step` is told of done and total steps; false cancels.
+  std::vector<float> sample(const std::vector<std::int64_t> &labels, std::uint64_t seed, Guidance guidance = {},
+                            int steps = 0, const std::function<bool(std::int64_t, std::int64_t)> &on_step = nullptr) {
+    std::vector<float> images(labels.size() * image_size());
+    auto request = sized<dd_request>();
+    request.count = static_cast<std::int64_t>(labels.size());
+    request.labels = labels.data();
+    request.seed = seed;
+    request.guidance = guidance;
+    request.steps = steps;
+    if (on_step) {
+      request.progress = [](void *user, std::int64_t done, std::int64_t total) noexcept {
+        try {
+          return (*static_cast<const std::function<bool(std::int64_t, std::int64_t)> *>(user))(done, total) ? 0 : 1;
+        } catch (...) {
+          return 1;
+        }
+      };
+      request.user = const_cast<void *>(static_cast<const void *>(&on_step));
+    }
+    sample(request, images.data());
+    return images;
+  }
+
+  void sample(const dd_request &request, float *images) {
+    dd_message message;
+    check(dd_sample(model_.get(), &request, images, &message), message);
+  }
+
+  void step(std::int64_t count, float *x, const std::int64_t *t, const std::int64_t *t_prev, const std::int64_t *labels,
+            const float *w) {
+    dd_message message;
+    check(dd_step(model_.get(), count, x, t, t_prev, labels, w, &message), message);
+  }
+
+  dd_model *get() const noexcept { return model_.get(); }
+
+ private:
+  struct Close {
+    void operator()(dd_model *model) const noexcept { dd_close(model); }
+  };
+  std::unique_ptr<dd_model, Close> model_;
+};
+
+}  // namespace dashdeploy

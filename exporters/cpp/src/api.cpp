@@ -1,0 +1,201 @@
+// The C interface: arguments in, statuses and messages out, and no exception past this file.
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <new>
+
+#include "dashdeploy/dashdeploy.h"
+#include "error.h"
+#include "philox.h"
+#include "sampler.h"
+
+struct dd_model {
+  dashdeploy::detail::Sampler sampler;
+};
+
+namespace {
+
+using dashdeploy::detail::fail;
+using dashdeploy::detail::Failure;
+
+// Length of the UTF-8 sequence that begins at text, 0 where there is no valid one.
+std::size_t sequence(const unsigned char *text, std::size_t left) {
+  const unsigned char first = text[0];
+  const std::size_t length = first < 0x80         ? 1
+                             : (first >> 5) == 6  ? 2
+                             : (first >> 4) == 14 ? 3
+                             : (first >> 3) == 30 ? 4
+                                                  : 0;
+  if (length == 0 || length > left || first == 0xC0 || first == 0xC1 || first > 0xF4) return 0;
+  for (std::size_t i = 1; i < length; ++i)
+    if ((text[i] >> 6) != 2) return 0;
+  return length;
+}
+
+// One line of valid UTF-8 that fits: control characters become blanks, other bytes question marks.
+void write(dd_message *message, const char *text) {
+  if (message == nullptr) return;
+  std::size_t at = 0;
+  const std::size_t size = std::strlen(text);
+  for (std::size_t i = 0; i < size;) {
+    const auto *here = reinterpret_cast<const unsigned char *>(text + i);
+    const std::size_t length = std::max<std::size_t>(sequence(here, size - i), 1);
+    if (at + length >= sizeof message->text) break;
+    if (sequence(here, size - i) == 0) {
+      message->text[at] = '?';
+    } else if (*here < 0x20 || *here == 0x7F) {
+      message->text[at] = ' ';
+    } else {
+      std::memcpy(message->text + at, text + i, length);
+    }
+    at += length;
+    i += length;
+  }
+  message->text[at] = '\0';
+}
+
+template <typename Call>
+dd_status guarded(dd_message *message, const Call &call) noexcept {
+  try {
+    write(message, "");
+    call();
+    return DD_OK;
+  } catch (const Failure &error) {
+    write(message, error.what());
+    return error.status;
+  } catch (const std::bad_alloc &) {
+    write(message, "not enough memory");
+    return DD_MEMORY;
+  } catch (const std::exception &error) {
+    write(message, error.what());
+    return DD_INTERNAL;
+  } catch (...) {
+    write(message, "an unknown error");
+    return DD_INTERNAL;
+  }
+}
+
+// The caller's struct as this version knows it: fields that an older caller does not have are zero.
+template <typename Struct>
+Struct known(const Struct *given, const char *name) {
+  if (given == nullptr) fail(DD_ARGUMENT, name, " is NULL");
+  if (given->size < sizeof(std::size_t) || given->size > 4096)
+    fail(DD_ARGUMENT, name, ".size is not set: expected sizeof(dd_", name, ")");
+  Struct made{};
+  std::memcpy(&made, given, std::min(given->size, sizeof made));
+  return made;
+}
+
+void need(const void *pointer, const char *name) {
+  if (pointer == nullptr) fail(DD_ARGUMENT, name, " is NULL");
+}
+
+}  // namespace
+
+dd_status dd_open(const char *folder, const dd_open_options *options, dd_model **model, dd_message *message) {
+  return guarded(message, [&] {
+    need(model, "model");
+    *model = nullptr;
+    need(folder, "folder");
+    dd_open_options chosen{};
+    if (options != nullptr) chosen = known(options, "open_options");
+    *model = new dd_model{{std::filesystem::path(folder), chosen}};
+  });
+}
+
+void dd_close(dd_model *model) { delete model; }
+
+dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message) {
+  return guarded(message, [&] {
+    need(model, "model");
+    const std::size_t size = known(info, "info").size;
+    const auto &manifest = model->sampler.manifest();
+    dd_info found{};
+    found.size = size;
+    found.name = manifest.name.c_str();
+    found.backend = manifest.backend.c_str();
+    found.precision = manifest.precision.c_str();
+    found.channels = manifest.channels;
+    found.height = manifest.height;
+    found.width = manifest.width;
+    found.num_classes = manifest.num_classes;
+    found.num_train_timesteps = manifest.num_train_timesteps;
+    found.num_inference_steps = manifest.num_inference_steps;
+    found.max_batch = model->sampler.max_batch();
+    found.parameters = manifest.parameters;
+    std::memcpy(info, &found, std::min(size, sizeof found));
+  });
+}
+
+const char *dd_class_name(const dd_model *model, int64_t label) {
+  if (model == nullptr || label < 0 || label >= model->sampler.manifest().num_classes) return nullptr;
+  return model->sampler.manifest().classes[static_cast<std::size_t>(label)].c_str();
+}
+
+dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message) {
+  return guarded(message, [&] {
+    need(model, "model");
+    model->sampler.sample(known(request, "request"), images);
+  });
+}
+
+dd_status dd_step(dd_model *model, int64_t count, float *x, const int64_t *t, const int64_t *t_prev,
+                  const int64_t *labels, const float *w, dd_message *message) {
+  return guarded(message, [&] {
+    need(model, "model");
+    model->sampler.step(count, x, t, t_prev, labels, w);
+  });
+}
+
+dd_status dd_plan(const dd_model *model, int32_t steps, const dd_guidance *guidance, int64_t *t, int64_t *t_prev,
+                  float *w, dd_message *message) {
+  return guarded(message, [&] {
+    need(model, "model");
+    need(t, "t");
+    need(t_prev, "t_prev");
+    need(w, "w");
+    const dd_guidance asked = guidance == nullptr ? dd_guidance{} : *guidance;
+    const auto made = dashdeploy::detail::plan(model->sampler.manifest(), steps, asked);
+    std::copy(made.t.begin(), made.t.end(), t);
+    std::copy(made.t_prev.begin(), made.t_prev.end(), t_prev);
+    std::copy(made.w.begin(), made.w.end(), w);
+  });
+}
+
+dd_status dd_noise(uint64_t seed, uint64_t first, int64_t count, int64_t image_size, float *noise,
+                   dd_message *message) {
+  return guarded(message, [&] {
+    need(noise, "noise");
+    if (count < 0 || image_size < 1) fail(DD_ARGUMENT, "count is ", count, " and image_size ", image_size);
+    for (int64_t i = 0; i < count; ++i)
+      dashdeploy::detail::normal(seed, first + static_cast<uint64_t>(i), image_size, noise + i * image_size);
+  });
+}
+
+const char *dd_status_name(dd_status status) {
+  switch (status) {
+    case DD_OK:
+      return "ok";
+    case DD_ARGUMENT:
+      return "invalid argument";
+    case DD_NOT_FOUND:
+      return "not found";
+    case DD_DAMAGED:
+      return "damaged";
+    case DD_UNSUPPORTED:
+      return "unsupported";
+    case DD_BACKEND:
+      return "backend error";
+    case DD_MEMORY:
+      return "out of memory";
+    case DD_CANCELLED:
+      return "cancelled";
+    case DD_INTERNAL:
+      return "internal error";
+  }
+  return "unknown status";
+}
+
+const char *dd_version(void) { return DD_VERSION; }
+
+const char *dd_backends(void) { return DASHDEPLOY_BACKEND_LIST; }

@@ -1,0 +1,57 @@
+// What an inference library has to offer: loops over the artifact's graphs, with x where the library wants it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "artifact.h"
+
+namespace dashdeploy::detail {
+
+struct Options {
+  int threads = 1;              // CPU backends
+  int device = 0;               // GPU backends
+  std::int64_t max_batch = 64;  // images in one call of the network
+};
+
+// One batch on its way through the sampler, for one thread at a time. Buffers are made once, for Options::max_batch.
+class Loop {
+ public:
+  virtual ~Loop() = default;
+
+  // Take x (batch, C, H, W) and labels (batch,).
+  virtual void load(const float *x, const std::int64_t *labels, std::int64_t batch) = 0;
+
+  // x <- x at t_prev, guided; t, t_prev and w are (batch,).
+  virtual void step(const std::int64_t *t, const std::int64_t *t_prev, const float *w) = 0;
+
+  // The same without guidance, by the conditional branch alone; only where Backend::has_cond.
+  virtual void step_cond(const std::int64_t *t, const std::int64_t *t_prev) = 0;
+
+  // Write x back.
+  virtual void store(float *x) = 0;
+
+  // Milliseconds spent inside of the inference library since the last call of this function.
+  virtual double take_backend_ms() = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // A new loop; several may run at the same time. narrow: it uses one thread, and there may be `lanes` of them.
+  virtual std::unique_ptr<Loop> loop(bool narrow) = 0;
+
+  // How many narrow loops may run a large batch together: 1 where the library itself does it better.
+  virtual int lanes() const = 0;
+
+  virtual bool has_cond() const = 0;
+};
+
+// Each in a file of its own, built where its library was found.
+std::unique_ptr<Backend> open_openvino(const Artifact &artifact, const Options &options);
+std::unique_ptr<Backend> open_onnxruntime(const Artifact &artifact, const Options &options);
+std::unique_ptr<Backend> open_tensorrt(const Artifact &artifact, const Options &options);
+
+}  // namespace dashdeploy::detail

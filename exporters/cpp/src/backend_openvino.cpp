@@ -1,0 +1,166 @@
+// OpenVINO on CPUs.
+#include <array>
+#include <memory>
+#include <mutex>
+#include <openvino/openvino.hpp>
+#include <utility>
+
+#include "backend.h"
+#include "error.h"
+#include "host_loop.h"
+
+namespace dashdeploy::detail {
+namespace {
+
+// Run a call of OpenVINO; what it throws becomes a Failure.
+template <typename Call>
+auto guarded(const std::string &doing, const Call &call) -> decltype(call()) {
+  try {
+    return call();
+  } catch (const Failure &) {
+    throw;
+  } catch (const std::bad_alloc &) {
+    throw;
+  } catch (const std::exception &error) {
+    fail(DD_BACKEND, "OpenVINO, ", doing, ": ", std::string(error.what()).substr(0, 600));
+  }
+}
+
+using Compiled = std::array<ov::CompiledModel, 2>;  // by Which
+
+class Calls final : public HostCalls {
+ public:
+  Calls(Compiled &compiled, std::size_t graphs, const Manifest &manifest, Buffers &buffers)
+      : manifest_(manifest), buffers_(buffers), requests_(graphs) {
+    for (std::size_t i = 0; i < graphs; ++i) requests_[i] = compiled[i].create_infer_request();
+  }
+
+  void bind(std::int64_t batch) override {
+    guarded("tensors", [&] {
+      for (auto &request : requests_) {
+        for (const auto &input : request.get_compiled_model().inputs()) request.set_tensor(input, tensor(input, batch));
+        const auto output = request.get_compiled_model().output();
+        request.set_tensor(output, image(buffers_.out, batch));
+      }
+    });
+  }
+
+  void run(Which graph) override {
+    guarded("inference", [&] { requests_[static_cast<std::size_t>(graph)].infer(); });
+  }
+
+ private:
+  ov::Tensor image(std::vector<float> &values, std::int64_t batch) const {
+    const auto side = [](std::int64_t value) { return static_cast<std::size_t>(value); };
+    return {ov::element::f32,
+            {side(batch), side(manifest_.channels), side(manifest_.height), side(manifest_.width)},
+            values.data()};
+  }
+
+  ov::Tensor tensor(const ov::Output<const ov::Node> &input, std::int64_t batch) const {
+    const ov::Shape row = {static_cast<std::size_t>(batch)};
+    const auto &names = input.get_names();
+    if (names.count("x") != 0) return image(buffers_.x, batch);
+    if (names.count("w") != 0) return {ov::element::f32, row, buffers_.w.data()};
+    if (names.count("y") != 0) return {ov::element::i64, row, buffers_.y.data()};
+    if (names.count("t_prev") != 0) return {ov::element::i64, row, buffers_.t_prev.data()};
+    return {ov::element::i64, row, buffers_.t.data()};
+  }
+
+  const Manifest &manifest_;
+  Buffers &buffers_;
+  std::vector<ov::InferRequest> requests_;
+};
+
+class OpenVino final : public Backend {
+ public:
+  OpenVino(const Artifact &artifact, const Options &options)
+      : manifest_(artifact.manifest()), options_(options), names_(used_graphs(manifest_)) {
+    guarded("reading the graphs", [&] {
+      for (const std::string &name : names_) models_.push_back(read(artifact, name));
+    });
+  }
+
+  std::unique_ptr<Loop> loop(bool narrow) override {
+    Compiled &compiled = compile(narrow);
+    auto buffers = std::make_unique<Buffers>(options_.max_batch, manifest_.image_size());
+    auto calls = guarded("infer requests",
+                         [&] { return std::make_unique<Calls>(compiled, names_.size(), manifest_, *buffers); });
+    return std::make_unique<HostLoop>(manifest_, std::move(buffers), std::move(calls));
+  }
+
+  int lanes() const override { return options_.threads; }
+
+  bool has_cond() const override { return names_.size() > 1; }
+
+ private:
+  std::shared_ptr<ov::Model> read(const Artifact &artifact, const std::string &name) {
+    const Graph &graph = manifest_.graphs.at(name);
+    std::string weights;
+    for (const std::string &file : graph.files)
+      if (file != graph.file) weights = artifact.read(file);
+    ov::Tensor tensor(ov::element::u8, {weights.size()});
+    std::copy(weights.begin(), weights.end(), tensor.data<char>());
+    auto model = core_.read_model(artifact.read(graph.file), tensor);
+    check(*model, graph.file);
+    return model;
+  }
+
+  // The graph's own types and shapes are those that the manifest tells of: buffers are made by them.
+  void check(const ov::Model &model, const std::string &file) const {
+    const ov::PartialShape image = {-1, manifest_.channels, manifest_.height, manifest_.width}, row = {-1};
+    const std::vector<std::pair<std::string, bool>> names = {
+        {"x", true}, {"t", false}, {"t_prev", false}, {"y", false}, {"w", false}};
+    std::size_t known = 0;
+    for (const auto &input : model.inputs())
+      for (const auto &[name, is_image] : names) {
+        if (input.get_names().count(name) == 0) continue;
+        const auto type = is_image || name == "w" ? ov::element::f32 : ov::element::i64;
+        if (input.get_element_type() != type || input.get_partial_shape() != (is_image ? image : row))
+          fail(DD_DAMAGED, file, ": its input ", name, " is not what the manifest says");
+        ++known;
+      }
+    const bool whole = known == model.inputs().size() && model.outputs().size() == 1;
+    if (!whole || model.output().get_element_type() != ov::element::f32 ||
+        !model.output().get_partial_shape().compatible(image))
+      fail(DD_DAMAGED, file, ": its inputs and outputs are not what the manifest says");
+  }
+
+  // Wide: all threads work on one call. Narrow: each thread is a stream of its own, and a call runs on one of them.
+  Compiled &compile(bool narrow) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    auto &compiled = compiled_[narrow ? 1 : 0];
+    if (compiled) return *compiled;
+    auto made = std::make_unique<Compiled>();
+    // Where the CPU has bf16 instructions OpenVINO would else take them, silently, for a float32 graph.
+    const auto type = manifest_.precision == "bf16"   ? ov::element::bf16
+                      : manifest_.precision == "fp16" ? ov::element::f16
+                                                      : ov::element::f32;
+    guarded("compiling the graphs", [&] {
+      for (std::size_t i = 0; i < models_.size(); ++i) {
+        ov::AnyMap settings = {ov::hint::inference_precision(type), ov::inference_num_threads(options_.threads)};
+        settings.insert(narrow ? ov::num_streams(options_.threads)
+                               : ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
+        (*made)[i] = core_.compile_model(models_[i], "CPU", settings);
+      }
+    });
+    compiled = std::move(made);
+    return *compiled;
+  }
+
+  const Manifest &manifest_;
+  const Options options_;
+  const std::vector<std::string> names_;
+  ov::Core core_;
+  std::vector<std::shared_ptr<ov::Model>> models_;
+  std::mutex mutex_;
+  std::unique_ptr<Compiled> compiled_[2];  // [0] wide, [1] narrow
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> open_openvino(const Artifact &artifact, const Options &options) {
+  return std::make_unique<OpenVino>(artifact, options);
+}
+
+}  // namespace dashdeploy::detail

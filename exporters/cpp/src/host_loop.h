@@ -1,0 +1,68 @@
+// The loop of backends that compute in host memory: buffers, the DDIM update where a graph has none, and timing.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "backend.h"
+#include "schedule.h"
+
+namespace dashdeploy::detail {
+
+// Tensors of one call, by the names that the graphs give them; `out` is eps or x_prev. Each has room for `capacity`.
+struct Buffers {
+  std::vector<float> x, out, w;
+  std::vector<std::int64_t> t, t_prev, y;
+
+  Buffers(std::int64_t capacity, std::int64_t image_size)
+      : x(static_cast<std::size_t>(capacity * image_size)),
+        out(x.size()),
+        w(static_cast<std::size_t>(capacity)),
+        t(w.size()),
+        t_prev(w.size()),
+        y(w.size()) {}
+};
+
+// The graphs that a loop calls, in the order of used_graphs().
+enum class Which : std::size_t { guided = 0, cond = 1 };
+
+// Opened graphs that read and write one set of buffers.
+class HostCalls {
+ public:
+  virtual ~HostCalls() = default;
+
+  // Make the tensors of every graph be the first `batch` rows of the buffers.
+  virtual void bind(std::int64_t batch) = 0;
+
+  // Run a graph: buffers.out <- graph(buffers).
+  virtual void run(Which graph) = 0;
+};
+
+class HostLoop final : public Loop {
+ public:
+  HostLoop(const Manifest &manifest, std::unique_ptr<Buffers> buffers, std::unique_ptr<HostCalls> calls);
+
+  void load(const float *x, const std::int64_t *labels, std::int64_t batch) override;
+  void step(const std::int64_t *t, const std::int64_t *t_prev, const float *w) override;
+  void step_cond(const std::int64_t *t, const std::int64_t *t_prev) override;
+  void store(float *x) override;
+  double take_backend_ms() override;
+
+ private:
+  void run(Which graph);
+  void update();
+
+  const Manifest &manifest_;
+  std::vector<float> alphas_;
+  const bool steps_;  // the guided graph is a step graph: it makes the update itself
+  std::unique_ptr<Buffers> buffers_;
+  std::unique_ptr<HostCalls> calls_;
+  std::int64_t batch_ = 0;
+  std::chrono::steady_clock::duration in_backend_{};
+};
+
+// The names of the graphs that a loop calls: step (or guided where there is none), and cond where there is one.
+std::vector<std::string> used_graphs(const Manifest &manifest);
+
+}  // namespace dashdeploy::detail

@@ -1,0 +1,241 @@
+// The DDIM loop over batches and threads.
+#include "sampler.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <exception>
+#include <thread>
+
+#include "error.h"
+#include "philox.h"
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace dashdeploy::detail {
+namespace {
+
+// Multiply-adds of one guided step of one image, below which a network's operators are too short to share between
+// threads: then even a few images run on one thread each. dashdeploy/runtime/onnxruntime_model.py has the same.
+constexpr std::int64_t kSmallMacs = 100'000'000;
+
+int available_threads() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(CPU_COUNT(&set), 1);
+#endif
+  return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
+}
+
+Options checked(const dd_open_options &asked, const Manifest &manifest) {
+  if (asked.threads < 0 || asked.threads > 1024)
+    fail(DD_ARGUMENT, "threads is ", asked.threads, "; expected 0 ... 1024");
+  if (asked.device < 0) fail(DD_ARGUMENT, "device is ", asked.device, "; expected 0 or more");
+  if (asked.max_batch < 0 || asked.max_batch > 65536)
+    fail(DD_ARGUMENT, "max_batch is ", asked.max_batch, "; expected 0 ... 65536");
+  Options made;
+  made.threads = asked.threads == 0 ? available_threads() : asked.threads;
+  made.device = asked.device;
+  made.max_batch = asked.max_batch == 0 ? 64 : asked.max_batch;
+  if (manifest.max_batch > 0)
+    made.max_batch = asked.max_batch == 0 ? manifest.max_batch : std::min(made.max_batch, manifest.max_batch);
+  return made;
+}
+
+std::unique_ptr<Backend> open_backend(const Artifact &artifact, const Options &options) {
+  const std::string &name = artifact.manifest().backend;
+#if defined(DASHDEPLOY_OPENVINO)
+  if (name == "openvino") return open_openvino(artifact, options);
+#endif
+#if defined(DASHDEPLOY_ONNXRUNTIME)
+  if (name == "onnxruntime") return open_onnxruntime(artifact, options);
+#endif
+#if defined(DASHDEPLOY_TENSORRT)
+  if (name == DASHDEPLOY_TENSORRT) return open_tensorrt(artifact, options);
+#endif
+  fail(DD_UNSUPPORTED, "the artifact is for the backend '", name,
+       "', and this library was built with: ", dd_backends());
+}
+
+double milliseconds(std::chrono::steady_clock::duration time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
+
+}  // namespace
+
+// A loop that nobody else uses; it goes back to the free ones, unless an error may have left it unusable.
+class Sampler::Lease {
+ public:
+  Lease(const Sampler &owner, bool narrow) : owner_(owner), narrow_(narrow) {
+    {
+      const std::lock_guard<std::mutex> lock(owner.mutex_);
+      auto &free = owner.free_[narrow ? 1 : 0];
+      if (!free.empty()) {
+        loop_ = std::move(free.back());
+        free.pop_back();
+      }
+    }
+    if (!loop_) loop_ = owner.backend_->loop(narrow);
+  }
+
+  Lease(const Lease &) = delete;
+  Lease &operator=(const Lease &) = delete;
+
+  ~Lease() {
+    if (std::uncaught_exceptions() > exceptions_) return;
+    const std::lock_guard<std::mutex> lock(owner_.mutex_);
+    try {
+      owner_.free_[narrow_ ? 1 : 0].push_back(std::move(loop_));
+    } catch (...) {  // no memory for the list: the loop is closed instead
+    }
+  }
+
+  Loop &operator*() const { return *loop_; }
+
+ private:
+  const Sampler &owner_;
+  const bool narrow_;
+  const int exceptions_ = std::uncaught_exceptions();
+  std::unique_ptr<Loop> loop_;
+};
+
+// One call of sample(), shared by its parts.
+struct Sampler::Run {
+  Run(const dd_request &request, Plan plan, float *images, bool narrow, int parts)
+      : request(request), plan(std::move(plan)), images(images), narrow(narrow), parts(parts) {}
+
+  const dd_request &request;
+  const Plan plan;
+  float *const images;
+  const bool narrow;
+  const int parts;
+  std::int64_t total = 0;  // steps of all chunks
+  std::atomic<std::int64_t> done{0};
+  std::atomic<bool> stop{false}, cancelled{false};
+  std::mutex mutex;
+  std::exception_ptr error;
+  dd_timing timing{};
+
+  std::int64_t begin(int part) const { return request.count * part / parts; }
+};
+
+Sampler::Sampler(const std::filesystem::path &folder, const dd_open_options &options)
+    : artifact_(folder),
+      options_(checked(options, artifact_.manifest())),
+      backend_(open_backend(artifact_, options_)),
+      pool_(std::make_unique<Pool>(backend_->lanes() - 1)) {
+  const Lease warm(*this, narrow(1));  // what is wrong with the graphs shows now
+}
+
+bool Sampler::narrow(std::int64_t count) const {
+  const std::int64_t macs = manifest().macs;
+  return backend_->lanes() > 1 && (count >= backend_->lanes() || (macs > 0 && macs < kSmallMacs));
+}
+
+void Sampler::check_labels(const std::int64_t *labels, std::int64_t count) const {
+  if (labels == nullptr) fail(DD_ARGUMENT, "labels is NULL");
+  const std::int64_t classes = manifest().num_classes;
+  for (std::int64_t i = 0; i < count; ++i)
+    if (labels[i] < 0 || labels[i] >= classes)
+      fail(DD_ARGUMENT, "labels[", i, "] is ", labels[i], "; the artifact has the classes 0 ... ", classes - 1);
+}
+
+void Sampler::sample(const dd_request &request, float *images) {
+  const std::int64_t size = manifest().image_size(), most = (std::int64_t{1} << 40) / size;
+  if (request.count < 1 || request.count > most)
+    fail(DD_ARGUMENT, "count is ", request.count, "; expected 1 ... ", most);
+  if (images == nullptr) fail(DD_ARGUMENT, "images is NULL");
+  check_labels(request.labels, request.count);
+  if (request.noise != nullptr)
+    for (std::int64_t i = 0; i < request.count * size; ++i)
+      if (!std::isfinite(request.noise[i])) fail(DD_ARGUMENT, "noise[", i, "] is not a finite number");
+  const bool narrowly = narrow(request.count);
+  const int parts = narrowly && request.count >= backend_->lanes() ? backend_->lanes() : 1;
+  Run run(request, plan(manifest(), request.steps, request.guidance), images, narrowly, parts);
+  for (int part = 0; part < parts; ++part) {
+    const std::int64_t count = run.begin(part + 1) - run.begin(part);
+    run.total += (count + max_batch() - 1) / max_batch() * static_cast<std::int64_t>(run.plan.steps());
+  }
+  pool_->run(parts, [&](int part) { draw(run, part); });
+  if (run.error) std::rethrow_exception(run.error);
+  if (!run.cancelled && request.progress != nullptr && parts > 1 &&
+      request.progress(request.user, run.total, run.total) != 0)
+    run.cancelled = true;
+  if (request.timing != nullptr) *request.timing = run.timing;
+  if (run.cancelled) fail(DD_CANCELLED, "cancelled by the progress callback");
+}
+
+void Sampler::draw(Run &run, int part) const {
+  try {
+    const Lease loop(*this, run.narrow);
+    const std::int64_t end = run.begin(part + 1);
+    for (std::int64_t first = run.begin(part); first < end && !run.stop; first += max_batch())
+      draw_chunk(run, *loop, first, std::min(max_batch(), end - first), part == 0);
+  } catch (...) {
+    const std::lock_guard<std::mutex> lock(run.mutex);
+    if (!run.error) run.error = std::current_exception();
+    run.stop = true;
+  }
+}
+
+void Sampler::draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t batch, bool reports) const {
+  const dd_request &request = run.request;
+  const std::int64_t size = manifest().image_size();
+  float *const images = run.images + first * size;
+  if (request.noise == nullptr)
+    for (std::int64_t i = 0; i < batch; ++i)
+      normal(request.seed, request.first_image + static_cast<std::uint64_t>(first + i), size, images + i * size);
+  std::vector<std::int64_t> t(static_cast<std::size_t>(batch)), t_prev(t.size());
+  std::vector<float> w(t.size());
+  const bool by_cond = backend_->has_cond();
+
+  const auto before = std::chrono::steady_clock::now();
+  loop.take_backend_ms();
+  loop.load(request.noise == nullptr ? images : request.noise + first * size, request.labels + first, batch);
+  for (std::size_t i = 0; i < run.plan.steps() && !run.stop; ++i) {
+    std::fill(t.begin(), t.end(), run.plan.t[i]);
+    std::fill(t_prev.begin(), t_prev.end(), run.plan.t_prev[i]);
+    if (by_cond && run.plan.w[i] == 1.0F) {
+      loop.step_cond(t.data(), t_prev.data());
+    } else {
+      std::fill(w.begin(), w.end(), run.plan.w[i]);
+      loop.step(t.data(), t_prev.data(), w.data());
+    }
+    const std::int64_t done = ++run.done;
+    if (reports && request.progress != nullptr && (done < run.total || run.parts == 1) &&
+        request.progress(request.user, done, run.total) != 0)
+      run.cancelled = run.stop = true;
+  }
+  loop.store(images);
+  const double loop_ms = milliseconds(std::chrono::steady_clock::now() - before), backend_ms = loop.take_backend_ms();
+  for (std::int64_t i = 0; i < batch * size; ++i) images[i] = std::clamp(images[i], -1.0F, 1.0F);
+
+  const std::lock_guard<std::mutex> lock(run.mutex);
+  run.timing.loop_ms += loop_ms;
+  run.timing.backend_ms += backend_ms;
+  run.timing.steps += static_cast<std::int64_t>(run.plan.steps());
+}
+
+void Sampler::step(std::int64_t count, float *x, const std::int64_t *t, const std::int64_t *t_prev,
+                   const std::int64_t *labels, const float *w) {
+  if (count < 1 || x == nullptr || t == nullptr || t_prev == nullptr || w == nullptr)
+    fail(DD_ARGUMENT, "step needs a count of 1 or more, and x, t, t_prev and w");
+  check_labels(labels, count);
+  const std::int64_t total = manifest().num_train_timesteps, size = manifest().image_size();
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (t[i] < 0 || t[i] >= total) fail(DD_ARGUMENT, "t[", i, "] is ", t[i], "; expected 0 ... ", total - 1);
+    if (t_prev[i] < -1 || t_prev[i] >= t[i])
+      fail(DD_ARGUMENT, "t_prev[", i, "] is ", t_prev[i], "; expected -1 ... t - 1");
+    if (!std::isfinite(w[i])) fail(DD_ARGUMENT, "w[", i, "] is not a finite number");
+  }
+  const Lease loop(*this, narrow(count));
+  for (std::int64_t first = 0; first < count; first += max_batch()) {
+    (*loop).load(x + first * size, labels + first, std::min(max_batch(), count - first));
+    (*loop).step(t + first, t_prev + first, w + first);
+    (*loop).store(x + first * size);
+  }
+}
+
+}  // namespace dashdeploy::detail

@@ -1,0 +1,44 @@
+// An opened artifact: draws images with DDIM, several at once, from several threads at once.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backend.h"
+#include "pool.h"
+#include "schedule.h"
+
+namespace dashdeploy::detail {
+
+class Sampler {
+ public:
+  // Throws Failure.
+  Sampler(const std::filesystem::path &folder, const dd_open_options &options);
+
+  const Manifest &manifest() const { return artifact_.manifest(); }
+  std::int64_t max_batch() const { return options_.max_batch; }
+
+  void sample(const dd_request &request, float *images);
+  void step(std::int64_t count, float *x, const std::int64_t *t, const std::int64_t *t_prev, const std::int64_t *labels,
+            const float *w);
+
+ private:
+  class Lease;
+  struct Run;
+
+  void draw(Run &run, int part) const;
+  void draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t batch, bool reports) const;
+  void check_labels(const std::int64_t *labels, std::int64_t count) const;
+  bool narrow(std::int64_t count) const;
+
+  const Artifact artifact_;
+  const Options options_;
+  const std::unique_ptr<Backend> backend_;
+  const std::unique_ptr<Pool> pool_;
+  mutable std::mutex mutex_;
+  mutable std::vector<std::unique_ptr<Loop>> free_[2];  // [0] wide, [1] narrow
+};
+
+}  // namespace dashdeploy::detail

@@ -1,0 +1,113 @@
+// Timesteps, guidance over time and the DDIM update. Compiled without contraction of a * b + c, which would round
+// otherwise than Python does.
+#include "schedule.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.h"
+
+namespace dashdeploy::detail {
+namespace {
+
+dd_guidance own(const Guidance &guidance) {
+  return {guidance.kind, guidance.w, guidance.w_min, guidance.beta, guidance.low, guidance.high, nullptr};
+}
+
+void check(const dd_guidance &guidance) {
+  const auto scale = [](double value) { return std::isfinite(value) && value >= 0; };
+  switch (guidance.kind) {
+    case DD_GUIDANCE_CONSTANT:
+      if (!scale(guidance.w)) fail(DD_ARGUMENT, "guidance: w is ", guidance.w, "; expected a number >= 0 (1 = off)");
+      return;
+    case DD_GUIDANCE_TAG:
+      if (!scale(guidance.w) || !scale(guidance.w_min) || !std::isfinite(guidance.beta))
+        fail(DD_ARGUMENT, "guidance: TAG needs w_min and w >= 0 and a finite beta");
+      return;
+    case DD_GUIDANCE_INTERVAL:
+      if (!scale(guidance.w) || !(guidance.low >= 0 && guidance.low < guidance.high && guidance.high <= 1))
+        fail(DD_ARGUMENT, "guidance: an interval needs w >= 0 and 0 <= low < high <= 1");
+      return;
+    case DD_GUIDANCE_SCHEDULE:
+      if (guidance.schedule == nullptr) fail(DD_ARGUMENT, "guidance: schedule is NULL");
+      return;
+    case DD_GUIDANCE_DEFAULT:
+      return;
+  }
+  fail(DD_ARGUMENT, "guidance: kind ", static_cast<int>(guidance.kind), " is not known");
+}
+
+double weight(const dd_guidance &guidance, std::int64_t t, std::int64_t total) {
+  const double share = static_cast<double>(t) / static_cast<double>(total);
+  if (guidance.kind == DD_GUIDANCE_INTERVAL) return guidance.low <= share && share < guidance.high ? guidance.w : 1.0;
+  if (guidance.kind != DD_GUIDANCE_TAG) return guidance.w;
+  const double gate = 1.0 / (1.0 + std::exp(-guidance.beta * (0.5 - share)));
+  return guidance.w_min + (guidance.w - guidance.w_min) * gate;
+}
+
+}  // namespace
+
+std::vector<float> alphas_cumprod(const std::vector<double> &betas) {
+  std::vector<float> found = {1.0F};
+  found.reserve(betas.size() + 1);
+  double product = 1.0;
+  for (const double beta : betas) {
+    product *= 1.0 - beta;
+    found.push_back(static_cast<float>(product));
+  }
+  return found;
+}
+
+std::vector<std::int64_t> timesteps(std::int64_t steps, std::int64_t total, const std::string &spacing) {
+  std::vector<std::int64_t> found(static_cast<std::size_t>(steps));
+  // std::nearbyint rounds halves to even, as numpy does; the expressions are those of numpy's linspace and arange.
+  const auto at = [&](std::int64_t i) -> std::int64_t {
+    if (spacing == "leading") return (steps - 1 - i) * (total / steps);
+    if (spacing == "linspace") {
+      const std::int64_t k = steps - 1 - i;
+      const double last = static_cast<double>(total - 1);
+      if (steps == 1) return 0;
+      if (k == steps - 1) return total - 1;
+      return static_cast<std::int64_t>(
+          std::nearbyint(static_cast<double>(k) * (last / static_cast<double>(steps - 1))));
+    }
+    const double start = static_cast<double>(total), second = start + -start / static_cast<double>(steps);
+    return static_cast<std::int64_t>(std::nearbyint(start + static_cast<double>(i) * (second - start))) - 1;
+  };
+  for (std::int64_t i = 0; i < steps; ++i) found[static_cast<std::size_t>(i)] = at(i);
+  return found;
+}
+
+Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &asked) {
+  const std::int64_t total = manifest.num_train_timesteps, n = steps == 0 ? manifest.num_inference_steps : steps;
+  if (n < 1 || n > total)
+    fail(DD_ARGUMENT, "steps is ", n, "; expected 1 ... ", total, ", or 0 for the artifact's own");
+  check(asked);
+  const dd_guidance guidance = asked.kind == DD_GUIDANCE_DEFAULT ? own(manifest.guidance) : asked;
+  Plan made;
+  made.t = timesteps(n, total, manifest.timestep_spacing);
+  made.t_prev.assign(made.t.begin() + 1, made.t.end());
+  made.t_prev.push_back(-1);
+  for (std::size_t i = 0; i < made.t.size(); ++i) {
+    const bool given = guidance.kind == DD_GUIDANCE_SCHEDULE;
+    made.w.push_back(given ? guidance.schedule[i] : static_cast<float>(weight(guidance, made.t[i], total)));
+    if (!std::isfinite(made.w.back()) || made.w.back() < 0)
+      fail(DD_ARGUMENT, "guidance: the scale of step ", i, " is ", made.w.back(), "; expected a number >= 0");
+  }
+  return made;
+}
+
+void ddim_update(float *x, const float *eps, std::int64_t size, float alpha, float alpha_prev, bool clip) {
+  const float signal = std::sqrt(alpha), noise = std::sqrt(1.0F - alpha);
+  const float next_signal = std::sqrt(alpha_prev), next_noise = std::sqrt(1.0F - alpha_prev);
+  for (std::int64_t i = 0; i < size; ++i) {
+    float x_0 = (x[i] - noise * eps[i]) / signal, direction = eps[i];
+    if (clip) {
+      x_0 = std::clamp(x_0, -1.0F, 1.0F);
+      direction = (x[i] - signal * x_0) / noise;
+    }
+    x[i] = next_signal * x_0 + next_noise * direction;
+  }
+}
+
+}  // namespace dashdeploy::detail

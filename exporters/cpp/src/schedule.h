@@ -1,0 +1,34 @@
+// The sampler's arithmetic: noise schedule, timesteps, guidance over time, and one DDIM update.
+//
+// Each function is that of dashdeploy/diffusion/ (schedule.py, sampling.py, guidance.py), operation for operation.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "manifest.h"
+
+namespace dashdeploy::detail {
+
+// One sampler run: for each step its t, the t it goes to (-1: clean) and its guidance scale.
+struct Plan {
+  std::vector<std::int64_t> t, t_prev;
+  std::vector<float> w;
+
+  std::size_t steps() const { return t.size(); }
+};
+
+// Cumulative products of 1 - beta, in float64, rounded to float32; index 0 holds 1 (clean), index t + 1 that of t.
+std::vector<float> alphas_cumprod(const std::vector<double> &betas);
+
+// Descending timesteps; trailing, leading and linspace as in arXiv:2305.08891, Table 2.
+std::vector<std::int64_t> timesteps(std::int64_t steps, std::int64_t total, const std::string &spacing);
+
+// Throws Failure(DD_ARGUMENT): too many steps, or a guidance that makes no sense.
+Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &guidance);
+
+// x_t -> x at the previous t, in place, with eta = 0 (arXiv:2010.02502, Eq. 12); with clip, x_0 is clipped to [-1, 1]
+// and eps follows it.
+void ddim_update(float *x, const float *eps, std::int64_t size, float alpha, float alpha_prev, bool clip);
+
+}  // namespace dashdeploy::detail
