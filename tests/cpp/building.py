@@ -1,0 +1,54 @@
+"""Configuring and building with CMake, as a user does; what is missing on the machine is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import openvino
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCES = ROOT / "exporters" / "cpp"
+OPENVINO = Path(openvino.__file__).parent / "cmake"
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+
+
+def tool(name: str) -> str:
+    """A program of the test environment or of the machine."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None or not Path("/usr/include/openssl/evp.h").exists():
+        said = f"the C++ runtime needs {name} and OpenSSL's headers (Debian: apt-get install g++ libssl-dev)"
+        if os.environ.get("CI"):
+            pytest.fail(said)
+        pytest.skip(said)
+    return found
+
+
+def json_headers() -> Path:
+    """The folder with nlohmann/json.hpp: the Python package's, where the system has none."""
+    import nlohmann_json
+
+    return Path(nlohmann_json.__file__).parent / "include"
+
+
+def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+
+
+def configure(source: Path, build: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    compiler = tool("c++")
+    given = (f"-DCMAKE_CXX_COMPILER={compiler}", f"-DNLOHMANN_JSON_INCLUDE_DIR={json_headers()}", *options)
+    return run(tool("cmake"), "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", *given)
+
+
+def build(source: Path, folder: Path, *options: str) -> Path:
+    """A build folder with everything built in it."""
+    done = configure(source, folder, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(tool("cmake"), "--build", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
