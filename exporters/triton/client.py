@@ -32,7 +32,7 @@ class Model:
     def __init__(self, url: str, name: str, *, protocol: str, timeout_s: float) -> None:
         self.protocol = importlib.import_module(f"tritonclient.{protocol}")
         self.url, self.name, self.timeout_s, self.is_grpc = url, name, timeout_s, protocol == "grpc"
-        self._local = threading.local()
+        self._local, self._clients = threading.local(), list[Any]()
         if not self.client.is_server_ready():
             raise SystemExit(f"error: the server at {url} is not ready")
         if not self.client.is_model_ready(name):
@@ -53,7 +53,13 @@ class Model:
         if not hasattr(self._local, "client"):
             options = {} if self.is_grpc else {"connection_timeout": self.timeout_s, "network_timeout": self.timeout_s}
             self._local.client = self.protocol.InferenceServerClient(self.url, **options)
+            self._clients.append(self._local.client)
         return self._local.client
+
+    def close(self) -> None:
+        """Close every connection: a server that is asked to end waits for them."""
+        for client in self._clients:
+            client.close()
 
     def infer(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
         """One request of one image: arrays without a batch dimension in, (C, H, W) out."""
@@ -149,6 +155,7 @@ def draw(asked: argparse.Namespace) -> tuple[np.ndarray, list[float]]:
 
     with ThreadPoolExecutor(asked.concurrency) as pool:
         images, times = zip(*pool.map(one, range(len(labels))), strict=True)
+    model.close()
     return np.stack(images), list(times)
 
 

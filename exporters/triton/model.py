@@ -57,6 +57,8 @@ class TritonPythonModel:
     def _read(self, request: Any) -> Images | str:
         """What a request asks for, or what is wrong with it."""
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if "label" not in given:  # with optional inputs beside it, Triton does not look for it
+            return "label is required"
         y = given["label"][:, 0]
         b, n = len(y), len(self.sampler.timesteps)
         if y.min() < 0 or y.max() >= self.sampler.num_classes:

@@ -1,0 +1,62 @@
+"""Packages of the tiny run, made once, and their client as a module."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dashdeploy import package, run
+from dashdeploy.export.packages import write_package
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(name: str, path: Path) -> ModuleType:
+    """A file as a module that finds its neighbours, as when it is run as a script."""
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(path.parent))
+
+
+@pytest.fixture(scope="session")
+def python_package(tiny_run: Path) -> run.Stage:
+    """The python backend's package, two threads; do not change it, copy it."""
+    found = package.load("triton")
+    assert isinstance(found, package.Package)
+    what = found.package.model_copy(update={"threads": 2})
+    return write_package(tiny_run, found.model_copy(update={"package": what}))
+
+
+@pytest.fixture(scope="session")
+def graph_package(tiny_run: Path) -> run.Stage:
+    """The onnxruntime backend's package; do not change it, copy it."""
+    found = package.load("triton-onnxruntime")
+    assert isinstance(found, package.Package)
+    return write_package(tiny_run, found)
+
+
+@pytest.fixture(scope="session")
+def client(python_package: run.Stage) -> Iterator[ModuleType]:
+    """The package's client.py."""
+    yield load("triton_client_script", python_package.folder / "client.py")
+    sys.modules.pop("noise", None)
+
+
+@pytest.fixture(scope="session")
+def triton_server() -> ModuleType:
+    """tools/triton_server.py, or a skip where there is no server for this machine."""
+    if reason := load("triton_setup", ROOT / "tools" / "triton_setup.py").missing_wheel():
+        pytest.skip(reason)
+    return load("triton_server", ROOT / "tools" / "triton_server.py")

@@ -1,0 +1,273 @@
+"""The triton package: its configs as Triton's own protobuf reads them, held against the artifact's manifest."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from google.protobuf import text_format
+from PIL import Image
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import triton_to_np_dtype
+
+import dashdeploy.runtime
+from dashdeploy import locate, package, run
+from dashdeploy.diffusion import noise, sampling
+from dashdeploy.errors import UserError
+from dashdeploy.export import package_triton, triton_config
+from dashdeploy.export.packages import write_package
+from dashdeploy.recipe.schema import Recipe, Tag
+from dashdeploy.target import SamplerGraph
+
+TEMPLATES = locate.data_root("exporters") / "triton"
+
+
+def config_of(folder: Path) -> Any:
+    """The only model's config of a package."""
+    (path,) = (folder / "model_repository").glob("*/config.pbtxt")
+    return text_format.Parse(path.read_text(), pb.ModelConfig())
+
+
+def writer(name: str, **changes: Any) -> package_triton.Writer:
+    """The writer of a package of exporters/ with some settings changed."""
+    found = package.load(name)
+    assert isinstance(found, package.Package)
+    what = found.package.model_copy(update=changes)
+    return package_triton.Writer(found.model_copy(update={"package": what}), TEMPLATES)
+
+
+def artifact_of(tiny_run: Path) -> run.Stage:
+    return run.read_stage(tiny_run / "artifacts" / "onnx-cpu")
+
+
+def as_tensorrt(artifact: run.Stage, folder: Path, **profile: int) -> run.Stage:
+    """A float32 ONNX artifact edited to look like a TensorRT one: its engine is a stand-in of 4 bytes."""
+    shutil.copytree(artifact.folder, folder)
+    (folder / "sampler.plan").write_bytes(b"plan")
+    manifest = json.loads((folder / run.MANIFEST).read_text())
+    described = manifest["artifact"]
+    described["backend"] = "tensorrt"
+    del described["providers"]
+    profiles = [{"min": 1, "opt": 4, "max": 8}, {"min": 1, "opt": 8, "max": 64, **profile}]
+    sampler = described["graphs"]["sampler"]
+    sampler |= {"file": "sampler.plan", "files": ["sampler.onnx", "sampler.plan"], "engine": {"profiles": profiles}}
+    return run.Stage(folder, manifest)
+
+
+def write(maker: package_triton.Writer, folder: Path, artifact: run.Stage) -> Any:
+    """Check and write a package; its parsed config."""
+    folder.mkdir()
+    maker.check(artifact)
+    maker.write(folder, artifact, Recipe.model_validate(artifact.manifest["recipe"]))
+    return config_of(folder)
+
+
+def inputs_of(config: Any, batch: int) -> dict[str, tuple[str, list[int]]]:
+    """Name -> (numpy type, shape that the backend gets) of a config's inputs."""
+    found = {}
+    for tensor in config.input:
+        dims = list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+        dtype = triton_to_np_dtype(pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"))
+        found[tensor.name] = (np.dtype(dtype).name, [batch, *dims])
+    return found
+
+
+def manifest_inputs(artifact: run.Stage, batch: int) -> dict[str, tuple[str, list[int]]]:
+    """The same of the manifest's sampler graph."""
+    entries = artifact.manifest["artifact"]["graphs"]["sampler"]["inputs"]
+    return {e["name"]: (e["dtype"], [batch if d == "batch" else d for d in e["shape"]]) for e in entries}
+
+
+def check_common(config: Any, folder: Path, artifact: run.Stage) -> None:
+    """What the three kinds share."""
+    described = artifact.manifest["artifact"]
+    assert config.name == "tiny" and config.max_batch_size == 64
+    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 1024
+    assert config.version_policy.latest.num_versions == 1
+    assert [group.count for group in config.instance_group] == [1]
+    assert [(w.name, w.batch_size) for w in config.model_warmup] == [("one image", 1), ("full batch", 64)]
+    for warm_up in config.model_warmup:
+        required = {tensor.name for tensor in config.input if not tensor.optional}
+        assert required <= set(warm_up.inputs) <= {tensor.name for tensor in config.input}
+    (output,) = config.output
+    assert list(output.dims) == described["image_shape"]
+    assert json.loads(config.parameters["timesteps"].string_value) == described["sampler"]["timesteps"]
+    assert json.loads(config.parameters["guidance"].string_value) == [2.0] * 4
+    model = folder / "model_repository" / "tiny"
+    assert (model / "labels.txt").read_text().splitlines() == described["classes"]
+    assert json.loads(config.parameters["classes"].string_value) == described["classes"]
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix in (".md", ".py", ".yaml", ""):
+            assert not re.search(r"\{\{\w+\}\}", path.read_text()), path
+
+
+def test_the_python_package_carries_the_artifact_whole_and_takes_a_label_and_a_seed(
+    python_package: run.Stage, tiny_run: Path
+) -> None:
+    artifact, folder = artifact_of(tiny_run), python_package.folder
+    config = config_of(folder)
+    check_common(config, folder, artifact)
+    assert config.backend == "python"
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
+    assert config.parameters["threads"].string_value == "2"
+    image = [1, *artifact.manifest["artifact"]["image_shape"]]
+    assert inputs_of(config, 1) == {
+        "label": ("int64", [1, 1]),
+        "guidance": ("float32", [1, -1]),
+        "seed": ("uint64", [1, 1]),
+        "index": ("uint64", [1, 1]),
+        "noise": ("float32", image),
+    }
+    assert [tensor.name for tensor in config.input if not tensor.optional] == ["label"]
+    version = folder / "model_repository" / "tiny" / "1"
+    assert run.read_stage(version / "artifact").sha256 == artifact.sha256
+    assert (version / "noise.py").read_bytes() == Path(noise.__file__).read_bytes()
+    assert run.read_stage(folder).figures == {"model": "tiny", "backend": "python", "num_inference_steps": 4}
+
+
+def test_the_onnxruntime_config_declares_the_sampler_graph_and_the_graph_runs_on_it(
+    graph_package: run.Stage, tiny_run: Path
+) -> None:
+    artifact, folder = artifact_of(tiny_run), graph_package.folder
+    config = config_of(folder)
+    check_common(config, folder, artifact)
+    assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
+    assert inputs_of(config, 3) == manifest_inputs(artifact, 3)
+    version = folder / "model_repository" / "tiny" / "1"
+    session = onnxruntime.InferenceSession(str(version / config.default_model_filename))
+    generator = np.random.default_rng(0)
+    feeds: dict[str, Any] = {
+        name: generator.standard_normal(shape).astype(dtype) if dtype == "float32" else np.arange(3)
+        for name, (dtype, shape) in inputs_of(config, 3).items()
+    }
+    feeds["w"] = np.full_like(feeds["w"], 3.0)
+    (images,) = session.run([config.output[0].name], feeds)
+    assert list(images.shape) == [3, *config.output[0].dims] and images.dtype == np.float32
+    described = artifact.manifest["artifact"]
+    plan = sampling.plan(Recipe.model_validate(artifact.manifest["recipe"]).sampling, 1000, scale=3.0)
+    assert list(plan.timesteps) == described["sampler"]["timesteps"]
+    with dashdeploy.runtime.open(tiny_run / "student") as student:  # torch's own loop
+        expected = student.sample(torch.from_numpy(feeds["noise"]), torch.from_numpy(feeds["y"]), plan)
+    assert np.abs(images - expected.numpy()).max() < 1e-4
+
+
+def test_weights_beside_the_graph_are_carried_along(tiny_run: Path, tmp_path: Path) -> None:
+    whole = artifact_of(tiny_run)
+    shutil.copytree(whole.folder, tmp_path / "artifact")
+    path, weights = tmp_path / "artifact" / "sampler.onnx", "sampler.onnx.data"
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights)
+    artifact = run.Stage(tmp_path / "artifact", json.loads((tmp_path / "artifact" / run.MANIFEST).read_text()))
+    artifact.manifest["artifact"]["graphs"]["sampler"]["files"].append(weights)
+    config = write(writer("triton-onnxruntime"), tmp_path / "package", artifact)
+    version = tmp_path / "package" / "model_repository" / "tiny" / "1"
+    assert {file.name for file in version.iterdir()} == {config.default_model_filename, weights}
+    onnxruntime.InferenceSession(str(version / config.default_model_filename))
+
+
+def test_the_tensorrt_config_declares_the_engine_and_its_widest_profile(tiny_run: Path, tmp_path: Path) -> None:
+    artifact = as_tensorrt(artifact_of(tiny_run), tmp_path / "artifact")
+    config = write(writer("triton-tensorrt"), tmp_path / "package", artifact)
+    check_common(config, tmp_path / "package", artifact)
+    assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
+    assert inputs_of(config, 5) == manifest_inputs(artifact, 5)
+    (group,) = config.instance_group
+    assert group.kind == pb.ModelInstanceGroup.KIND_GPU and list(group.profile) == ["1"]
+    version = tmp_path / "package" / "model_repository" / "tiny" / "1"
+    assert [path.name for path in version.iterdir()] == [config.default_model_filename] == ["model.plan"]
+    assert "nvidia.com/gpu" in (tmp_path / "package" / "kubernetes" / "inferenceservice.yaml").read_text()
+
+
+def test_the_graph_output_may_be_bytes(tiny_run: Path) -> None:
+    described = json.loads(json.dumps(artifact_of(tiny_run).manifest["artifact"]))
+    described["graphs"]["sampler"]["outputs"][0]["dtype"] = SamplerGraph(output="uint8").output
+    what = writer("triton-onnxruntime").what
+    message = triton_config.config(what, described, name="m", timesteps=[1], guidance=[2.0])
+    parsed = text_format.Parse(triton_config.text(message), pb.ModelConfig())
+    assert parsed.output[0].data_type == pb.TYPE_UINT8
+
+
+def test_artifacts_that_a_backend_cannot_run_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    plain = artifact_of(tiny_run)
+    engine = as_tensorrt(plain, tmp_path / "engine")
+    with pytest.raises(UserError, match=r"tensorrt_plan runs artifacts for tensorrt, and this one is for onnxruntime"):
+        writer("triton-tensorrt").check(plain)
+    with pytest.raises(UserError, match=r"python runs artifacts for onnxruntime, and this one is for tensorrt\b.*onnx"):
+        writer("triton").check(engine)
+    with pytest.raises(UserError, match=r"onnxruntime_onnx runs artifacts for onnxruntime"):
+        writer("triton-onnxruntime").check(engine)
+    with pytest.raises(UserError, match=r"up to 65 images into a batch.* at most 64\. Lower max_batch_size"):
+        writer("triton-tensorrt", max_batch_size=65).check(engine)
+    with pytest.raises(UserError, match=r"profile begins at 2 images. Set min to 1"):
+        writer("triton-tensorrt").check(as_tensorrt(plain, tmp_path / "late", min=2))
+    del engine.manifest["artifact"]["graphs"]["sampler"]
+    with pytest.raises(
+        UserError, match=r"runs the sampler graph, and this artifact has guided, cond, step. Add sampler"
+    ):
+        writer("triton-tensorrt").check(engine)
+
+
+def test_guidance_over_time_becomes_the_default_of_each_step(tiny_run: Path) -> None:
+    artifact = artifact_of(tiny_run)
+    recipe = Recipe.model_validate(artifact.manifest["recipe"])
+    tag = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"guidance": Tag()})})
+    described = {k: v for k, v in artifact.manifest["artifact"].items() if k != "sampler"}
+    steps, scales = package_triton.schedule(described, tag)
+    plan = sampling.plan(tag.sampling, described["num_train_timesteps"])
+    assert (tuple(steps), tuple(scales)) == (plan.timesteps, plan.weights)
+    assert len(set(scales)) == 4
+
+
+def test_class_names_of_any_kind_survive_the_config(tiny_run: Path) -> None:
+    names = ['a "quoted" name', "Lokomotive über Brücke", "back\\slash", "\U0001f642"]
+    described = {**artifact_of(tiny_run).manifest["artifact"], "classes": names}
+    message = triton_config.config(writer("triton").what, described, name="m", timesteps=[1], guidance=[2.0])
+    parsed = text_format.Parse(triton_config.text(message), pb.ModelConfig())
+    assert json.loads(parsed.parameters["classes"].string_value) == names
+
+
+def test_a_config_that_triton_does_not_know_is_refused() -> None:
+    with pytest.raises(UserError, match=r"m/config.pbtxt: Triton does not read it .*max_batch"):
+        triton_config.check("max_batch: 3", source="m/config.pbtxt")
+
+
+def test_a_package_is_written_again_only_when_it_changes(tiny_run: Path, python_package: run.Stage) -> None:
+    manifest = python_package.folder / run.MANIFEST
+    before = manifest.stat().st_mtime_ns
+    same = package.Package.model_validate(python_package.manifest["inputs"]["package"])
+    assert write_package(tiny_run, same).sha256 == python_package.sha256
+    assert manifest.stat().st_mtime_ns == before
+    other = same.model_copy(update={"name": "other", "package": same.package.model_copy(update={"model_name": "m"})})
+    assert (write_package(tiny_run, other).folder / "model_repository" / "m").is_dir()
+
+
+def test_the_client_reads_labels_by_number_range_and_name(client: ModuleType) -> None:
+    classes = ["cat", "dog-like", "horse"]
+    assert client.find_labels("0-2,horse,dog-like,1", classes) == [0, 1, 2, 2, 1, 1]
+    with pytest.raises(SystemExit, match=r"no class 'cow'; expected 0 … 2 or one of cat, dog-like, horse"):
+        client.find_labels("cow", classes)
+
+
+@pytest.mark.parametrize(("channels", "suffix"), [(1, ".png"), (3, ".png"), (1, ".pgm"), (3, ".ppm")])
+def test_the_client_writes_pictures_that_others_read(
+    client: ModuleType, tmp_path: Path, channels: int, suffix: str
+) -> None:
+    images = np.random.default_rng(0).uniform(-1.1, 1.1, (5, channels, 4, 6)).astype(np.float32)
+    pixels = client.grid(client.to_uint8(images), 3)
+    assert pixels.shape == (8, 18, channels)
+    assert np.array_equal(client.to_uint8(images), sampling.to_uint8(torch.from_numpy(images)).numpy())
+    assert np.array_equal(pixels[4:, 6:12], client.to_uint8(images)[4].transpose(1, 2, 0))
+    path = tmp_path / f"grid{suffix}"
+    client.write_picture(path, pixels)
+    with Image.open(path) as picture:
+        assert np.array_equal(np.asarray(picture).reshape(pixels.shape), pixels)
