@@ -116,6 +116,7 @@ class Model:
     def sample(
         self,
         labels: NDArray[np.int64],
+        /,
         *,
         noise: NDArray[np.float32] | None = None,
         scale: Guidance | None = None,

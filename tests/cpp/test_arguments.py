@@ -11,6 +11,7 @@ from library import Info, Library, Model, OpenOptions, Request, StatusError, gui
 
 LABELS = np.array([1, 2])
 NAN = float("nan")
+BROKEN_SCHEDULE = np.array([1, NAN, 1, 1], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def model(library: Library, artifact: Path):
         ({"guidance": guidance("interval", w=3, low=0.8, high=0.2)}, "0 <= low < high <= 1"),
         ({"guidance": guidance("interval", w=3, low=0.5, high=1.5)}, "0 <= low < high <= 1"),
         ({"guidance": guidance("schedule")}, "schedule is NULL"),
-        ({"guidance": guidance("schedule", np.array([1, NAN, 1, 1], np.float32))}, "the scale of step 1 is nan"),
+        ({"guidance": guidance("schedule", BROKEN_SCHEDULE)}, "the scale of step 1 is nan"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(model: Model, fields: dict, text: str) -> None:

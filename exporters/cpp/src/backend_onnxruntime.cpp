@@ -200,13 +200,14 @@ class OnnxRuntime final : public Backend {
     check(api().CreateSessionFromArray(env_.get(), model.data(), model.size(), options.get(), &session), graph.file);
     Opened opened;
     opened.session = owned(session, api().ReleaseSession);
-    describe(opened, graph.file);
+    describe(opened, graph);
     return opened;
   }
 
   // Names of inputs and output, whose types and shapes are those that the manifest tells of: buffers are made by them.
-  void describe(Opened &opened, const std::string &file) const {
-    const std::vector<std::string> known = {"x", "t", "t_prev", "y", "w"};
+  void describe(Opened &opened, const Graph &graph) const {
+    const std::vector<std::string> &known = graph.inputs;
+    const std::string &file = graph.file;
     OrtAllocator *allocator = nullptr;
     check(api().GetAllocatorWithDefaultOptions(&allocator), "memory");
     const auto text = [&](char *name) {
@@ -228,7 +229,8 @@ class OnnxRuntime final : public Backend {
           !fits(owned(info, api().ReleaseTypeInfo), found))
         fail(DD_DAMAGED, file, ": its input ", found, " is not what the manifest says");
     }
-    if (outputs != 1) fail(DD_DAMAGED, file, ": it has ", outputs, " outputs; expected 1");
+    if (inputs != known.size() || outputs != 1)
+      fail(DD_DAMAGED, file, ": its inputs and outputs are not what the manifest says");
     char *name = nullptr;
     check(api().SessionGetOutputName(opened.session.get(), 0, allocator, &name), file);
     opened.output = text(name);

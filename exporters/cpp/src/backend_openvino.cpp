@@ -1,4 +1,5 @@
 // OpenVINO on CPUs.
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <mutex>
@@ -102,28 +103,27 @@ class OpenVino final : public Backend {
     ov::Tensor tensor(ov::element::u8, {weights.size()});
     std::copy(weights.begin(), weights.end(), tensor.data<char>());
     auto model = core_.read_model(artifact.read(graph.file), tensor);
-    check(*model, graph.file);
+    check(*model, graph);
     return model;
   }
 
   // The graph's own types and shapes are those that the manifest tells of: buffers are made by them.
-  void check(const ov::Model &model, const std::string &file) const {
+  void check(const ov::Model &model, const Graph &graph) const {
     const ov::PartialShape image = {-1, manifest_.channels, manifest_.height, manifest_.width}, row = {-1};
-    const std::vector<std::pair<std::string, bool>> names = {
-        {"x", true}, {"t", false}, {"t_prev", false}, {"y", false}, {"w", false}};
-    std::size_t known = 0;
+    bool whole = model.inputs().size() == graph.inputs.size() && model.outputs().size() == 1;
     for (const auto &input : model.inputs())
-      for (const auto &[name, is_image] : names) {
+      for (const std::string &name : graph.inputs) {
         if (input.get_names().count(name) == 0) continue;
-        const auto type = is_image || name == "w" ? ov::element::f32 : ov::element::i64;
-        if (input.get_element_type() != type || input.get_partial_shape() != (is_image ? image : row))
-          fail(DD_DAMAGED, file, ": its input ", name, " is not what the manifest says");
-        ++known;
+        const auto type = name == "x" || name == "w" ? ov::element::f32 : ov::element::i64;
+        if (input.get_element_type() != type || input.get_partial_shape() != (name == "x" ? image : row))
+          fail(DD_DAMAGED, graph.file, ": its input ", name, " is not what the manifest says");
       }
-    const bool whole = known == model.inputs().size() && model.outputs().size() == 1;
+    for (const std::string &name : graph.inputs)
+      whole = whole && std::any_of(model.inputs().begin(), model.inputs().end(),
+                                   [&](const auto &input) { return input.get_names().count(name) != 0; });
     if (!whole || model.output().get_element_type() != ov::element::f32 ||
         !model.output().get_partial_shape().compatible(image))
-      fail(DD_DAMAGED, file, ": its inputs and outputs are not what the manifest says");
+      fail(DD_DAMAGED, graph.file, ": its inputs and outputs are not what the manifest says");
   }
 
   // Wide: all threads work on one call. Narrow: each thread is a stream of its own, and a call runs on one of them.

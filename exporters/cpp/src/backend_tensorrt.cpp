@@ -324,7 +324,7 @@ class TensorRt final : public Backend {
       const std::string plan = artifact.read(graph.file);
       engines_.emplace_back(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
       if (!engines_.back()) fail(DD_BACKEND, graph.file, ": ", kTitle, " cannot load it (", logger_.last(), ")");
-      check_tensors(*engines_.back(), graph.file);
+      check_tensors(*engines_.back(), graph);
     }
   }
 
@@ -338,7 +338,9 @@ class TensorRt final : public Backend {
 
  private:
   // The engine's own types and shapes are those that the manifest tells of: buffers are made by them.
-  void check_tensors(const nvinfer1::ICudaEngine &engine, const std::string &file) const {
+  void check_tensors(const nvinfer1::ICudaEngine &engine, const Graph &graph) const {
+    if (engine.getNbIOTensors() != static_cast<std::int32_t>(graph.inputs.size()) + 1)
+      fail(DD_DAMAGED, graph.file, ": its inputs and outputs are not what the manifest says");
     const std::int64_t sides[] = {manifest_.channels, manifest_.height, manifest_.width};
     for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
       const std::string name = engine.getIOTensorName(i);
@@ -348,7 +350,7 @@ class TensorRt final : public Backend {
           found.nbDims == (image ? 4 : 1) &&
           engine.getTensorDataType(name.c_str()) == (real ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kINT64);
       for (int k = 1; fits && image && k < 4; ++k) fits = found.d[k] == sides[k - 1];
-      if (!fits) fail(DD_DAMAGED, file, ": its tensor ", name, " is not what the manifest says");
+      if (!fits) fail(DD_DAMAGED, graph.file, ": its tensor ", name, " is not what the manifest says");
     }
   }
 

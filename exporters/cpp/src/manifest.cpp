@@ -180,6 +180,7 @@ void graph(const std::string &name, const Reader &value, Manifest &artifact) {
   if (known == contract.end()) return;  // the sampler graph, or one of a later version
   const auto &[names, output] = known->second;
   Graph found;
+  found.inputs = names;
   found.file = file_name(value.at("file"), value.at("file").text());
   for (const Reader &item : value.at("files").items(1024)) found.files.push_back(file_name(item, item.text()));
   for (const std::string &file : {found.file})

@@ -26,6 +26,7 @@ struct Engine {
 struct Graph {
   std::string file;                // that the backend loads
   std::vector<std::string> files;  // with its weights
+  std::vector<std::string> inputs;
   std::optional<Engine> engine;
 };
 

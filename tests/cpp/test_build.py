@@ -1,0 +1,180 @@
+"""Building as users do: the emitted folder without Python, find_package, add_subdirectory, C, a missing library."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from building import OPENVINO, SOURCES, WARNINGS, build, configure, json_headers, run, tool
+
+APPLICATION = """\
+cmake_minimum_required(VERSION 3.20)
+project(app CXX)
+{found}
+add_executable(app main.cpp)
+target_link_libraries(app PRIVATE dashdeploy::dashdeploy)
+"""
+
+
+@pytest.fixture
+def application(tmp_path: Path, package: Path):
+    """A project of a user's own around the 40-line example; `found` says how it finds the runtime."""
+
+    def make(found: str, *options: str) -> Path:
+        source = tmp_path / "app"
+        source.mkdir()
+        (source / "CMakeLists.txt").write_text(APPLICATION.format(found=found))
+        (source / "main.cpp").write_text((package / "example" / "main.cpp").read_text())
+        return build(source, tmp_path / "built", *options) / "app"
+
+    return make
+
+
+def test_the_emitted_folder_builds_and_samples_where_there_is_no_python(package: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("c++", "ld", "as", "ar", "ranlib"):
+        (programs / name).symlink_to(Path(tool(name)).resolve())
+    (programs / "ninja").symlink_to(real_ninja())
+    cmake = real_cmake()
+    empty = {"PATH": str(programs), "HOME": str(tmp_path)}
+
+    def call(*command: str | Path) -> str:
+        done = subprocess.run(list(map(str, command)), cwd=package, env=empty, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with pytest.raises(FileNotFoundError):
+        subprocess.run(["python3"], env=empty)
+    folder = tmp_path / "build"
+    options = (f"-DOpenVINO_DIR={OPENVINO}", f"-DNLOHMANN_JSON_INCLUDE_DIR={json_headers()}")
+    said = call(cmake, "-B", folder, "-G", "Ninja", "-DDASHDEPLOY_BACKENDS=openvino", *options)
+    assert "dashdeploy backend openvino: 20" in said
+    call(cmake, "--build", folder)
+    out = tmp_path / "samples.ppm"
+    sample = folder / "dashdeploy-sample"
+    assert call(sample, "artifact", "--labels", "0-9", "-w", "3", "--seed", "7", "--out", out) == f"{out}\n"
+    assert out.read_bytes().startswith(b"P6\n32 320\n255\n")
+
+
+def real_cmake() -> str:
+    """CMake's own program: the one that its Python package brings is started by Python."""
+    import cmake
+
+    return str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
+
+
+def real_ninja() -> str:
+    import ninja
+
+    return str(Path(ninja.BIN_DIR) / "ninja")
+
+
+def test_an_installed_runtime_is_found_by_find_package(released: Path, artifact: Path, tmp_path: Path, application):
+    prefix = tmp_path / "prefix"
+    done = run(tool("cmake"), "--install", released, "--prefix", prefix)
+    assert done.returncode == 0, done.stderr
+    app = application("find_package(dashdeploy 1.0 REQUIRED)", f"-DCMAKE_PREFIX_PATH={prefix}")
+    done = run(app, artifact)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("class ") == 4
+    assert "step 100 of 100" in done.stderr
+    assert (prefix / "bin" / "dashdeploy-sample").is_file()
+
+
+def test_a_static_runtime_is_built_in_a_project_by_add_subdirectory(package: Path, artifact: Path, application) -> None:
+    found = f"set(BUILD_SHARED_LIBS OFF)\nadd_subdirectory({package} dashdeploy)"
+    app = application(found, f"-DOpenVINO_DIR={OPENVINO}", "-DDASHDEPLOY_BACKENDS=openvino")
+    assert not list(app.parent.rglob("dashdeploy-sample")), "tools belong to the project's own build alone"
+    done = run(app, artifact)
+    assert done.returncode == 0, done.stderr
+    done = run(app, artifact / "nothing")
+    assert (done.returncode, done.stderr.split(":")[0]) == (1, "not found")
+
+
+@pytest.mark.parametrize("language", ["c11", "c++17"])
+def test_the_headers_compile_without_warnings(language: str, tmp_path: Path) -> None:
+    compiler, header = ("cc", "dashdeploy.h") if language == "c11" else ("c++", "dashdeploy.hpp")
+    source = tmp_path / ("main.c" if language == "c11" else "main.cpp")
+    zero = "{0}" if language == "c11" else "{}"
+    source.write_text(
+        f"#include <dashdeploy/{header}>\nint main(void) {{ dd_request r = {zero}; return (int)r.size; }}\n"
+    )
+    command = (tool(compiler), f"-std={language}", *WARNINGS, f"-I{SOURCES / 'include'}", "-fsyntax-only", source)
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_c_header_stays_readable() -> None:
+    assert len((SOURCES / "include" / "dashdeploy" / "dashdeploy.h").read_text().splitlines()) <= 150
+    assert len((SOURCES / "example" / "main.cpp").read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            ["-DDASHDEPLOY_BACKENDS=onnxruntime"],
+            r"asks for onnxruntime, which was not found: give\s+-DONNXRUNTIME_ROOT=",
+        ),
+        (["-DDASHDEPLOY_BACKENDS=tensorrt"], r"asks for tensorrt, which was not found: give\s+-DTENSORRT_ROOT="),
+        (["-DDASHDEPLOY_BACKENDS=openvin"], "'openvin' is not known"),
+        (["-DCMAKE_DISABLE_FIND_PACKAGE_OpenVINO=ON"], "No inference library was found"),
+    ],
+)
+def test_cmake_says_which_backend_is_missing(tmp_path: Path, options: list[str], text: str) -> None:
+    done = configure(SOURCES, tmp_path / "build", *options)
+    assert done.returncode != 0
+    assert re.search(text, done.stderr), done.stderr
+
+
+def test_a_warm_loop_allocates_nothing_of_its_own(released: Path, artifact: Path, tmp_path: Path) -> None:
+    program = tmp_path / "allocations"
+    source = Path(__file__).parent / "allocations.cpp"
+    flags = ("-std=c++17", "-O1", "-rdynamic", f"-I{SOURCES / 'include'}", f"-L{released}", f"-Wl,-rpath,{released}")
+    done = run(tool("c++"), *flags, source, "-o", program, "-ldashdeploy", "-ldl")
+    assert done.returncode == 0, done.stderr
+    assert run(program, artifact).stdout == "counted 0\n"
+
+
+def test_pictures_are_what_the_values_are(released: Path, artifact: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    common = ("--labels", "3,7", "--columns", "2", "--seed", "7")
+    for name in ("a.f32", "a.png", "a.ppm", "a.pgm"):
+        options = () if name.endswith("f32") else ("--scale", "1")
+        done = run(released / "dashdeploy-sample", artifact, *common, *options, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    values = np.fromfile(tmp_path / "a.f32", np.float32).reshape(2, 2, 8, 8)
+    expected = np.round((values + 1) * 127.5).astype(np.uint8).transpose(0, 2, 1, 3).reshape(16, 16)
+    for name in ("a.png", "a.ppm", "a.pgm"):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / name).convert("L")), expected), name
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "ARTIFACT is missing"),
+        (["--labels", "11"], "--labels is '11'; expected a whole number from 0 to 9"),
+        (["--labels", "3,"], "--labels is ''"),
+        (["-w", "much"], "'much' is not a number"),
+        (["-w", "3@0.2"], "expected an interval as in 3@0.2-0.8"),
+        (["--seed", "-1"], "--seed is '-1'"),
+        (["--steps", "99999999999999999999"], "--steps is '99999999999999999999'"),
+        (["--colour", "red"], "unknown option --colour"),
+        (["--out"], "--out needs a value"),
+        (["--out", "a.jpg"], "expected a name that ends in .png"),
+        (["--out", "/nonexistent/a.png"], "cannot be written"),
+        (["--noise", "/nonexistent/n.f32"], "/nonexistent/n.f32: cannot be read"),
+        (["--steps", "1001"], "invalid argument: steps is 1001"),
+    ],
+)
+def test_the_program_names_what_it_cannot_use(released: Path, artifact: Path, tmp_path: Path, options, text) -> None:
+    given = [artifact, *options] if options else []
+    done = run(released / "dashdeploy-sample", *given, cwd=tmp_path)
+    assert done.returncode != 0
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,230 @@
+"""Damaged and mismatched artifact folders: a status and a line of text for each, no crash, under the sanitizers.
+
+Where a case edits the manifest, its own hash is written anew: what is refused is the content, not the hash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from building import run
+from conftest import seal
+
+from dashdeploy.run import file_sha256
+
+NOT_FOUND, DAMAGED, UNSUPPORTED, BACKEND = "not found", "damaged", "unsupported", "backend error"
+CODES = {NOT_FOUND: 12, DAMAGED: 13, UNSUPPORTED: 14, BACKEND: 15}
+Damage = Callable[[Path], None]
+CASES: dict[str, tuple[Damage, str, str]] = {}
+
+
+def case(name: str, status: str, text: str) -> Callable[[Damage], Damage]:
+    def add(damage: Damage) -> Damage:
+        assert name not in CASES
+        CASES[name] = (damage, status, text)
+        return damage
+
+    return add
+
+
+def edited(name: str, path: str, value: Any, status: str, text: str) -> None:
+    """A case that sets one value of the manifest; path as in artifact graphs step file."""
+
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        *parents, last = (int(part) if part.isdecimal() else part for part in path.split())
+        at = manifest
+        for part in parents:
+            at = at[part]
+        if value is KeyError:
+            del at[last]
+        else:
+            at[last] = value
+        seal(folder, json.dumps(manifest).encode())
+
+    case(name, status, text)(damage)
+
+
+def text_of(name: str, change: Callable[[bytes], bytes], status: str, text: str, *, sealed: bool = True) -> None:
+    """A case that changes the manifest's bytes."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "manifest.json"
+        path.write_bytes(change(path.read_bytes()))
+        if sealed:
+            seal(folder)
+
+    case(name, status, text)(damage)
+
+
+def listed(folder: Path, name: str) -> None:
+    """Vouch for a file's present content."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = file_sha256(folder / name)
+    seal(folder, json.dumps(manifest).encode())
+
+
+# The folder and its files
+case("no folder", NOT_FOUND, "no such folder")(shutil.rmtree)
+case("a file in the folder's place", NOT_FOUND, "no such folder")(
+    lambda folder: (shutil.rmtree(folder), folder.write_text("x"))[0]
+)
+case("no manifest", NOT_FOUND, "not an artifact (it has no manifest.json)")(
+    lambda folder: (folder / "manifest.json").unlink()
+)
+case("no sidecar", DAMAGED, "it holds the manifest's own SHA-256")(
+    lambda folder: (folder / "manifest.json.sha256").unlink()
+)
+case("an empty sidecar", DAMAGED, "damaged or changed since it was made")(
+    lambda folder: (folder / "manifest.json.sha256").write_bytes(b"")
+)
+case("a sidecar of megabytes", DAMAGED, "expected at most 4096")(
+    lambda folder: (folder / "manifest.json.sha256").write_bytes(b"0" * 5_000_000)
+)
+case("a missing graph", NOT_FOUND, "step.xml: no such file")(lambda folder: (folder / "step.xml").unlink())
+case("missing weights", NOT_FOUND, "step.bin: no such file")(lambda folder: (folder / "step.bin").unlink())
+case("a folder in a file's place", NOT_FOUND, "cond.xml: no such file")(
+    lambda folder: ((folder / "cond.xml").unlink(), (folder / "cond.xml").mkdir())[0]
+)
+
+
+@case("truncated weights", DAMAGED, "step.bin: damaged or changed")
+def _(folder: Path) -> None:
+    with (folder / "step.bin").open("r+b") as file:
+        file.truncate(1000)
+
+
+@case("a flipped bit", DAMAGED, "guided.bin: damaged or changed")
+def _(folder: Path) -> None:
+    data = bytearray((folder / "guided.bin").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "guided.bin").write_bytes(data)
+
+
+@case("an appended byte", DAMAGED, "step.xml: damaged or changed")
+def _(folder: Path) -> None:
+    with (folder / "step.xml").open("ab") as file:
+        file.write(b"\n")
+
+
+@case("an empty graph that is vouched for", BACKEND, "OpenVINO, reading the graphs")
+def _(folder: Path) -> None:
+    (folder / "step.xml").write_bytes(b"")
+    listed(folder, "step.xml")
+
+
+@case("a graph that is no XML", BACKEND, "OpenVINO, reading the graphs")
+def _(folder: Path) -> None:
+    (folder / "step.xml").write_bytes(b"\x7fELF" * 100)
+    listed(folder, "step.xml")
+
+
+@case("vouched-for weights that are too short", BACKEND, "OpenVINO, reading the graphs")
+def _(folder: Path) -> None:
+    (folder / "step.bin").write_bytes((folder / "step.bin").read_bytes()[:64])
+    listed(folder, "step.bin")
+
+
+@case("the cond graph in the step graph's place", DAMAGED, "step.xml: its inputs and outputs are not what")
+def _(folder: Path) -> None:
+    for suffix in ("xml", "bin"):
+        shutil.copy(folder / f"cond.{suffix}", folder / f"step.{suffix}")
+        listed(folder, f"step.{suffix}")
+
+
+@case("a link out of the folder", DAMAGED, "'step.bin', which leads out of its folder")
+def _(folder: Path) -> None:
+    outside = folder.with_name("outside.bin")
+    (folder / "step.bin").rename(outside)
+    (folder / "step.bin").symlink_to(outside)
+
+
+@case("a link to itself", NOT_FOUND, "step.bin: no such file")
+def _(folder: Path) -> None:
+    (folder / "step.bin").unlink()
+    (folder / "step.bin").symlink_to("step.bin")
+
+
+# The manifest's text
+text_of("an edited manifest", lambda t: t.replace(b'"seed"', b'"seeD"'), DAMAGED, "since it was made", sealed=False)
+text_of("an empty manifest", lambda t: b"", DAMAGED, "not JSON")
+text_of("a truncated manifest", lambda t: t[: len(t) // 2], DAMAGED, "not JSON")
+text_of("invalid UTF-8", lambda t: t.replace(b'"stage": "', b'"stage": "\xff\xfe\xc0'), DAMAGED, "not JSON")
+text_of("invalid UTF-8 in a message", lambda t: b"\xf0\x28\x8c\x28" + t, DAMAGED, "not JSON")
+text_of("zero bytes", lambda t: bytes(5000), DAMAGED, "not JSON")
+text_of("a list", lambda t: b"[1, 2]", DAMAGED, "the manifest must be an object")
+text_of("a number", lambda t: b"7", DAMAGED, "the manifest must be an object")
+text_of("deep nesting", lambda t: b"[" * 200_000 + b"]" * 200_000, DAMAGED, "the manifest must be an object")
+text_of("a manifest of 70 MB", lambda t: t + b" " * 70_000_000, DAMAGED, "bytes; expected at most 67108864")
+text_of("not a number", lambda t: t.replace(b'"format": 2', b'"format": NaN'), DAMAGED, "not JSON")
+
+# Its values
+edited("an older format", "format", 1, UNSUPPORTED, "format 1; this library reads 2")
+edited("a later format", "format", 3, UNSUPPORTED, "format 3; this library reads 2")
+edited("a format in words", "format", "2", DAMAGED, "format must be a whole number")
+edited("no artifact", "artifact", KeyError, DAMAGED, "the manifest has no artifact")
+edited("no files", "files", KeyError, DAMAGED, "the manifest has no files")
+edited("another backend", "artifact backend", "onnxruntime", UNSUPPORTED, "built with: openvino")
+edited("an unknown backend", "artifact backend", "abacus", UNSUPPORTED, "for the backend 'abacus'")
+edited("huge images", "artifact image_shape", [60000, 60000, 60000], DAMAGED, "image_shape has more than")
+edited("sizes past 64 bits", "artifact image_shape", [2**70, 8, 8], DAMAGED, "image_shape must be")
+edited("no channels", "artifact image_shape", [0, 8, 8], DAMAGED, "image_shape must be in 1")
+edited("two sides", "artifact image_shape", [8, 8], DAMAGED, "must be (channels, height, width)")
+edited("sides unlike the graphs'", "artifact image_shape", [1, 8, 16], DAMAGED, "is not that of image_shape")
+edited("a negative number of classes", "artifact num_classes", -4, DAMAGED, "num_classes must be in 1")
+edited("too many classes for the names", "artifact num_classes", 11, DAMAGED, "10 names for 11 classes")
+edited("another null class", "artifact null_class", 3, DAMAGED, "null_class must be num_classes, 10")
+edited("a beta of one", "artifact betas 3", 1.0, DAMAGED, "betas must be between 0 and 1")
+edited("a beta in words", "artifact betas 3", "small", DAMAGED, "betas must be a number")
+edited("too few betas", "artifact betas", [0.1], DAMAGED, "1 values for 1000 timesteps")
+edited("steps past T", "artifact sampling num_inference_steps", 5000, DAMAGED, "must be in 1 ... 1000")
+edited("an unknown spacing", "artifact sampling timestep_spacing", "random", DAMAGED, "known: leading, linspace")
+edited("an unknown guidance", "artifact sampling guidance", {"kind": "magic"}, DAMAGED, "known: interval, tag")
+edited("v-prediction", "artifact prediction_type", "v_prediction", DAMAGED, "known: epsilon")
+edited("no graphs", "artifact graphs", {}, DAMAGED, "neither a step nor a guided graph")
+edited("an unlisted file", "artifact graphs step file", "other.xml", DAMAGED, "'other.xml', which files does not list")
+edited("a graph outside", "artifact graphs step file", "../step.xml", DAMAGED, "not a file inside of the artifact")
+edited("an absolute path", "files /etc/passwd", "0" * 64, DAMAGED, "'/etc/passwd', which is not a file inside")
+edited("a path upwards", "files a/../../b", "0" * 64, DAMAGED, "which is not a file inside")
+edited("a hash that is none", "files extra", "12", DAMAGED, "is not a SHA-256")
+edited("a listed file that is not there", "files extra", "0" * 64, NOT_FOUND, "extra: no such file")
+edited("a missing input", "artifact graphs step inputs 4", KeyError, DAMAGED, "4 inputs and 1 outputs; expected 5")
+edited("inputs in another order", "artifact graphs step inputs 0 name", "t", DAMAGED, "name must be x")
+edited("another type", "artifact graphs step inputs 1 dtype", "int32", DAMAGED, "dtype of t must be int64")
+edited("another rank", "artifact graphs step inputs 0 shape", ["batch"], DAMAGED, "shape of x has 1 dimensions")
+edited("a clip in words", "artifact clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
+
+
+def test_there_are_fifty_of_them() -> None:
+    assert len(CASES) >= 50
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_damaged_folder_is_refused_with_its_reason(
+    name: str, artifact: Path, sanitized: Path, tmp_path: Path, sanitizer_environment: dict[str, str]
+) -> None:
+    damage, status, text = CASES[name]
+    folder = tmp_path / "artifact"
+    shutil.copytree(artifact, folder, copy_function=os.link)
+    for path in ("manifest.json", "manifest.json.sha256", "step.xml", "step.bin", "guided.bin", "cond.xml"):
+        (folder / path).unlink()  # these are changed: not through a link
+        shutil.copy(artifact / path, folder / path)
+    damage(folder)
+    done = run(sanitized / "dashdeploy-sample", folder, "--info", env=sanitizer_environment)
+    assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr
+    assert done.stderr.startswith(f"error: {status}: "), done.stderr
+    assert text in done.stderr
+    assert done.returncode == CODES[status]
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unharmed_folder_is_taken(artifact: Path, sanitized: Path, sanitizer_environment: dict[str, str]) -> None:
+    done = run(sanitized / "dashdeploy-sample", artifact, "--info", env=sanitizer_environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "classes     10" in done.stdout
