@@ -76,9 +76,30 @@ def int8_tradeoff(result: Result) -> str:
     return f"{intro}\n\n{table(headings, rows)}\n"
 
 
+def triton(result: Result) -> str:
+    """A row for each number of clients: images/s, latency and batch with dynamic batching on and off."""
+    found = {(row["clients"], row["batching"]): row for row in result["rows"]}
+    rows = []
+    for clients in dict.fromkeys(row["clients"] for row in result["rows"]):
+        on, off = found[clients, "on"], found[clients, "off"]
+        latencies = [f"{row['p50_ms']:,.0f} / {row['p99_ms']:,.0f}" for row in (on, off)]
+        rates = [f"{row['images_per_s']:,.1f}" for row in (on, off)]
+        ratio = on["images_per_s"] / off["images_per_s"]
+        rows.append([str(clients), *rates, f"{ratio:.2f}×", *latencies, f"{on['images_per_batch']:.1f}"])
+    headings = ["Clients", "Images/s, on", "off", "on ÷ off", "p50 / p99 (ms), on", "off", "Images per batch, on"]
+    intro = (
+        f"Dynamic batching on and off, {result['num_inference_steps']} guided steps, random labels, guidance and seeds "
+        f"over gRPC on the loopback address, clients on the same cores. {result['threads']} threads, queue delay "
+        f"{result['max_queue_delay_us']} µs, medians of {result['rounds']} rounds of {result['seconds']:g} s in turns. "
+        f"{where(result)}, nvidia-pytriton {result['versions']['nvidia-pytriton']}."
+    )
+    return f"{intro}\n\n{table(headings, rows)}\n"
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "cpu-artifacts": cpu_artifacts,
     "sampler-forms": sampler_forms,
     "int8-tradeoff": int8_tradeoff,
+    "triton": triton,
 }
 """How a result's file name begins -> its renderer."""

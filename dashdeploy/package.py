@@ -35,7 +35,11 @@ class Triton(Model):
     max_queue_delay_us: Count = Field(
         2000, description="microseconds that a request may wait for others to join its batch"
     )
-    max_queue_size: Count = Field(1024, description="requests that may wait; more are refused at once. 0: no limit")
+    max_queue_size: Count = Field(
+        0,
+        description="requests that may wait; more are refused at once. 0: no limit. With a limit Triton prepares no "
+        "batch while another runs, and may leave a request that comes just then waiting for half a second",
+    )
     instances: Positive = Field(1, description="copies of the model that run at the same time on each device")
     threads: Positive | None = Field(None, description="CPU threads of one instance; null: the server's choice")
     max_replicas: Positive = Field(4, description="Kubernetes example: replicas that autoscaling may start")

@@ -46,7 +46,7 @@ def config(
         "instance_group": [instance_group(what, artifact)],
         "dynamic_batching": {
             "max_queue_delay_microseconds": what.max_queue_delay_us,
-            "default_queue_policy": {"max_queue_size": what.max_queue_size},
+            **({"default_queue_policy": {"max_queue_size": what.max_queue_size}} if what.max_queue_size else {}),
         },
         "parameters": _parameters(what, artifact, timesteps, guidance),
         "model_warmup": [

@@ -14,6 +14,8 @@ import onnxruntime
 FORMAT = 2
 """Of manifest.json."""
 CPU = "CPUExecutionProvider"
+SMALL_MACS = 100_000_000
+"""Multiply–adds of one guided step of one image, below which an operator is not shared between threads."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -43,8 +45,8 @@ class Sampler:
     """noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 in [−1, 1].
 
     DDIM with η = 0: the step graph does one update, and here is the loop over the timesteps. On CPUs a batch is cut
-    over the threads and each part runs all its steps on one thread: a small network's operators are too short to be
-    shared. A batch of fewer images than threads shares its operators.
+    over the threads and each part runs all its steps on one thread. A batch of fewer images than threads shares its
+    operators, unless they are too short for it (SMALL_MACS).
 
     Raises:
         ValueError: the artifact is damaged, or ONNX Runtime lacks one of its providers.
@@ -61,15 +63,18 @@ class Sampler:
         def session(threads: int) -> Any:
             return open_session(folder / graph["file"], artifact["providers"], threads=threads, device_id=device_id)
 
-        self.whole = session(threads)
-        self.part = session(1) if self.threads > 1 else self.whole
+        self.part = session(1) if self.threads > 1 else session(threads)
+        self.whole = session(threads) if self.threads > 1 and artifact["macs"] >= SMALL_MACS else self.part
         self.pool = ThreadPoolExecutor(self.threads)
 
     def __call__(self, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-        if self.threads == 1 or len(y) < self.threads:
+        if len(y) < self.threads and self.whole is not self.part:
             return self._draw(self.whole, noise, y, w)
-        cut = [np.array_split(array, self.threads) for array in (noise, y, w)]
-        return np.concatenate(list(self.pool.map(self._draw, [self.part] * self.threads, *cut)))
+        parts = min(self.threads, len(y))
+        if parts == 1:
+            return self._draw(self.part, noise, y, w)
+        cut = [np.array_split(array, parts) for array in (noise, y, w)]
+        return np.concatenate(list(self.pool.map(self._draw, [self.part] * parts, *cut)))
 
     def _draw(self, session: Any, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
         x = noise

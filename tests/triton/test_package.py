@@ -92,7 +92,7 @@ def check_common(config: Any, folder: Path, artifact: run.Stage) -> None:
     described = artifact.manifest["artifact"]
     assert config.name == "tiny" and config.max_batch_size == 64
     assert config.dynamic_batching.max_queue_delay_microseconds == 2000
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == 1024
+    assert not config.dynamic_batching.HasField("default_queue_policy")
     assert config.version_policy.latest.num_versions == 1
     assert [group.count for group in config.instance_group] == [1]
     assert [(w.name, w.batch_size) for w in config.model_warmup] == [("one image", 1), ("full batch", 64)]
@@ -215,6 +215,13 @@ def test_artifacts_that_a_backend_cannot_run_are_refused(tiny_run: Path, tmp_pat
         UserError, match=r"runs the sampler graph, and this artifact has guided, cond, step. Add sampler"
     ):
         writer("triton-tensorrt").check(engine)
+
+
+def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:
+    described, what = artifact_of(tiny_run).manifest["artifact"], writer("triton", max_queue_size=7).what
+    message = triton_config.config(what, described, name="m", timesteps=[1], guidance=[2.0])
+    parsed = text_format.Parse(triton_config.text(message), pb.ModelConfig())
+    assert parsed.dynamic_batching.default_queue_policy.max_queue_size == 7
 
 
 def test_guidance_over_time_becomes_the_default_of_each_step(tiny_run: Path) -> None:
