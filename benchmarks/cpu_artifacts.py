@@ -41,9 +41,8 @@ from dashdeploy.export import (
     trajectories,
 )
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
+from dashdeploy.runtime.graphs_model import SMALL_MACS, Graphs, GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
-from dashdeploy.runtime.onnxruntime_model import SMALL_MACS
 from dashdeploy.runtime.opening import artifact_folders, open_path
 from dashdeploy.runtime.openvino_model import OpenVinoSession
 

@@ -136,7 +136,7 @@ def generate(
     device: torch.device | str = "cpu",
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """(N, C, H, W) uint8 images of `labels` (N,); image i starts from `noise.normal(seed, i, …)`, whatever its batch."""
+    """(N, C, H, W) uint8 images of `labels` (N,); image i starts from `noise.normal(seed, i, …)` in any batch."""
     interface.check_labels(labels)
     out = []
     for start in range(0, len(labels), batch_size):

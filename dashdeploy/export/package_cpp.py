@@ -15,8 +15,8 @@ ARTIFACT = "artifact"
 SDKS = {
     "openvino": "OpenVINO's C++ runtime: its archive or its apt package, then `-DOpenVINO_DIR=…/runtime/cmake`",
     "onnxruntime": "a release archive of ONNX Runtime, then `-DONNXRUNTIME_ROOT=…`",
-    "tensorrt": "the TensorRT SDK of the version that built the engines, and the CUDA toolkit, then `-DTENSORRT_ROOT=…`",
-    "tensorrt_rtx": "the SDK of TensorRT for RTX of the version that built the engines, and the CUDA toolkit, then "
+    "tensorrt": "the SDK of the TensorRT that built the engines, and the CUDA toolkit, then `-DTENSORRT_ROOT=…`",
+    "tensorrt_rtx": "the SDK of the TensorRT for RTX that built the engines, and the CUDA toolkit, then "
     "`-DTENSORRT_RTX_ROOT=…`",
 }
 """What has to be on the machine that builds, by the artifact's backend."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,8 @@ from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.model import Model
 
+SMALL_MACS = 100_000_000
+"""Multiply-adds of one guided step of one image, below which its operators are too short to share between threads."""
 COND_GAIN = 0.1
 """Share of a sampler's work that steps without guidance must save before the host loop replaces the sampler graph."""
 COND_GAIN_FEW = 0.3
@@ -214,16 +217,16 @@ def open_graphs(
     title: str,
     device: str = "cpu",
     open_narrow: Callable[[dict[str, Any], str], Session] | None = None,
-    threads: int = 1,
-    small: bool = False,
+    threads: int | None = None,
 ) -> Model:
     """A Model of an artifact folder whose manifest has been checked against its files.
 
     Args:
         open_graph: (the manifest's entry of a graph, its name) -> Session.
         title: the runtime as tables name it.
-        open_narrow: the same for one thread, which several threads may call at once; with `threads` and `small` it is
-            the sampler's, see `GraphSampler`. None: the sampler does not cut batches.
+        open_narrow: the same for one thread, which `threads` threads may call at once, see `GraphSampler`. None: the
+            sampler does not cut batches.
+        threads: of the host that a batch may be cut over; None: all that this process may use.
     """
     artifact = manifest["artifact"]
     entries: dict[str, dict[str, Any]] = artifact["graphs"]
@@ -232,7 +235,8 @@ def open_graphs(
     narrow = None
     if open_narrow is not None:
         narrow = Graphs(tuple(entries), lambda name: open_narrow(entries[name], name))
-    sampler = GraphSampler(graphs, shape, artifact, narrow=narrow, threads=threads, small=small)
+    small = artifact.get("macs", SMALL_MACS) < SMALL_MACS
+    sampler = GraphSampler(graphs, shape, artifact, narrow=narrow, threads=host_threads(threads), small=small)
     graphs["guided"]  # what is wrong with it shows now, not at the first prediction
     precision = artifact["precision"]
     return Model(
@@ -248,6 +252,11 @@ def open_graphs(
         sampler=sampler,
         resources=[sampler, graphs],
     )
+
+
+def host_threads(asked: int | None) -> int:
+    """Threads that a session may use: those that were asked for, or all that this process may run on."""
+    return asked or len(os.sched_getaffinity(0))
 
 
 def loaded(entry: dict[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, inte
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
 
-SMALL_MACS = 100_000_000
-"""Multiply-adds of one guided step of one image, below which its operators are too short to share between threads."""
 CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRtRtxExecutionProvider")
 
 
@@ -80,7 +77,6 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
     device = torch.device(how.device or ("cuda" if providers[0] in CUDA_PROVIDERS else "cpu"))
     if (device.type == "cuda") != (providers[0] in CUDA_PROVIDERS):
         raise UserError(f"{folder}: {providers[0]} does not run on {device}. Give a provider and a device that fit.")
-    small = artifact.get("macs", SMALL_MACS) < SMALL_MACS
 
     def session(entry: dict[str, Any], threads: int | None) -> Session:
         path, inputs = folder / entry["file"], tuple(tensor["name"] for tensor in entry["inputs"])
@@ -95,8 +91,7 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
         title=title,
         device=str(device),
         open_narrow=(lambda entry, name: session(entry, 1)) if providers == CPU else None,
-        threads=how.threads or len(os.sched_getaffinity(0)),
-        small=small,
+        threads=how.threads,
     )
 
 

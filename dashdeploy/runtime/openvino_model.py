@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, open_graphs
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, host_threads, open_graphs
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import GUIDED
 
@@ -22,15 +23,28 @@ class OpenVinoSession:
         path: an .xml or .onnx file, or a model in memory.
         precision_hint: what OpenVINO computes float32 graphs in; f32 unless the artifact says otherwise. On CPUs with
             bf16 instructions OpenVINO would else take bf16 silently.
+        streams: so many calls at once, from as many threads, each on one thread; None: all threads work on one call.
 
     Raises:
         UserError: openvino is not installed, or the file is not a whole graph.
     """
 
-    def __init__(self, path: Path | Any, *, inputs: tuple[str, ...], threads: int | None, precision_hint: str) -> None:
+    def __init__(
+        self,
+        path: Path | Any,
+        *,
+        inputs: tuple[str, ...],
+        threads: int | None,
+        precision_hint: str,
+        streams: int | None = None,
+    ) -> None:
         openvino: Any = require("openvino", extra="openvino")
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision_hint}
-        if threads is not None:
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision_hint}
+        if streams is not None:
+            settings |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
+        else:
+            settings["PERFORMANCE_HINT"] = "LATENCY"
+        if streams is None and threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             source = str(path) if isinstance(path, Path) else path
@@ -42,16 +56,22 @@ class OpenVinoSession:
         names = {name for tensor in model.inputs for name in tensor.get_names()}
         if not set(inputs) <= names:
             raise UserError(f"{path}: its inputs are {sorted(names)}; expected {sorted(inputs)}")
-        self.inputs, self.request = inputs, model.create_infer_request()
+        self.inputs, self.free = inputs, SimpleQueue[Any]()
+        for _ in range(streams or 1):
+            self.free.put(model.create_infer_request())
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         feeds = {name: tensor.numpy() for name, tensor in zip(self.inputs, inputs, strict=True)}
-        out = self.request.infer(feeds, share_inputs=True)[0]
-        return torch.from_numpy(out.copy())
+        request = self.free.get()
+        try:
+            return torch.from_numpy(request.infer(feeds, share_inputs=True)[0].copy())
+        finally:
+            self.free.put(request)
 
     def close(self) -> None:
-        """Release the request and its memory."""
-        self.request = None
+        """Release the requests and their memory."""
+        while not self.free.empty():
+            self.free.get()
 
 
 def of_guided(model: Any, interface: Interface) -> GraphDenoiser:
@@ -73,8 +93,16 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
         raise UserError(f"{folder}: OpenVINO artifacts run on the CPU here, not on {how.device}.")
     hint = {"bf16": "bf16", "fp16": "f16"}.get(manifest["artifact"]["precision"], "f32")
 
-    def open_graph(entry: dict[str, Any], name: str) -> Session:
+    def session(entry: dict[str, Any], streams: int | None) -> Session:
         names = tuple(tensor["name"] for tensor in entry["inputs"])
-        return OpenVinoSession(folder / entry["file"], inputs=names, threads=how.threads, precision_hint=hint)
+        path = folder / entry["file"]
+        return OpenVinoSession(path, inputs=names, threads=how.threads, precision_hint=hint, streams=streams)
 
-    return open_graphs(folder, manifest, open_graph, title="OpenVINO")
+    return open_graphs(
+        folder,
+        manifest,
+        lambda entry, name: session(entry, None),
+        title="OpenVINO",
+        open_narrow=lambda entry, name: session(entry, host_threads(how.threads)),
+        threads=how.threads,
+    )

@@ -44,6 +44,18 @@ def test_it_gives_torchs_images(artifact: Path, tiny_run: Path) -> None:
         torch.testing.assert_close(model.sample(noise, y, run), ddim(student, noise, y, run), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_threads_that_share_a_batch_draw_what_one_draws(artifact: Path, count: int) -> None:
+    noise, y = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(count)
+    run = plan(Sampling(num_inference_steps=4), 1000)
+    images = []
+    for threads in (1, 2, 3):
+        with dashdeploy.runtime.open(artifact, threads=threads) as model:
+            images.append(model.sample(noise, y, run))
+    for other in images[1:]:
+        torch.testing.assert_close(other, images[0], rtol=0, atol=1e-5)
+
+
 def test_a_device_that_it_does_not_run_on_is_refused(artifact: Path) -> None:
     with pytest.raises(UserError, match="run on the CPU here, not on cuda"):
         dashdeploy.runtime.open(artifact, device="cuda")

@@ -39,9 +39,9 @@ class Calls final : public HostCalls {
   void bind(std::int64_t batch) override {
     guarded("tensors", [&] {
       for (auto &request : requests_) {
-        for (const auto &input : request.get_compiled_model().inputs()) request.set_tensor(input, tensor(input, batch));
-        const auto output = request.get_compiled_model().output();
-        request.set_tensor(output, image(buffers_.out, batch));
+        const ov::CompiledModel model = request.get_compiled_model();
+        for (const auto &input : model.inputs()) request.set_tensor(input, tensor(input, batch));
+        request.set_tensor(model.output(), image(buffers_.out, batch));
       }
     });
   }
@@ -110,8 +110,9 @@ class OpenVino final : public Backend {
   // The graph's own types and shapes are those that the manifest tells of: buffers are made by them.
   void check(const ov::Model &model, const Graph &graph) const {
     const ov::PartialShape image = {-1, manifest_.channels, manifest_.height, manifest_.width}, row = {-1};
-    bool whole = model.inputs().size() == graph.inputs.size() && model.outputs().size() == 1;
-    for (const auto &input : model.inputs())
+    const auto inputs = model.inputs();
+    bool whole = inputs.size() == graph.inputs.size() && model.outputs().size() == 1;
+    for (const auto &input : inputs)
       for (const std::string &name : graph.inputs) {
         if (input.get_names().count(name) == 0) continue;
         const auto type = name == "x" || name == "w" ? ov::element::f32 : ov::element::i64;
@@ -119,7 +120,7 @@ class OpenVino final : public Backend {
           fail(DD_DAMAGED, graph.file, ": its input ", name, " is not what the manifest says");
       }
     for (const std::string &name : graph.inputs)
-      whole = whole && std::any_of(model.inputs().begin(), model.inputs().end(),
+      whole = whole && std::any_of(inputs.begin(), inputs.end(),
                                    [&](const auto &input) { return input.get_names().count(name) != 0; });
     if (!whole || model.output().get_element_type() != ov::element::f32 ||
         !model.output().get_partial_shape().compatible(image))

@@ -18,7 +18,7 @@ namespace dashdeploy::detail {
 namespace {
 
 // Multiply-adds of one guided step of one image, below which a network's operators are too short to share between
-// threads: then even a few images run on one thread each. dashdeploy/runtime/onnxruntime_model.py has the same.
+// threads: then even a few images run on one thread each. dashdeploy/runtime/graphs_model.py has the same.
 constexpr std::int64_t kSmallMacs = 100'000'000;
 
 int available_threads() {
