@@ -95,9 +95,11 @@ def serve(
         need_ready: False: a server whose models did not load will do; then it runs all the same.
 
     Raises:
-        RuntimeError: it ended, or was not ready in time; the end of its log is in the message.
+        RuntimeError: it is not installed, it ended, or it was not ready in time; the end of its log is in the message.
     """
     program = folder / "pytriton" / "tritonserver"
+    if not (program / "bin" / "tritonserver").is_file():
+        raise RuntimeError(f"no Triton server in {folder}: run `make setup`, or python tools/triton_setup.py {folder}")
     http, grpc, metrics = free_ports(3)
     addresses = [f"--{kind}-address={HOST}" for kind in ("http", "grpc", "metrics")]
     command = [

@@ -109,6 +109,7 @@ def test_the_example_has_the_fields_of_the_api_and_scales(example: dict[str, Any
     predictor = service.spec.predictor
     assert service.metadata.name == "tiny"
     assert (predictor.minReplicas, predictor.maxReplicas) == (1, settings["max_replicas"])
+    assert service.metadata.annotations == {"serving.kserve.io/deploymentMode": "Serverless"}
     assert (predictor.scaleMetric, predictor.scaleTarget) == ("concurrency", 2 * settings["max_batch_size"])
     assert predictor.model.modelFormat.name == "triton"
     assert predictor.model.readinessProbe.httpGet.path == "/v2/health/ready"
