@@ -17,13 +17,13 @@ from dashdeploy.target import Target
 class Cpp(Model):
     """A folder with an artifact and the C++ runtime's sources, which builds where there is no Python."""
 
-    kind: Literal["cpp"]
+    kind: Literal["cpp"] = "cpp"
 
 
 class Triton(Model):
     """A model repository of Triton Inference Server, with its client and a Kubernetes example."""
 
-    kind: Literal["triton"]
+    kind: Literal["triton"] = "triton"
     backend: Literal["python", "onnxruntime_onnx", "tensorrt_plan"] = Field(
         "python",
         description="python: model.py loops over the step graph. The others run the whole-sampler graph themselves",
