@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +83,44 @@ def test_without_guidance_and_steps_it_takes_the_artifact_s_own(model: Model) ->
     assert not np.array_equal(own, model.sample(labels, seed=3, scale=guidance("constant", w=2.0), steps=5))
 
 
+@pytest.fixture
+def altered(artifact: Path, tmp_path: Path):
+    """A copy of the artifact whose manifest says something else, vouched for."""
+
+    def make(change: Callable[[dict[str, Any]], object]) -> Path:
+        folder = tmp_path / "altered"
+        shutil.copytree(artifact, folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest["artifact"])
+        seal(folder, json.dumps(manifest).encode())
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["tag", "interval"])
+def test_guidance_over_time_may_be_the_artifact_s_own(library: Library, altered, name: str) -> None:
+    scale, asked = SCALES[name]
+    assert isinstance(scale, Tag | GuidanceInterval)
+    folder = altered(lambda said: said["sampling"].update(guidance=scale.model_dump()))
+    with Model(library, folder) as opened:
+        for here, there in zip(opened.plan(50, guidance()), opened.plan(50, guidance(**asked)), strict=True):
+            assert np.array_equal(here, there)
+
+
+@pytest.mark.parametrize("missing", [["step"], ["cond"], ["step", "cond"]])
+@pytest.mark.parametrize("name", ["constant", "interval"])
+def test_without_a_step_or_cond_graph_it_draws_the_same(
+    library: Library, altered, reference, missing: list[str], name: str
+) -> None:
+    labels = np.arange(3)
+    scale, asked = SCALES[name]
+    folder = altered(lambda said: [said["graphs"].pop(graph) for graph in missing])
+    with Model(library, folder, threads=1) as opened:
+        images = opened.sample(labels, seed=7, scale=guidance(**asked), steps=50)
+    np.testing.assert_allclose(images, drawn(reference, labels, scale, 50), rtol=0, atol=1e-4)
+
+
 def test_an_image_does_not_depend_on_the_others_of_its_request(model: Model) -> None:
     labels = np.arange(11) % 10
     whole = model.sample(labels, seed=5)
@@ -96,19 +136,17 @@ def test_noise_is_that_of_the_python_package(library: Library, seed: int, size: 
         np.testing.assert_array_max_ulp(here, there, maxulp=1)
 
 
-def test_the_plan_is_python_s_for_every_number_of_steps(model: Model, library: Library, artifact, tmp_path) -> None:
-    for spacing in ("trailing", "leading", "linspace"):
-        folder = tmp_path / spacing
-        shutil.copytree(artifact, folder)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["artifact"]["sampling"]["timestep_spacing"] = spacing
-        seal(folder, json.dumps(manifest).encode())
-        with Model(library, folder) as opened:
-            for steps in range(1, 1001):
-                t, t_prev, _ = opened.plan(steps, guidance())
-                expected = sampling.timesteps(steps, 1000, spacing)
-                assert t.tolist() == expected, (spacing, steps)
-                assert t_prev.tolist() == [*expected[1:], -1]
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_timesteps_are_python_s_for_every_number_of_steps(library: Library, altered, spacing: str) -> None:
+    with Model(library, altered(lambda said: said["sampling"].update(timestep_spacing=spacing))) as opened:
+        for steps in range(1, 1001):
+            t, t_prev, _ = opened.plan(steps, guidance())
+            expected = sampling.timesteps(steps, 1000, spacing)
+            assert t.tolist() == expected, steps
+            assert t_prev.tolist() == [*expected[1:], -1]
+
+
+def test_guidance_scales_are_python_s(model: Model) -> None:
     for scale, asked in SCALES.values():
         for steps in (1, 7, 50, 1000):
             run = sampling.plan(Sampling(num_inference_steps=steps, guidance=scale), 1000)
