@@ -96,10 +96,28 @@ def triton(result: Result) -> str:
     return f"{intro}\n\n{table(headings, rows)}\n"
 
 
+def cpp_runtime(result: Result) -> str:
+    """A row for each artifact and batch: C++, and the Python runtime by its fastest graph and by the step graph."""
+    rows = []
+    for row in result["rows"]:
+        times = [f"{row[k]:,.1f}" for k in ("cpp_ms", "python_ms", "python_step_ms")]
+        ratios = [f"{row[k]:.2f}×" for k in ("python_over_cpp", "python_step_over_cpp")]
+        outside = f"{100 * row['outside_backend']:.2f}"
+        rows.append([row["artifact"], str(row["batch_size"]), *times, row["python_way"], *ratios, outside])
+    headings = ["Artifact", "Batch", "C++ (ms)", "Python (ms)", "by step (ms)", "Python's graph", "Python ÷ C++"]
+    headings += ["by step ÷ C++", "C++ outside the backend (%)"]
+    intro = (
+        f"{result['num_inference_steps']} guided DDIM steps, {result['threads']} threads, medians of runs in turns. "
+        f"{where(result)}."
+    )
+    return f"{intro}\n\n{table(headings, rows)}\n"
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "cpu-artifacts": cpu_artifacts,
     "sampler-forms": sampler_forms,
     "int8-tradeoff": int8_tradeoff,
     "triton": triton,
+    "cpp-runtime": cpp_runtime,
 }
 """How a result's file name begins -> its renderer."""
