@@ -8,6 +8,7 @@ from typing import Any
 
 from dashdeploy import run
 from dashdeploy.errors import UserError
+from dashdeploy.export.template import fill
 from dashdeploy.package import Package
 from dashdeploy.recipe.schema import Recipe
 
@@ -44,15 +45,13 @@ class Writer:
         shutil.copytree(artifact.folder, folder / ARTIFACT)
         described = artifact.manifest["artifact"]
         values = {
-            "@RECIPE@": recipe.name,
-            "@TARGET@": artifact.folder.name,
-            "@BACKEND@": described["backend"],
-            "@PRECISION@": described["precision"],
-            "@SDK@": SDKS[described["backend"]],
-            "@LABELS@": f"0-{min(10, described['num_classes']) - 1}",
+            "recipe": recipe.name,
+            "target": artifact.folder.name,
+            "backend": described["backend"],
+            "precision": described["precision"],
+            "sdk": SDKS[described["backend"]],
+            "labels": f"0-{min(10, described['num_classes']) - 1}",
         }
-        text = (self.templates / "README.md").read_text()
-        for mark, value in values.items():
-            text = text.replace(mark, value)
-        (folder / "README.md").write_text(text)
+        text = (self.templates / "README.md").read_text(encoding="utf-8")
+        (folder / "README.md").write_text(fill(text, values), encoding="utf-8")
         return {"backend": described["backend"]}

@@ -11,6 +11,7 @@ from dashdeploy import run
 from dashdeploy.diffusion import guidance, noise, sampling
 from dashdeploy.errors import UserError
 from dashdeploy.export import triton_config
+from dashdeploy.export.template import fill
 from dashdeploy.package import Package, Triton
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.graphs_model import loaded
@@ -23,7 +24,6 @@ NEEDS = {
 """Triton backend -> the artifact's backend, the graph that it runs, and exporters that give one."""
 MODULES = ("model.py", "sampler.py")
 """What the python backend runs, beside noise.py."""
-PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 class Writer:
@@ -84,7 +84,7 @@ class Writer:
         shutil.copyfile(noise.__file__, folder / Path(noise.__file__).name)
         values = self._values(name, message, described, scales, recipe)
         for place, template in (
-            ("README.md", "readme.md"),
+            ("README.md", "README.md"),
             ("client.py", "client.py"),
             ("kubernetes/inferenceservice.yaml", "inferenceservice.yaml"),
             ("kubernetes/Dockerfile", f"Dockerfile.{self.what.backend}"),
@@ -148,8 +148,3 @@ def schedule(described: dict[str, Any], recipe: Recipe) -> tuple[list[int], list
     if steps is None:
         steps = sampling.plan(recipe.sampling, total).timesteps
     return list(steps), [guidance.weight(recipe.sampling.guidance, t, total) for t in steps]
-
-
-def fill(template: str, values: dict[str, str]) -> str:
-    """The template with {{name}} replaced; every placeholder must have a value."""
-    return PLACEHOLDER.sub(lambda match: values[match[1]], template)

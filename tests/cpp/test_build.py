@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from building import OPENVINO, SOURCES, WARNINGS, build, configure, json_headers, run, tool
+from building import OPENVINO, ROOT, SOURCES, WARNINGS, build, configure, json_headers, run, tool
 
 APPLICATION = """\
 cmake_minimum_required(VERSION 3.20)
@@ -106,6 +106,10 @@ def test_the_headers_compile_without_warnings(language: str, tmp_path: Path) -> 
     command = (tool(compiler), f"-std={language}", *WARNINGS, f"-I{SOURCES / 'include'}", "-fsyntax-only", source)
     done = run(*command)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    assert (SOURCES / "example" / "main.cpp").read_text() in (ROOT / "README.md").read_text()
 
 
 def test_the_c_header_stays_readable() -> None:
