@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -136,6 +137,7 @@ def main() -> None:
     stage = write_package(asked.run, what)
     (manifest,) = stage.folder.glob("model_repository/*/1/artifact")
     artifact = run.read_manifest(manifest)["artifact"]
+    load_before = os.getloadavg()[0]
     sizes = {"rounds": asked.rounds, "seconds": asked.seconds, "threads": asked.threads}
     result = {
         "artifact": what.artifact,
@@ -145,7 +147,7 @@ def main() -> None:
         "seed": SEED,
         **sizes,
         "rows": measure(stage, num_classes=artifact["num_classes"], **sizes),
-        "machine": machine(),
+        "machine": machine() | {"load_before": load_before},
         # onnxruntime is the server's too; its numpy is another.
         "versions": run.versions() | {"nvidia-pytriton": triton_setup.WHEEL.split("==")[1]},
     }
