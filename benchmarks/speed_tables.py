@@ -91,6 +91,7 @@ def triton(result: Result) -> str:
         f"Dynamic batching on and off, {result['num_inference_steps']} guided steps, random labels, guidance and seeds "
         f"over gRPC on the loopback address, clients on the same cores. {result['threads']} threads, queue delay "
         f"{result['max_queue_delay_us']} µs, medians of {result['rounds']} rounds of {result['seconds']:g} s in turns. "
+        f"Load of the machine before: {result['machine']['load_before']:.1f}. "
         f"{where(result)}, nvidia-pytriton {result['versions']['nvidia-pytriton']}."
     )
     return f"{intro}\n\n{table(headings, rows)}\n"
