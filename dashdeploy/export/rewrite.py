@@ -97,7 +97,7 @@ def for_export(denoiser: TorchDenoiser, *, group_norm: GroupNormForm, precision:
     nn.Module.to(unet, dtype)  # diffusers' own only adds a warning
     unet.time_proj, unet.time_embedding = Integers(table), AsIs()
     replace_group_norms(unet, group_norm, half=dtype != torch.float32)
-    return TorchDenoiser(unet if dtype == torch.float32 else InPrecision(unet, dtype), denoiser.interface)
+    return denoiser.around(unet if dtype == torch.float32 else InPrecision(unet, dtype))
 
 
 class InPrecision(nn.Module):

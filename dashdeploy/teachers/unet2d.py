@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
 
+from dashdeploy.diffusion import prediction as predictions
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Architecture
@@ -79,10 +82,11 @@ def save(unet: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype
 
 
 def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
-    """Open a class-conditional, epsilon-predicting `UNet2DModel` with its scheduler, in eval mode and float32.
+    """Open a class-conditional `UNet2DModel` with its scheduler, in eval mode and float32.
 
     `folder` holds `unet/` and `scheduler/` (a pipeline) or `config.json` beside `scheduler_config.json`.
-    The last class embedding (index K) is taken as the null class.
+    The last class embedding (index K) is taken as the null class. What the network predicts (eps, v, x_0) is what the
+    scheduler's prediction_type says; out comes eps.
 
     Raises:
         UserError: anything missing, damaged or not class-conditional; the message says what to do.
@@ -109,11 +113,11 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     height, width = (size, size) if isinstance(size, int) else tuple(size or (0, 0))
     if not height or not width:
         raise UserError(f"{role} {unet_folder / 'config.json'}: sample_size is missing; set it to the image size")
-    schedule = load_schedule(folder, role)
+    schedule, prediction = load_schedule(folder, role)
     interface = Interface(
         num_classes=embeds - 1, image_shape=(config.get("in_channels", 3), height, width), schedule=schedule
     )
-    return TorchDenoiser(unet.eval().requires_grad_(False), interface)
+    return TorchDenoiser(unet.eval().requires_grad_(False), interface, prediction=prediction)
 
 
 def read_config(folder: Path, *, role: str) -> dict[str, Any]:
@@ -129,11 +133,20 @@ def _unet_folder(folder: Path) -> Path:
     return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
-def load_schedule(folder: Path, role: str) -> NoiseSchedule:
-    """The noise schedule beside a model."""
+def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
+    """The noise schedule beside a model, and what the model predicts."""
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
-    return schedules.from_scheduler_config(_read_json(path, role), source=str(path))
+    config = _read_json(path, role)
+    prediction = predictions.from_scheduler_config(config, source=str(path))
+    schedule = schedules.from_scheduler_config(config, source=str(path))
+    if config.get("rescale_betas_zero_snr"):
+        warnings.warn(
+            f"{role} {path}: rescale_betas_zero_snr: the last alphas_cumprod is taken as {schedules.ZERO_SNR:.1g} "
+            "instead of 0, where eps would say nothing of the image",
+            stacklevel=2,
+        )
+    return schedule, prediction
 
 
 def _read_json(path: Path, role: str) -> dict[str, Any]:

@@ -123,3 +123,27 @@ def test_invalid_json_is_named(saved: Path) -> None:
 def test_an_image_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be halved"):
         unet2d.build(SMALL, image_shape=(1, 9, 9), num_classes=4, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_a_teacher_that_predicts_something_else_gives_eps(saved: Path, kind: str) -> None:
+    x, t, y = inputs()
+    with torch.no_grad():
+        raw = unet2d.load(saved)(x, t, y)
+        edit(saved / "scheduler" / "scheduler_config.json", prediction_type=kind)
+        found = unet2d.load(saved)(x, t, y)
+    bar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    a, s = bar.sqrt(), (1 - bar).sqrt()
+    torch.testing.assert_close(found, a * raw + s * x if kind == "v_prediction" else (x - a * raw) / s)
+
+
+def test_an_unknown_prediction_type_is_refused_and_names_the_file(saved: Path) -> None:
+    edit(saved / "scheduler" / "scheduler_config.json", prediction_type="flow")
+    with pytest.raises(UserError, match=r"scheduler_config\.json: prediction_type 'flow' is not supported"):
+        unet2d.load(saved)
+
+
+def test_zero_terminal_snr_says_what_becomes_of_the_last_timestep(saved: Path) -> None:
+    edit(saved / "scheduler" / "scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    with pytest.warns(UserWarning, match="the last alphas_cumprod is taken as 6e-08 instead of 0"):
+        assert unet2d.load(saved).interface.schedule.betas[-1] < 1
