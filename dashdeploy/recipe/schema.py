@@ -81,6 +81,15 @@ class Architecture(Model):
         return self
 
 
+class DiT(Model):
+    """A class-conditional DiTTransformer2DModel (diffusers), in its own terms."""
+
+    num_layers: Positive = Field(6, description="transformer blocks: the depth")
+    num_attention_heads: Positive = Field(4, description="heads × attention_head_dim is the width")
+    attention_head_dim: Positive = 32
+    patch_size: Positive = Field(2, description="pixels (or latents) a side of a token")
+
+
 class TimestepWeights(Model):
     """How the loss of each timestep is weighted (arXiv:2606.00798 Eq. 2 and its alternatives)."""
 
@@ -139,21 +148,22 @@ class Teacher(Model):
 
 
 class Student(Model):
-    """The student's architecture: a compression ratio, or explicit."""
+    """The student's architecture: a compression ratio (a smaller network of the teacher's kind), or explicit."""
 
     compression: Annotated[float, Field(gt=1), REAL] | None = Field(
         None, description="teacher parameters / student parameters, at least"
     )
     layers_per_block: Positive | None = Field(
-        None, description="with compression: fix the blocks a level; null: search"
+        None, description="with compression, of a UNet: fix the blocks a level; null: search"
     )
-    architecture: Architecture | None = None
+    architecture: Architecture | None = Field(None, description="an explicit UNet2DModel")
+    dit: DiT | None = Field(None, description="an explicit DiTTransformer2DModel")
 
     @model_validator(mode="after")
     def _one_way(self) -> Student:
-        if (self.compression is None) == (self.architecture is None):
-            raise ValueError("give exactly one of compression and architecture")
-        if self.architecture is not None and self.layers_per_block is not None:
+        if sum(way is not None for way in (self.compression, self.architecture, self.dit)) != 1:
+            raise ValueError("give exactly one of compression, architecture and dit")
+        if self.compression is None and self.layers_per_block is not None:
             raise ValueError("layers_per_block goes with compression; with architecture say it there")
         return self
 

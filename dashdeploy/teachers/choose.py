@@ -63,9 +63,19 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     found = denoiser.interface
     problems = []
     if found.num_classes != data.num_classes:
-        problems.append(f"it has {found.num_classes} classes and the data {data.num_classes}")
+        problems.append(
+            f"it has {found.num_classes} classes and the data {data.num_classes} (take the data that it was trained "
+            "on; data.name image_folder reads your own, one folder a class)"
+        )
     if found.image_shape != data.image_shape:
-        problems.append(f"its images are {found.image_shape} (C, H, W) and the data's {data.image_shape}")
+        side = found.image_shape[1:]
+        # Other channels mean other data: RGB, grey or latents.
+        advice = (
+            f"set data.image_size to {side[0]}"
+            if found.image_shape[0] == data.image_shape[0] and side[0] == side[1]
+            else "take the kind of data that it was trained on"
+        )
+        problems.append(f"its images are {found.image_shape} (C, H, W) and the data's {data.image_shape} ({advice})")
     if recipe.noise_schedule is not None:
         wanted = schedules.from_recipe(recipe.noise_schedule)
         if wanted.num_train_timesteps != found.schedule.num_train_timesteps:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.run import open_run
-from dashdeploy.teachers import unet2d
+from dashdeploy.teachers import networks, unet2d
 from dashdeploy.training import bank, distill, teach
 from dashdeploy.training.batches import FreshDraws
 
@@ -61,7 +61,7 @@ def test_the_stored_student_holds_the_averaged_weights_and_not_the_last(recipe_w
         distill.distill(recipe_with(f"distill.ema_decay={decay}"), open_run(tmp_path / str(decay), "t"))
         for decay in (0.0, 0.9)
     ]
-    last, mean = (load_file(s.folder / "unet" / unet2d.WEIGHTS)["conv_in.weight"] for s in stages)
+    last, mean = (load_file(s.folder / "unet" / networks.WEIGHTS)["conv_in.weight"] for s in stages)
     assert not torch.equal(last, mean)
 
 
