@@ -40,6 +40,11 @@ def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
     if recipe.teacher.path is None:
         return None
     path = Path(recipe.teacher.path).expanduser()
+    if path.suffix in (".pth", ".pt", ".ckpt"):
+        raise UserError(
+            f"teacher.path {recipe.teacher.path!r}: a teacher is a folder in diffusers format. A checkpoint of the "
+            "paper's code becomes one by `dashdeploy adopt CHECKPOINT FOLDER`."
+        )
     roots = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
     for root in roots:
         if (root / path).is_dir():
