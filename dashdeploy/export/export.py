@@ -43,6 +43,11 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     """
     student = run.read_stage(run_folder / "student")
     recipe = Recipe.model_validate(student.manifest["recipe"])
+    if recipe.data.gives_latents and "sampler" in target.graphs:
+        raise UserError(
+            f"target {target.name}: its sampler graph ends in images within [-1, 1], and {run_folder} was trained on "
+            "latents. Take a target file with graphs: [guided, cond, step]."
+        )
     folder = run_folder / ARTIFACTS / target.name
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
     backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")

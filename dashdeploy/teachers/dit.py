@@ -7,7 +7,7 @@ from typing import Any
 
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import DiT
+from dashdeploy.recipe.architecture import DiT
 from dashdeploy.teachers import networks
 
 TABLE = "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"

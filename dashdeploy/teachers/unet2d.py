@@ -9,7 +9,7 @@ import torch
 
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Architecture
+from dashdeploy.recipe.architecture import Architecture
 from dashdeploy.teachers import networks
 
 

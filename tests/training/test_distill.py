@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,20 @@ def test_a_batch_that_does_not_divide_among_the_processes_is_refused(recipe_with
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
     with pytest.raises(UserError, match="does not divide among 3 processes"):
         make_accelerator(recipe_with().distill)
+
+
+def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "v"
+    for part in ("unet", "scheduler"):
+        shutil.copytree(tiny_run / "teacher" / part, folder / part)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
+    assert unet2d.load(folder).prediction == "v_prediction"
+    recipe = recipe_with(f"teacher.path={folder}", "distill.steps=2", "distill.timestep_weights.kind=uniform")
+    stage = distill.distill(recipe, open_run(tmp_path, "t"))
+    assert unet2d.load(stage.folder).prediction == "epsilon"
+
+
+def test_data_of_another_resolution_are_refused_with_the_size_to_set(recipe_with, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"images are \(1, 8, 8\).*set data\.image_size to 8"):
+        distill.distill(recipe_with("data.image_size=16"), open_run(tmp_path, "t"))

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 
 from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
+from dashdeploy.recipe.architecture import DiT
 from dashdeploy.recipe.load import load_text
 from dashdeploy.run import open_run
 from dashdeploy.runtime.opening import open_path
@@ -124,7 +125,7 @@ def test_what_does_not_fit_the_teacher_is_refused(teacher: Path, tmp_path: Path,
 
 def test_a_teacher_of_another_class_count_is_refused_with_what_to_do(tmp_path: Path) -> None:
     config = dit.dit_config(
-        distill.schema.DiT(num_layers=1, num_attention_heads=1, attention_head_dim=8),
+        DiT(num_layers=1, num_attention_heads=1, attention_head_dim=8),
         image_shape=(1, 8, 8),
         num_classes=7,
     )
