@@ -23,7 +23,7 @@ from dashdeploy.package import Package
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
-from dashdeploy.teachers import formats
+from dashdeploy.teachers import formats, networks
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "dashdeploy.export.backend_onnxruntime:Backend",
@@ -58,6 +58,11 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     backend.ready()
     folder.parent.mkdir(exist_ok=True)
     denoiser = formats.load(student.folder, role="student")
+    if target.precision == "int8" and isinstance(denoiser.unet, networks.CLASSES[networks.DIT]):
+        raise UserError(
+            f"target {target.name}: int8 is of convolutions, and of {run_folder}'s DiT only the patches are one. "
+            "Take a target with precision fp16 or bf16."
+        )
     with (
         run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
         tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,

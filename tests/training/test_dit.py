@@ -111,6 +111,11 @@ def test_half_precision_keeps_the_norms_in_float32_and_passes_the_gate(run_folde
     assert 1e-6 < stage.figures["gate"]["rungs"][-1]["overall"]["cond_error"] < 0.05
 
 
+def test_int8_which_is_of_convolutions_is_refused(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"int8 is of convolutions.*fp16 or bf16"):
+        export(run_folder, Target(name="int8", description="test", precision="int8", opset=20))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
