@@ -198,6 +198,8 @@ edited("a missing input", "artifact graphs step inputs 4", KeyError, DAMAGED, "4
 edited("inputs in another order", "artifact graphs step inputs 0 name", "t", DAMAGED, "name must be x")
 edited("another type", "artifact graphs step inputs 1 dtype", "int32", DAMAGED, "dtype of t must be int64")
 edited("another rank", "artifact graphs step inputs 0 shape", ["batch"], DAMAGED, "shape of x has 1 dimensions")
+edited("a timestep past T", "artifact sampler timesteps 0", 1000, DAMAGED, "timesteps must be in 0 ... 999")
+edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "of the sampler's timesteps")
 edited("a clip in words", "artifact clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
 
 
