@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
 
 from dashdeploy import run, seeds
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
+from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe import schema
+from dashdeploy.recipe.objectives import FEATURE_KINDS
 from dashdeploy.students.architecture import StudentPlan, design
 from dashdeploy.teachers import choose, unet2d
 from dashdeploy.training import bank as banks
 from dashdeploy.training import objectives
 from dashdeploy.training.bank import TeacherBank
-from dashdeploy.training.batches import FreshDraws, Source
+from dashdeploy.training.batches import Batch, FreshDraws, Source
+from dashdeploy.training.hints import FitNets, middle_features
 from dashdeploy.training.stage import train_stage
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights, transfer
@@ -56,6 +60,7 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
         "student": student.config,
         "distill": run.training_settings(config.model_dump(mode="json")),
         "seed": recipe.seed,
+        **guidance_in_use(recipe),
     }
 
     def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, Source]:
@@ -72,6 +77,14 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
     return train_stage(recipe, run_folder / "student", config, inputs=inputs, build=build, write=write, fresh=fresh)
 
 
+def guidance_in_use(recipe: schema.Recipe) -> dict[str, Any]:
+    """The sampling guidance, where the objective depends on it: part of the stage's inputs."""
+    config = recipe.distill.objective
+    if isinstance(config, sections.Dash) and config.gap == "guidance":
+        return {"guidance": recipe.sampling.model_dump(mode="json")["guidance"]}
+    return {}
+
+
 def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoiser) -> FreshDraws:
     """Fresh noise at every step on the training images; the teacher runs on it if the objective asks for it."""
     train_data, _ = data.split(recipe.data.holdout)
@@ -81,6 +94,7 @@ def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoi
         batch_size=recipe.distill.batch_size,
         seed=recipe.seed,
         teacher=teacher if recipe.distill.objective.kind in objectives.NEEDS_TEACHER else None,
+        features=middle_features if recipe.distill.objective.kind in FEATURE_KINDS else None,
     )
 
 
@@ -88,10 +102,23 @@ def student_step(
     recipe: schema.Recipe, student: StudentPlan, teacher: TorchDenoiser, weights: TimestepWeights
 ) -> TrainStep:
     """A fresh student with its objective and timestep weights."""
+    denoiser = TorchDenoiser(new_student(student, seed=recipe.seed).train(), teacher.interface)
+    return TrainStep(denoiser, weights, make_objective(recipe, denoiser, teacher))
+
+
+def make_objective(
+    recipe: schema.Recipe, student: TorchDenoiser, teacher: TorchDenoiser
+) -> Callable[[TorchDenoiser, Batch], objectives.Terms]:
+    """The recipe's objective with its settings: a function, or a module where it has parameters of its own."""
     config = recipe.distill.objective
-    unet = new_student(student, seed=recipe.seed).train()
-    objective = partial(objectives.OBJECTIVES[config.kind], config=config)
-    return TrainStep(TorchDenoiser(unet, teacher.interface), weights, objective)
+    if isinstance(config, sections.FitNets):
+        with seeds.torch_seed(recipe.seed, "adapter"):
+            return FitNets(student, teacher, config)
+    if isinstance(config, sections.Dash):
+        total = teacher.interface.schedule.num_train_timesteps
+        scales = [guidance.weight(recipe.sampling.guidance, t, total) for t in range(total)]
+        config = objectives.resolve(config, scales)
+    return partial(objectives.OBJECTIVES[config.kind], config=config)
 
 
 def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
@@ -110,8 +137,7 @@ def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
 
 def new_student(student: StudentPlan, *, seed: int) -> Any:
     """A freshly initialised student; its weights depend on the recipe's seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "student"))
+    with seeds.torch_seed(seed, "student"):
         return UNet2DModel(**student.config)
 
 
