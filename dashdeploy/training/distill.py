@@ -22,7 +22,7 @@ from dashdeploy.recipe import schema
 from dashdeploy.recipe.objectives import FEATURE_KINDS
 from dashdeploy.students.architecture import StudentPlan, design
 from dashdeploy.teachers import choose, unet2d
-from dashdeploy.training import bank as banks
+from dashdeploy.training import bank as bank_file
 from dashdeploy.training import objectives
 from dashdeploy.training.bank import TeacherBank
 from dashdeploy.training.batches import Batch, FreshDraws, Source
@@ -35,11 +35,20 @@ BANK_SHARE = 0.25
 """A teacher bank may take this share of the machine's memory."""
 
 
-def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None, fresh: bool = False) -> run.Stage:
+def distill(
+    recipe: schema.Recipe,
+    run_folder: Path,
+    *,
+    base: Path | None = None,
+    fresh: bool = False,
+    banks: Path | None = None,
+) -> run.Stage:
     """Train the recipe's student into run_folder/student, or return it if it is already there.
 
     Args:
         base: the recipe file's folder, which a relative teacher.path is looked for in.
+        banks: a folder where banks of teacher outputs stay, for other students of the same teacher, data and seed.
+            None: the bank goes with the work folder.
 
     Raises:
         UserError: no teacher, or one that does not fit; a training error (see training.loop.train).
@@ -66,7 +75,10 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
     def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, Source]:
         source: Source = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
         if config.objective.kind in objectives.NEEDS_TEACHER and config.teacher_bank:
-            source = _bank(source, config, accelerator=accelerator, work=work, key=key, seed=recipe.seed)
+            kept = {name: inputs[name] for name in ("data", "holdout", "teacher", "seed")}
+            bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank)
+            path = (banks or work) / (f"{bank_key[:16]}.safetensors" if banks else "teacher_bank.safetensors")
+            source = _bank(source, config, accelerator=accelerator, path=path, key=bank_key, seed=recipe.seed)
         return student_step(recipe, student, teacher.denoiser, weights), source
 
     def write(module: TrainStep, draft: run.Draft) -> None:
@@ -153,19 +165,18 @@ def describe(student: StudentPlan) -> dict[str, Any]:
 
 
 def _bank(
-    source: Source, config: schema.Distill, *, accelerator: Accelerator, work: Path, key: str, seed: int
+    source: Source, config: schema.Distill, *, accelerator: Accelerator, path: Path, key: str, seed: int
 ) -> TeacherBank:
-    """The recipe's teacher bank: computed by the main process, kept in the work folder, read by all."""
+    """The recipe's teacher bank: computed by the main process, kept at `path`, read by all."""
     assert isinstance(source, FreshDraws)
-    size = banks.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
+    size = bank_file.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > BANK_SHARE * memory:
         raise UserError(
             f"distill.teacher_bank {config.teacher_bank}: it would take {size / 2**30:.1f} GiB, more than "
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
         )
-    path = work / "teacher_bank.safetensors"
-    bank = banks.load_bank(path, key=key)
+    bank = bank_file.load_bank(path, key=key)
     if accelerator.is_main_process and bank is None:
         fresh = FreshDraws(
             source.stream.data,
@@ -174,10 +185,13 @@ def _bank(
             seed=seeds.derive(seed, "bank"),
             teacher=source.teacher,
         )
-        with banks.bank_progress(config.teacher_bank) as advance:
-            bank = banks.build_bank(fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance)
-        banks.save_bank(bank, path, key=key)
+        with bank_file.bank_progress(config.teacher_bank) as advance:
+            bank = bank_file.build_bank(
+                fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bank_file.save_bank(bank, path, key=key)
     accelerator.wait_for_everyone()
-    bank = bank or banks.load_bank(path, key=key)
+    bank = bank or bank_file.load_bank(path, key=key)
     assert bank is not None
     return TeacherBank(bank, batch_size=config.batch_size, seed=seed)
