@@ -207,6 +207,10 @@ def summary(stage: run.Stage) -> str:
         overall = found["gate"]["rungs"][-1]["overall"]
         parts.append(f"guidance gate: gap error {overall['relative_error']:.4f}, cosine {overall['energy_cosine']:.4f}")
     parts += [found["verified"]] if found.get("verified") else []
+    artifact = stage.manifest["artifact"]
+    solver, of_ddim = describe.solver(artifact), [g for g in ("step", "sampler") if g in artifact["graphs"]]
+    if solver != "ddim" and of_ddim:
+        parts.append(f"{solver} loops over guided on the host: {' and '.join(of_ddim)} hold DDIM's update")
     return f"{stage.folder}  {', '.join(parts)}"
 
 

@@ -76,6 +76,20 @@ def test_a_backend_that_the_runtime_has_not_is_refused(copied: Path) -> None:
         Writer(what, Path()).check(stage)
 
 
+def test_a_recipe_with_another_solver_is_refused_and_no_package_is_left(copied: Path, mine: Path) -> None:
+    path = copied / "student" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["sampling"]["solver"] = "dpmpp_2m"
+    path.write_text(json.dumps(manifest))
+    (path.parent / run.SIDECAR).write_bytes(run.sidecar_text(path))
+    with pytest.raises(UserError, match=r"samples with dpmpp_2m, and packages run DDIM .*Set sampling.solver to ddim"):
+        carry_out(copied, package.load(str(mine)))
+    assert not (copied / "packages" / "mine").exists()
+    artifact = run.read_stage(copied / "artifacts" / "onnx-cpu")
+    assert artifact.manifest["artifact"]["sampling"]["solver"] == "dpmpp_2m"
+    assert summary(artifact).endswith("dpmpp_2m loops over guided on the host: step and sampler hold DDIM's update")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

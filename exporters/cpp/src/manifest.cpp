@@ -229,6 +229,7 @@ void artifact_part(const Reader &value, Manifest &artifact) {
   const Reader sampling = value.at("sampling");
   artifact.num_inference_steps = sampling.at("num_inference_steps").integer(1, artifact.num_train_timesteps);
   artifact.timestep_spacing = one_of(sampling.at("timestep_spacing"), {"trailing", "leading", "linspace"});
+  if (sampling.has("solver")) one_of(sampling.at("solver"), {"ddim"});  // all that this library runs
   artifact.guidance = guidance(sampling.at("guidance"));
   for (const auto &[name, entry] : value.at("graphs").entries()) graph(name, entry, artifact);
   if (artifact.graphs.count("step") == 0 && artifact.graphs.count("guided") == 0)
