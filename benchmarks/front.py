@@ -3,7 +3,8 @@
 For one artifact of the run: DDIM and DPM-Solver++(2M) at 10, 20 and 50 steps, each at the recipe's w, at that w in
 0.2–0.8 (whose steps without guidance run the cond graph), and with TAG. Each with FID and classifier accuracy from the
 same noise; with the distance to the exact solution, which is what a solver alone answers for (root mean square over
-pixels in [−1, 1], to many steps of second order from the same noise); and with the time of a batch, in turns. Writes
+pixels in [−1, 1], to many steps of second order from the same noise), once more with the last step, to the clean image,
+cut into small ones, because that step is of first order in every solver; and with the time of a batch, in turns. Writes
 front-<recipe>.json, and the plot of it.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from dashdeploy.bench.latency import interleave
 from dashdeploy.bench.machine import machine
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion import guidance
-from dashdeploy.diffusion.sampling import SOLVERS, initial_noise, plan
+from dashdeploy.diffusion.sampling import SOLVERS, Plan, initial_noise, plan
 from dashdeploy.metrics.features import open_extractor
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Tag
 from dashdeploy.runtime.model import Model
@@ -45,6 +47,14 @@ def scales(recipe: Recipe) -> list[Guidance]:
     return [w, GuidanceInterval(w=w), Tag()]
 
 
+def fine_end(coarse: Plan, fine: Plan) -> Plan:
+    """`coarse` as far as its last timestep, and from there to the clean image in the steps of `fine`."""
+    first = next((i for i, t in enumerate(fine.timesteps) if t < coarse.timesteps[-1]), len(fine.timesteps))
+    steps = (*coarse.timesteps, *fine.timesteps[first:])
+    weights = (*coarse.weights, *fine.weights[first:])
+    return replace(coarse, timesteps=steps, previous=(*steps[1:], -1), weights=weights)
+
+
 def rows(model: Model, recipe: Recipe, *, steps: tuple[int, ...], num_images: int) -> list[dict[str, Any]]:
     """Quality of every guidance, solver and number of steps; each row with the plan that it was drawn by."""
     data = load_dataset(recipe.data)
@@ -58,7 +68,8 @@ def rows(model: Model, recipe: Recipe, *, steps: tuple[int, ...], num_images: in
     found = []
     for scale in scales(recipe):
         many = recipe.sampling.model_copy(update={"num_inference_steps": EXACT_STEPS, "solver": "dpmpp_2m"})
-        exact = model.sample(noise, y, plan(many, total, scale=scale))
+        fine = plan(many, total, scale=scale)
+        exact = model.sample(noise, y, fine)
         for solver in SOLVERS:
             for num_steps in steps:
                 sampling = recipe.sampling.model_copy(update={"num_inference_steps": num_steps, "solver": solver})
@@ -76,12 +87,18 @@ def rows(model: Model, recipe: Recipe, *, steps: tuple[int, ...], num_images: in
                     "fid_low": row.fid.low,
                     "fid_high": row.fid.high,
                     "accuracy": row.accuracy,
-                    "distance_to_exact": float((model.sample(noise, y, planned) - exact).square().mean().sqrt()),
+                    "distance": rms(model.sample(noise, y, planned) - exact),
+                    "distance_fine_end": rms(model.sample(noise, y, fine_end(planned, fine)) - exact),
                     "plan": planned,
                 }
                 print({k: v for k, v in made.items() if k != "plan"}, file=sys.stderr)
                 found.append(made)
     return found
+
+
+def rms(difference: torch.Tensor) -> float:
+    """Root mean square."""
+    return float(difference.square().mean().sqrt())
 
 
 def timed(model: Model, found: list[dict[str, Any]], *, batch_size: int, repeats: int) -> None:

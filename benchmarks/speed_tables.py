@@ -124,7 +124,7 @@ def front(result: Result) -> str:
     for scale, steps in dict.fromkeys(key[:2] for key in found):
         own = [found[scale, steps, solver] for solver in solvers]
         fids = [f"{row['fid']:.3f} [{row['fid_low']:.3f}, {row['fid_high']:.3f}]" for row in own]
-        distances = [f"{row['distance_to_exact']:.3f}" for row in own]
+        distances = [f"{row['distance']:.3f} ({row['distance_fine_end']:.3f})" for row in own]
         times = [f"{row['median_ms']:,.0f} ({row['way']})" for row in own]
         rows.append([scale, str(steps), *fids, *distances, *times])
     names = [SOLVERS[solver] for solver in solvers]
@@ -134,9 +134,10 @@ def front(result: Result) -> str:
     intro = (
         f"`{result['artifact']}` of the run `{result['run']}`. FID: of {result['num_images']} images, with its 95 % "
         f"interval. Distance: root mean square per pixel, images in [-1, 1], to {exact['num_inference_steps']} steps "
-        f"of {SOLVERS[exact['solver']]} from the same noise. Time: a batch of {result['batch_size']}, "
-        f"{result['threads']} threads, median of {result['rows'][0]['runs']} runs in turns; in brackets the graph that "
-        f"ran. Load of the machine before: {result['machine']['load_before']:.1f}. {where(result)}."
+        f"of {SOLVERS[exact['solver']]} from the same noise; in brackets with the last step, to the clean image, cut "
+        f"into small ones. Time: a batch of {result['batch_size']}, {result['threads']} threads, median of "
+        f"{result['rows'][0]['runs']} runs in turns; in brackets the graph that ran. Load of the machine before: "
+        f"{result['machine']['load_before']:.1f}. {where(result)}."
     )
     return f"{intro}\n\n{table(headings, rows)}\n"
 

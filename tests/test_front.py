@@ -13,6 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dashdeploy.diffusion.sampling import plan
+from dashdeploy.recipe.schema import Sampling, Tag
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -44,8 +47,18 @@ def test_a_row_for_each_guidance_solver_and_number_of_steps(measured: tuple[dict
     assert [found["w=2", "ddim", n]["way"] for n in (3, 4)] == ["step", "sampler"]
     assert {row["way"] for row in result["rows"] if row["solver"] == "dpmpp_2m"} == {"guided"}
     for row in result["rows"]:
-        assert row["median_ms"] > 0 and math.isfinite(row["fid"]) and 0 < row["distance_to_exact"] < 2
+        assert row["median_ms"] > 0 and math.isfinite(row["fid"]) and 0 < row["distance"] < 2
         assert (row["steps_alone"] > 0) == (row["guidance"] == "w=2 in 0.2–0.8")
+
+
+def test_only_the_last_step_is_cut_into_small_ones() -> None:
+    sampling = Sampling(num_inference_steps=4, solver="ddim", guidance=Tag())
+    coarse = plan(sampling, 1000)
+    fine = plan(sampling.model_copy(update={"num_inference_steps": 10}), 1000)
+    found = load("front").fine_end(coarse, fine)
+    assert found.timesteps == (999, 749, 499, 249, 199, 99)
+    assert found.previous == (749, 499, 249, 199, 99, -1)
+    assert found.weights == (*coarse.weights, *fine.weights[-2:]) and found.solver == "ddim"
 
 
 def test_the_table_has_both_solvers_side_by_side(measured: tuple[dict[str, Any], str]) -> None:
