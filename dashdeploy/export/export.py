@@ -45,6 +45,8 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     recipe = Recipe.model_validate(student.manifest["recipe"])
     folder = run_folder / ARTIFACTS / target.name
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
+    if recipe.sampling.solver != "ddim":  # artifacts from before there was a choice stay current
+        inputs["solver"] = recipe.sampling.solver
     backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     key = run.stage_key("export", **inputs, backend=backend.identity())
     done = None if fresh else run.current(folder, key)

@@ -76,18 +76,18 @@ def test_a_backend_that_the_runtime_has_not_is_refused(copied: Path) -> None:
         Writer(what, Path()).check(stage)
 
 
-def test_a_recipe_with_another_solver_is_refused_and_no_package_is_left(copied: Path, mine: Path) -> None:
-    path = copied / "student" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["recipe"]["sampling"]["solver"] = "dpmpp_2m"
-    path.write_text(json.dumps(manifest))
-    (path.parent / run.SIDECAR).write_bytes(run.sidecar_text(path))
-    with pytest.raises(UserError, match=r"samples with dpmpp_2m, and packages run DDIM .*Set sampling.solver to ddim"):
-        carry_out(copied, package.load(str(mine)))
-    assert not (copied / "packages" / "mine").exists()
-    artifact = run.read_stage(copied / "artifacts" / "onnx-cpu")
-    assert artifact.manifest["artifact"]["sampling"]["solver"] == "dpmpp_2m"
-    assert summary(artifact).endswith("dpmpp_2m loops over guided on the host: step and sampler hold DDIM's update")
+def test_an_artifact_of_another_solver_is_refused_by_every_package_and_says_which_graphs_are_ddims(
+    copied: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = run.read_stage(copied / "artifacts" / "onnx-cpu")
+    assert "DDIM" not in summary(stage)
+    stage.manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
+    assert summary(stage).endswith("dpmpp_2m loops over guided on the host: step and sampler hold DDIM's update")
+    monkeypatch.setattr("dashdeploy.export.export.export", lambda *_, **__: stage)
+    for what in (str(mine), "triton", "triton-onnxruntime"):
+        with pytest.raises(UserError, match=r"samples with dpmpp_2m, and packages run DDIM.*Set sampling.solver"):
+            carry_out(copied, package.load(what))
+    assert not (copied / "packages").exists()
 
 
 @pytest.mark.parametrize(
