@@ -206,9 +206,15 @@ class GuidanceInterval(Model):
 Guidance = Coefficient | Annotated[Tag | GuidanceInterval, Field(discriminator="kind")]
 
 
-class Sampling(Model):
-    """The DDIM sampler (η = 0) that the benchmark and `sample` use."""
+Solver = Literal["ddim", "dpmpp_2m"]
 
+
+class Sampling(Model):
+    """The deterministic sampler that the benchmark and `sample` use."""
+
+    solver: Solver = Field(
+        "ddim", description="ddim: first order (η = 0), what the step and sampler graphs hold. dpmpp_2m: second order"
+    )
     num_inference_steps: Positive = 50
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"
     clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")

@@ -185,6 +185,7 @@ edited("a beta in words", "artifact betas 3", "small", DAMAGED, "betas must be a
 edited("too few betas", "artifact betas", [0.1], DAMAGED, "1 values for 1000 timesteps")
 edited("steps past T", "artifact sampling num_inference_steps", 5000, DAMAGED, "must be in 1 ... 1000")
 edited("an unknown spacing", "artifact sampling timestep_spacing", "random", DAMAGED, "known: leading, linspace")
+edited("another solver", "artifact sampling solver", "dpmpp_2m", DAMAGED, "solver is 'dpmpp_2m'; known: ddim")
 edited("an unknown guidance", "artifact sampling guidance", {"kind": "magic"}, DAMAGED, "known: interval, tag")
 edited("v-prediction", "artifact prediction_type", "v_prediction", DAMAGED, "known: epsilon")
 edited("no graphs", "artifact graphs", {}, DAMAGED, "neither a step nor a guided graph")

@@ -235,6 +235,7 @@ void artifact_part(const Reader &value, Manifest &artifact) {
   const Reader sampling = value.at("sampling");
   artifact.num_inference_steps = sampling.at("num_inference_steps").integer(1, artifact.num_train_timesteps);
   artifact.timestep_spacing = one_of(sampling.at("timestep_spacing"), {"trailing", "leading", "linspace"});
+  if (sampling.has("solver")) one_of(sampling.at("solver"), {"ddim"});  // all that this library runs
   artifact.guidance = guidance(sampling.at("guidance"));
   // Only the host's backends use the whole-sampler graph, and only where it gives float32.
   const bool by_host = artifact.backend == "openvino" || artifact.backend == "onnxruntime";
