@@ -1,9 +1,9 @@
 """The C++ runtime against the Python runtime on the same artifacts: python benchmarks/cpp_runtime.py RUN
 
 Builds the C++ runtime with every backend that CMake finds (what it needs to find them is passed on, as in
-`-- -DONNXRUNTIME_ROOT=…`; OpenVINO's Python package is found by itself), then draws 1, 8 and 64 images with DDIM-50 in
-turns: dashdeploy-sample in a process of its own, and the Python runtime by its fastest graph and by the step graph in
-its host loop. Beside it the share of the C++ loop outside of the inference library. Writes
+`--cmake=-DONNXRUNTIME_ROOT=…`; OpenVINO's Python package is found by itself), then draws 1, 8 and 64 images with
+DDIM-50 in turns: dashdeploy-sample in a process of its own and the Python runtime, each by the graph that it takes by
+itself and step by step. Beside it the share of the C++ loop outside of the inference library. Writes
 benchmarks/results/cpp-runtime.json.
 """
 
@@ -32,7 +32,7 @@ from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.model import Model
 
 BATCHES = {1: 8, 8: 4, 64: 2}  # batch -> runs of one turn
-ROUNDS, STEPS, SCALE, SEED = 7, 50, 2.0, 7
+ROUNDS, STEPS, SCALE, SEED = 5, 50, 2.0, 7
 OPENVINO = Path(openvino.__file__).parent / "cmake"
 
 
@@ -52,11 +52,11 @@ class Artifact:
         self.program, self.folder, self.model, self.threads, self.out = program, folder, model, threads, work / "x.f32"
         self.plan = plan(Sampling(num_inference_steps=STEPS, guidance=SCALE), 1000)
 
-    def cpp(self, batch: int, runs: int) -> tuple[list[float], float]:
+    def cpp(self, batch: int, runs: int, *, by_step: bool) -> tuple[list[float], float]:
         labels = ",".join(str(i % 10) for i in range(batch))
         options = ["--labels", labels, "-w", str(SCALE), "--steps", str(STEPS), "--seed", str(SEED)]
         more = ["--threads", str(self.threads), "--repeat", str(runs), "--out", str(self.out)]
-        command = [str(self.program), str(self.folder), *options, *more]
+        command = [str(self.program), str(self.folder), *options, *more, *(["--loop"] if by_step else [])]
         said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         return said["run_ms"], said["outside_backend"]
 
@@ -78,11 +78,12 @@ class Artifact:
 
 
 def measure(artifact: Artifact, batch: int, runs: int) -> dict[str, Any]:
-    found: dict[str, list[float]] = {"cpp": [], "python": [], "python_step": []}
+    found: dict[str, list[float]] = {"cpp": [], "cpp_step": [], "python": [], "python_step": []}
     outside = []
     for _ in range(ROUNDS):
-        times, share = artifact.cpp(batch, runs)
-        found["cpp"] += times
+        found["cpp"] += artifact.cpp(batch, runs, by_step=False)[0]
+        times, share = artifact.cpp(batch, runs, by_step=True)
+        found["cpp_step"] += times
         outside.append(share)
         found["python"] += artifact.python(batch, runs, by_step=False)
         found["python_step"] += artifact.python(batch, runs, by_step=True)
@@ -94,7 +95,7 @@ def measure(artifact: Artifact, batch: int, runs: int) -> dict[str, Any]:
         "python_way": artifact.model.way(artifact.plan, batch),
         **medians,
         "python_over_cpp": medians["python_ms"] / medians["cpp_ms"],
-        "python_step_over_cpp": medians["python_step_ms"] / medians["cpp_ms"],
+        "python_step_over_cpp_step": medians["python_step_ms"] / medians["cpp_step_ms"],
         "outside_backend": statistics.median(outside),
     }
 
@@ -103,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--artifacts", nargs="+", default=["openvino", "openvino-int8"])
-    parser.add_argument("cmake", nargs="*", help="options for CMake, after --")
+    parser.add_argument("--cmake", action="append", default=[], help="an option for CMake; repeatable")
     options = parser.parse_args()
     threads, rows = torch.get_num_threads(), []
     with tempfile.TemporaryDirectory() as work:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dashdeploy.bench.record import SOLVERS
+
 Result = dict[str, Any]
 NAMES = {"onnx-cpu": "onnx-cpu (whole sampler)", "onnx-cpu-int8": "onnx-cpu-int8 (whole sampler)"}
 
@@ -98,18 +100,45 @@ def triton(result: Result) -> str:
 
 
 def cpp_runtime(result: Result) -> str:
-    """A row for each artifact and batch: C++, and the Python runtime by its fastest graph and by the step graph."""
+    """A row for each artifact and batch: both runtimes by the graph that they take by themselves, and step by step."""
     rows = []
     for row in result["rows"]:
-        times = [f"{row[k]:,.1f}" for k in ("cpp_ms", "python_ms", "python_step_ms")]
-        ratios = [f"{row[k]:.2f}×" for k in ("python_over_cpp", "python_step_over_cpp")]
+        times = [f"{row[k]:,.1f}" for k in ("cpp_ms", "python_ms", "cpp_step_ms", "python_step_ms")]
+        ratios = [f"{row[k]:.2f}×" for k in ("python_over_cpp", "python_step_over_cpp_step")]
         outside = f"{100 * row['outside_backend']:.2f}"
-        rows.append([row["artifact"], str(row["batch_size"]), *times, row["python_way"], *ratios, outside])
-    headings = ["Artifact", "Batch", "C++ (ms)", "Python (ms)", "by step (ms)", "Python's graph", "Python ÷ C++"]
-    headings += ["by step ÷ C++", "C++ outside the backend (%)"]
+        cells = [times[0], times[1], ratios[0], times[2], times[3], ratios[1]]
+        rows.append([row["artifact"], str(row["batch_size"]), row["python_way"], *cells, outside])
+    headings = ["Artifact", "Batch", "Runs as", "C++ (ms)", "Python (ms)", "Python ÷ C++"]
+    headings += ["C++ step by step", "Python step by step", "Python ÷ C++", "C++ loop outside the backend (%)"]
     intro = (
         f"{result['num_inference_steps']} guided DDIM steps, {result['threads']} threads, medians of runs in turns. "
         f"{where(result)}."
+    )
+    return f"{intro}\n\n{table(headings, rows)}\n"
+
+
+def front(result: Result) -> str:
+    """A row for each guidance and number of steps: FID, distance to the exact solution and time of each solver."""
+    solvers = list(dict.fromkeys(row["solver"] for row in result["rows"]))
+    found = {(row["guidance"], row["num_inference_steps"], row["solver"]): row for row in result["rows"]}
+    rows = []
+    for scale, steps in dict.fromkeys(key[:2] for key in found):
+        own = [found[scale, steps, solver] for solver in solvers]
+        fids = [f"{row['fid']:.3f} [{row['fid_low']:.3f}, {row['fid_high']:.3f}]" for row in own]
+        distances = [f"{row['distance']:.3f} ({row['distance_fine_end']:.3f})" for row in own]
+        times = [f"{row['median_ms']:,.0f} ({row['way']})" for row in own]
+        rows.append([scale, str(steps), *fids, *distances, *times])
+    names = [SOLVERS[solver] for solver in solvers]
+    headings = ["Guidance", "Steps", *(f"FID, {n}" for n in names), *(f"Distance, {n}" for n in names)]
+    headings += [f"{n} (ms)" for n in names]
+    exact = result["exact"]
+    intro = (
+        f"`{result['artifact']}` of the run `{result['run']}`. FID: of {result['num_images']} images, with its 95 % "
+        f"interval. Distance: root mean square per pixel, images in [-1, 1], to {exact['num_inference_steps']} steps "
+        f"of {SOLVERS[exact['solver']]} from the same noise; in brackets with the last step, to the clean image, cut "
+        f"into small ones. Time: a batch of {result['batch_size']}, {result['threads']} threads, median of "
+        f"{result['rows'][0]['runs']} runs in turns; in brackets the graph that ran. Load of the machine before: "
+        f"{result['machine']['load_before']:.1f}. {where(result)}."
     )
     return f"{intro}\n\n{table(headings, rows)}\n"
 
@@ -120,5 +149,6 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "int8-tradeoff": int8_tradeoff,
     "triton": triton,
     "cpp-runtime": cpp_runtime,
+    "front": front,
 }
 """How a result's file name begins -> its renderer."""

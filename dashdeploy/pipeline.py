@@ -15,15 +15,21 @@ from dashdeploy.training.teach import teach
 
 
 def run_all(
-    recipe: Recipe, run_folder: Path, *, base: Path | None, fresh: bool = False, say: Callable[[str], None]
+    recipe: Recipe,
+    run_folder: Path,
+    *,
+    base: Path | None,
+    fresh: bool = False,
+    banks: Path | None = None,
+    say: Callable[[str], None],
 ) -> run.Stage:
-    """Carry out all four stages and return the last; `say` is told of each stage as it ends."""
+    """Carry out all four stages and return the last; `say` is told of each stage as it ends. `banks`: see `distill`."""
     check_measurable(recipe)
     teacher = choose.find(recipe, run_folder, base=base)
     if teacher is None:
         teacher = teach(recipe, run_folder, fresh=fresh).folder
     say(f"teacher   {teacher}")
-    student = distill(recipe, run_folder, base=base, fresh=fresh)
+    student = distill(recipe, run_folder, base=base, fresh=fresh, banks=banks)
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
     for name in recipe.export:

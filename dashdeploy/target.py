@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from dashdeploy import locate
-from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive, Text, Whole
+from dashdeploy.recipe.fields import DISTINCT, Count, Number, Positive, Text, Whole
 from dashdeploy.recipe.load import load_model
+from dashdeploy.recipe.schema import Model
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 GraphName = Literal["guided", "cond", "step", "sampler"]
@@ -47,7 +48,7 @@ class GateLimits(Model):
     image_error: Number = Field(
         0.1, gt=0, description="step and sampler graphs: relative error of the final images, from the same noise"
     )
-    num_draws: Whole = Field(256, ge=32, description="draws of (x_t, t, y) along DDIM trajectories")
+    num_draws: Whole = Field(256, ge=32, description="draws of (x_t, t, y) along the sampler's trajectories")
     t_bins: Positive = Field(8, description="ranges of t that are judged, each alone")
 
 
@@ -62,7 +63,7 @@ class SamplerGraph(Model):
 
 
 class Calibration(Model):
-    """How int8 scales are found: on both branches along DDIM trajectories, stratified over t."""
+    """How int8 scales are found: on both branches along the sampler's trajectories, stratified over t."""
 
     quantizer: Literal["onnxruntime", "nncf"] = "onnxruntime"
     num_images: Whole = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")

@@ -23,7 +23,8 @@ BELOW = {
     **dict.fromkeys(MIDDLE, GROUND | {"diffusion"}),
     **dict.fromkeys(STAGES, GROUND | {"diffusion"} | MIDDLE),
     "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES,
-    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"pipeline"},
+    "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"pipeline"},
+    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"pipeline", "compare"},
     "__main__": {"cli"},
 }
 # Opening a torch model is what the teachers' adapters are for, and a student is a smaller teacher.

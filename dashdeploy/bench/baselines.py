@@ -29,6 +29,7 @@ def load(recipe_name: str) -> tuple[dict[str, Any], Path] | None:
 
 def conditions(record: dict[str, Any]) -> dict[str, Any]:
     """What two benchmark records must share for their figures to stand beside each other."""
+    solver = record["settings"]["sampling"].get("solver", "ddim")
     return {
         "teacher_sha256": record["models"]["teacher"]["sha256"],
         "features_sha256": record["quality"]["features"]["sha256"],
@@ -36,6 +37,7 @@ def conditions(record: dict[str, Any]) -> dict[str, Any]:
         "num_reference": record["quality"]["num_reference"],
         "student_parameters": record["models"]["student"]["parameters"],
         "images_seen": record["images_seen"],
+        **({} if solver == "ddim" else {"solver": solver}),  # DDIM goes without saying in the committed files
     }
 
 

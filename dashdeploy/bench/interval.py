@@ -61,4 +61,5 @@ def plan_info(scale: Guidance, worked_out: Plan) -> PlanInfo:
         timesteps=worked_out.timesteps,
         weights=worked_out.weights,
         clip_sample=worked_out.clip_sample,
+        solver=worked_out.solver,
     )

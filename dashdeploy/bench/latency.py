@@ -1,4 +1,4 @@
-"""Latency of guided steps and of the whole DDIM sampler: models interleaved in one run, percentiles and ratios."""
+"""Latency of guided steps and of the whole sampler: models interleaved in one run, percentiles and ratios."""
 
 from __future__ import annotations
 

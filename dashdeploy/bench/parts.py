@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 
+from dashdeploy.recipe.schema import Solver
+
 Scope = Literal["step", "sampler"]
 Branches = Literal["batched", "two-pass"]
 Way = Literal["sampler", "step", "guided"]
@@ -56,6 +58,7 @@ class PlanInfo(Part):
     timesteps: tuple[int, ...]
     weights: tuple[float, ...] | None
     clip_sample: bool | None
+    solver: Solver = "ddim"
 
     def differences(self, other: PlanInfo) -> list[str]:
         """In what two plans differ; empty where times of both can be set against each other."""
@@ -72,6 +75,8 @@ class PlanInfo(Part):
             found.append(f"guidance (both {self.guidance}, with other scales at single steps)")
         if None not in (self.clip_sample, other.clip_sample) and self.clip_sample != other.clip_sample:
             found.append("clip_sample")
+        if self.solver != other.solver:
+            found.append(f"solver ({self.solver} and {other.solver})")
         return found
 
 

@@ -108,7 +108,7 @@ def _by_guidance(record: Record, field: str, name: str, label: str) -> str:
     apart = list(dict.fromkeys(row.guidance for row in rows if row.w is None))
     places = {guidance: start + spread * (0.2 + 0.3 * i) for i, guidance in enumerate(apart)}
     models = [key for key in record.models if any(row.model == key for row in rows)]
-    with _panel(name, label) as (ax, finish):
+    with panel(name, label) as (ax, finish):
         drawn: list[tuple[list[float], list[float]]] = []
         for i, model in enumerate(models):
             own = sorted((r for r in rows if r.model == model and r.w is not None), key=lambda r: r.w or 0.0)
@@ -146,7 +146,7 @@ def _by_guidance(record: Record, field: str, name: str, label: str) -> str:
         ax.set_xticks([*ticks, *places.values()], [*(f"{w:g}" for w in ticks), *places])
         ax.grid(False, axis="x")
         ax.set_xlabel("guidance scale w (1 = off)")
-        if _scale_y(ax, [getattr(row, field).value for row in rows]) == "log":
+        if scale_y(ax, [getattr(row, field).value for row in rows]) == "log":
             ax.set_ylabel("log scale")
         return finish()
 
@@ -154,7 +154,7 @@ def _by_guidance(record: Record, field: str, name: str, label: str) -> str:
 def gap_by_timestep(record: Record, metric: GapMetric) -> str:
     """One figure of guidance fidelity in each bin of t, a line a student; dotted: the best value."""
     label, best = GAP_METRICS[metric]
-    with _panel(f"gap-{metric}".replace("_", "-"), label) as (ax, finish):
+    with panel(f"gap-{metric}".replace("_", "-"), label) as (ax, finish):
         ax.axhline(best, color=INK, linewidth=1.0, linestyle=":", zorder=2)
         drawn: list[tuple[list[float], list[float]]] = []
         for i, row in enumerate(record.fidelity.rows):
@@ -186,7 +186,7 @@ def latency_by_batch(record: Record, scope: Scope) -> str:
     """Median time against batch, both axes logarithmic; two passes are dashed and hollow."""
     what = "one guided step" if scope == "step" else f"the whole sampler, {record.num_inference_steps} steps"
     rows = [row for row in record.latency if row.scope == scope]
-    with _panel(f"latency-{scope}", f"Median time (ms), {what}") as (ax, finish):
+    with panel(f"latency-{scope}", f"Median time (ms), {what}") as (ax, finish):
         for model in record.models:
             for branches in ("batched", "two-pass"):
                 own = [row for row in rows if (row.model, row.branches) == (model, branches)]
@@ -222,7 +222,7 @@ def loss_terms(record: Record) -> str:
     points = record.training
     names = list(dict.fromkeys(name for point in points for name in point.terms))
     steps = [point.step for point in points]
-    with _panel("loss-terms", "Loss and its terms") as (ax, finish):
+    with panel("loss-terms", "Loss and its terms") as (ax, finish):
         series = [("loss", [point.loss for point in points], INK)]
         series += [(n, [p.value(n) for p in points], TERMS[i % len(TERMS)]) for i, n in enumerate(names)]
         for name, values, color in series:
@@ -264,7 +264,8 @@ class _Finish:
 
 
 @contextmanager
-def _panel(name: str, title: str) -> Iterator[tuple[Axes, _Finish]]:
+def panel(name: str, title: str) -> Iterator[tuple[Axes, _Finish]]:
+    """Axes in the house style, and what turns them into SVG text; `name` makes the text deterministic."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         FigureCanvasSVG(figure)
@@ -297,7 +298,7 @@ def _coincides(x: list[float], y: list[float], drawn: list[tuple[list[float], li
     return any(x and x == ox and np.allclose(y, oy, rtol=COINCIDES, atol=0, equal_nan=True) for ox, oy in drawn)
 
 
-def _scale_y(ax: Axes, values: Sequence[float]) -> Literal["log", "linear"]:
+def scale_y(ax: Axes, values: Sequence[float]) -> Literal["log", "linear"]:
     """Logarithmic over a wide range of positive values, else linear from zero."""
     known = [value for value in values if math.isfinite(value)]
     if known and min(known) > 0 and max(known) / min(known) > WIDE_RANGE:

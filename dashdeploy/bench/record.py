@@ -33,12 +33,15 @@ from dashdeploy.bench.parts import (
 )
 from dashdeploy.bench.upgrade import OLDER, upgraded
 from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Solver
 
 FORMAT = 2
 FILE = "bench.json"
 TEACHER, STUDENT = "teacher", "student"
 RECIPE_PLAN = "recipe"
 """Key of the plan that the recipe's sampling section says."""
+SOLVERS: dict[Solver, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++(2M)"}
+"""As tables and pages name them."""
 
 
 class Record(Part):
@@ -123,6 +126,11 @@ class Record(Part):
     @property
     def num_inference_steps(self) -> int:
         return len(self.settings.timesteps)
+
+    @property
+    def solver(self) -> str:
+        """The recipe's solver, by its label."""
+        return SOLVERS[self.plans[RECIPE_PLAN].solver]
 
     @property
     def students(self) -> list[str]:

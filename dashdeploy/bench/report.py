@@ -133,7 +133,7 @@ def _samples(record: Record, samples: Samples) -> str:
         figures.append(f'<figure>{caption}<div class="rows"><ol>{labels}</ol>{image}</div></figure>')
     about = (
         f"A row is a class. Every grid starts from the same noise, at the recipe's guidance ({record.guidance}) and "
-        f"{record.num_inference_steps} DDIM steps, so images at the same place can be compared one by one."
+        f"{record.num_inference_steps} {record.solver} steps, so images at the same place can be compared one by one."
     )
     return f'<p>{escape(about)}</p><div class="grids">{"".join(figures)}</div>'
 

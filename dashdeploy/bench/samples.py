@@ -23,9 +23,13 @@ FOLDER = "samples"
 
 
 def key(model_sha256: str, plan: Plan, *, num_images: int, seed: int) -> str:
-    """Identity of a set of samples: the model's hash and every setting that changes an image."""
+    """Identity of a set of samples: the model's hash and every setting that changes an image.
+
+    DDIM goes without saying, so that what was drawn before there were other solvers keeps its name.
+    """
     settings = {"model": model_sha256, "num_images": num_images, "noise": noise.NAME, "seed": seed}
-    return run.digest({**settings, "plan": asdict(plan)})
+    steps = {k: v for k, v in asdict(plan).items() if (k, v) != ("solver", "ddim")}
+    return run.digest({**settings, "plan": steps})
 
 
 def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) -> torch.Tensor | None:

@@ -20,7 +20,7 @@ from dashdeploy.bench.cells import (
     times,
 )
 from dashdeploy.bench.parts import FidelityRow, Gap, LatencyRow, Pair, QualityRow
-from dashdeploy.bench.record import STUDENT, TEACHER, Record
+from dashdeploy.bench.record import SOLVERS, STUDENT, TEACHER, Record
 from dashdeploy.bench.table import Column, Table, build, escape, to_markdown, to_rich
 
 
@@ -174,7 +174,8 @@ PAIRS: tuple[Column[Pair], ...] = (
 def overview_table(record: Record, *, full: bool = False) -> Table:
     """Every model in one line: the sampler at the largest batch, quality at the recipe's guidance, size, memory."""
     batch_size = max((row.batch_size for row in record.latency if row.scope == "sampler"), default=None)
-    at = f", {record.num_inference_steps} steps at batch {batch_size}" if batch_size else ""
+    solver = "" if record.solver == SOLVERS["ddim"] else f"{record.solver} "
+    at = f", {record.num_inference_steps} {solver}steps at batch {batch_size}" if batch_size else ""
     columns = overview_columns(record, batch_size) if record.latency or record.quality.rows else ()
     rows = record.models if columns else ()
     return build(record, f"Overview at {record.guidance}{at}", columns, rows, full=full)

@@ -132,15 +132,17 @@ def _validate(names: list[str], check: Callable[[str], None]) -> None:
 def _schema() -> TypeAdapter:
     from pydantic import TypeAdapter
 
+    from dashdeploy.recipe.comparison import Comparison
     from dashdeploy.recipe.schema import Recipe
 
-    return TypeAdapter(Recipe)
+    return TypeAdapter(Recipe | Comparison)
 
 
 def _check(name: str) -> None:
+    from dashdeploy.recipe.comparison import is_comparison, load_comparison
     from dashdeploy.recipe.load import load_recipe
 
-    load_recipe(name)
+    (load_comparison if is_comparison(locate.find("recipes", name)) else load_recipe)(name)
 
 
 app = files_app("recipes", noun="recipe", schema_of=_schema, check=_check)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -21,7 +21,10 @@ def sample(
     guidance: Annotated[
         str, typer.Option("--guidance", "-w", help="Guidance scale (1 = off), tag, or an interval as in 3@0.2-0.8.")
     ] = "2",
-    steps: Annotated[int, typer.Option(min=1, help="DDIM steps.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
+    solver: Annotated[
+        str, typer.Option(help="ddim, or dpmpp_2m: second order (DPM-Solver++ 2M), for few steps.")
+    ] = "ddim",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel this many times.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the runtime's choice.")] = None,
@@ -30,19 +33,21 @@ def sample(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: the artifact's own.")] = None,
 ) -> None:
-    """Draw images of each class with DDIM and write them as one PNG grid."""
+    """Draw images of each class and write them as one PNG grid."""
     import torch
 
     from dashdeploy.bench.grid import grid_png
     from dashdeploy.diffusion import guidance as scales
-    from dashdeploy.diffusion.sampling import generate, plan
-    from dashdeploy.errors import UserError
-    from dashdeploy.recipe.schema import Sampling
+    from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
+    from dashdeploy.errors import UserError, unknown
+    from dashdeploy.recipe.schema import Sampling, Solver
     from dashdeploy.runtime.opening import open_path
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
-    sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance))
+    if solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
+    sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance), solver=cast(Solver, solver))
     with open_path(model, threads=threads, provider=provider, device=device) as opened:
         interface = opened.denoiser.interface
         if interface.image_shape[0] not in (1, 3):

@@ -30,6 +30,12 @@ def both_branches(
     return eps[:b], eps[b:]
 
 
+def by_branch(stacked: torch.Tensor) -> torch.Tensor:
+    """What a forward over the stacked batch gave anywhere inside: (2B, …) -> (B, 2, …), uncond before cond."""
+    b = stacked.shape[0] // 2
+    return torch.stack([stacked[:b], stacked[b:]], dim=1)
+
+
 def combine(eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """eps_w = eps_uncond + w·(eps_cond − eps_uncond), in float32; w: (B,). w = 1 is off."""
     uncond, cond = eps_uncond.float(), eps_cond.float()

@@ -1,4 +1,4 @@
-"""Deterministic DDIM sampling (η = 0) over any Denoiser."""
+"""Deterministic sampling over any Denoiser: DDIM (η = 0) and DPM-Solver++(2M), on the same timesteps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from dashdeploy.diffusion import guidance, noise
 from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Guidance, Sampling
+from dashdeploy.recipe.schema import Guidance, Sampling, Solver
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Plan:
     previous: tuple[int, ...]
     weights: tuple[float, ...]
     clip_sample: bool
+    solver: Solver = "ddim"
 
 
 class Sample(Protocol):
@@ -65,6 +66,7 @@ def plan(config: Sampling, num_train_timesteps: int, *, scale: Guidance | None =
         previous=(*steps[1:], -1),
         weights=tuple(guidance.weight(scale, t, num_train_timesteps) for t in steps),
         clip_sample=config.clip_sample,
+        solver=config.solver,
     )
 
 
@@ -99,19 +101,75 @@ def ddim(
     alphas_cumprod = torch.cat([denoiser.interface.schedule.alphas_cumprod, torch.ones(1)]).to(noise.device)
     x = noise
     for i, (now, previous, w) in enumerate(zip(run.timesteps, run.previous, run.weights, strict=True)):
-        t = torch.full_like(y, now)
-        if w == 1.0:
-            eps = denoiser(x, t, y)
-        else:
-            eps = denoiser.guided(x, t, y, torch.full(y.shape, w, dtype=torch.float32, device=y.device))
+        eps = predict(denoiser, x, y, t=now, w=w)
         x = ddim_step(x, eps, alphas_cumprod[now], alphas_cumprod[previous], clip_sample=run.clip_sample)
         if on_step is not None:
             on_step(i)
     return x.clamp(-1, 1)
 
 
+@torch.no_grad()
+def dpmpp_2m(
+    denoiser: Denoiser,
+    noise: torch.Tensor,
+    y: torch.Tensor,
+    run: Plan,
+    *,
+    on_step: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """As `ddim`, by DPM-Solver++(2M), of second order (Lu et al. 2022, arXiv:2211.01095, Algorithm 2).
+
+    It too makes one prediction a step. The first step is of first order, which is DDIM's, and so is a step to the clean
+    image: λ is ∞ there, and no second order exists. (The authors do that below 15 steps; their runs end before λ = ∞.)
+    With clip_sample the predicted x_0 is clipped to [−1, 1] before it is extrapolated.
+    """
+    alphas_cumprod = torch.cat([denoiser.interface.schedule.alphas_cumprod, torch.ones(1)]).double()
+    alpha, sigma = alphas_cumprod.sqrt().tolist(), (1 - alphas_cumprod).sqrt().tolist()
+    x, x_0_before, h_before = noise, None, math.nan
+    for i, (now, previous, w) in enumerate(zip(run.timesteps, run.previous, run.weights, strict=True)):
+        eps = predict(denoiser, x, y, t=now, w=w)
+        x_0 = (x - sigma[now] * eps) / alpha[now]
+        if run.clip_sample:
+            x_0 = x_0.clamp(-1, 1)
+        # λ = log(α/σ); h is the step in it (Section 3).
+        clean = sigma[previous] == 0
+        h = math.inf if clean else math.log(alpha[previous] / sigma[previous]) - math.log(alpha[now] / sigma[now])
+        # Algorithm 2, line 9: D = (1 + 1/2r) x_0 − 1/2r x_0_before, r = h_before / h.
+        d = x_0 if clean or x_0_before is None else x_0 + h / (2 * h_before) * (x_0 - x_0_before)
+        # Line 10; at h = ∞ the clean image is D itself.
+        x = sigma[previous] / sigma[now] * x - alpha[previous] * math.expm1(-h) * d
+        x_0_before, h_before = x_0, h
+        if on_step is not None:
+            on_step(i)
+    return x.clamp(-1, 1)
+
+
+def predict(denoiser: Denoiser, x: torch.Tensor, y: torch.Tensor, *, t: int, w: float) -> torch.Tensor:
+    """Guided eps; where the guidance scale is 1 the conditional branch is all that is needed, and only that runs."""
+    steps = torch.full_like(y, t)
+    if w == 1.0:
+        return denoiser(x, steps, y)
+    return denoiser.guided(x, steps, y, torch.full(y.shape, w, dtype=torch.float32, device=y.device))
+
+
+SOLVERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
+"""Every `Solver` of recipes."""
+
+
+def solve(
+    denoiser: Denoiser,
+    noise: torch.Tensor,
+    y: torch.Tensor,
+    run: Plan,
+    *,
+    on_step: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Images by the plan's solver; see `ddim`."""
+    return SOLVERS[run.solver](denoiser, noise, y, run, on_step=on_step)
+
+
 class HostLoop:
-    """The Sampler of any Denoiser: `ddim`."""
+    """The Sampler of any Denoiser: `solve`."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
@@ -119,7 +177,7 @@ class HostLoop:
     def __call__(
         self, noise: torch.Tensor, y: torch.Tensor, run: Plan, *, on_step: Callable[[int], None] | None = None
     ) -> torch.Tensor:
-        return ddim(self.denoiser, noise, y, run, on_step=on_step)
+        return solve(self.denoiser, noise, y, run, on_step=on_step)
 
     def way(self, run: Plan, batch_size: int | None = None) -> str:
         return "guided"

@@ -41,6 +41,12 @@ def describe(student: run.Stage, recipe: Recipe, target: Target, interface: Inte
     }
 
 
+def solver(artifact: dict[str, Any]) -> str:
+    """Of the recipe that an artifact was made with; manifests from before there was a choice are DDIM's."""
+    found: str = artifact["sampling"].get("solver", "ddim")
+    return found
+
+
 def graph_entry(path: Path, name: str, *, image_shape: tuple[int, int, int], num_steps: int, output: str) -> dict:
     """The manifest's entry of one graph: its files, and names, types and shapes of what goes in and comes out.
 

@@ -50,6 +50,8 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
         )
     folder = run_folder / ARTIFACTS / target.name
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
+    if recipe.sampling.solver != "ddim":  # artifacts from before there was a choice stay current
+        inputs["solver"] = recipe.sampling.solver
     backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     key = run.stage_key("export", **inputs, backend=backend.identity())
     done = None if fresh else run.current(folder, key)
@@ -217,6 +219,10 @@ def summary(stage: run.Stage) -> str:
         overall = found["gate"]["rungs"][-1]["overall"]
         parts.append(f"guidance gate: gap error {overall['relative_error']:.4f}, cosine {overall['energy_cosine']:.4f}")
     parts += [found["verified"]] if found.get("verified") else []
+    artifact = stage.manifest["artifact"]
+    solver, of_ddim = describe.solver(artifact), [g for g in ("step", "sampler") if g in artifact["graphs"]]
+    if solver != "ddim" and of_ddim:
+        parts.append(f"{solver} loops over guided on the host: {' and '.join(of_ddim)} hold DDIM's update")
     return f"{stage.folder}  {', '.join(parts)}"
 
 

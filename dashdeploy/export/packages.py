@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dashdeploy import locate, run
+from dashdeploy.errors import UserError
+from dashdeploy.export import describe
 from dashdeploy.export import export as artifacts
 from dashdeploy.lazy import resolve
 from dashdeploy.package import Package
@@ -60,6 +62,7 @@ def write_package(run_folder: Path, package: Package, *, fresh: bool = False) ->
     artifact = artifacts.export(run_folder, load_target(package.artifact), fresh=fresh)
     templates = locate.data_root("exporters") / package.package.kind
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
+    require_ddim(artifact)
     writer.check(artifact)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
@@ -72,6 +75,21 @@ def write_package(run_folder: Path, package: Package, *, fresh: bool = False) ->
     with run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
         draft.figures.update(writer.write(draft.folder, artifact, recipe))
     return run.read_stage(folder)
+
+
+def require_ddim(artifact: run.Stage) -> None:
+    """Refuse an artifact whose recipe samples with another solver: what a package runs holds DDIM's update.
+
+    Raises:
+        UserError: it names the solver, and what to do.
+    """
+    solver = describe.solver(artifact.manifest["artifact"])
+    if solver != "ddim":
+        raise UserError(
+            f"{artifact.folder}: its recipe samples with {solver}, and packages run DDIM: their step and sampler "
+            "graphs hold its update, and the loop in C++ too. Set sampling.solver to ddim in the recipe, or run the "
+            "artifact by dashdeploy.runtime."
+        )
 
 
 def summary(stage: run.Stage) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive
+from dashdeploy.recipe.fields import DISTINCT, Count, Number, Positive
+from dashdeploy.recipe.section import Model
 
 
 class Architecture(Model):

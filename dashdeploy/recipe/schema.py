@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from dashdeploy.recipe.architecture import Architecture, DiT
-from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Model, Number, Positive, Text, Whole
+from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Number, Positive, Text, Whole
+from dashdeploy.recipe.objectives import FEATURE_KINDS, Dash, Objective
+from dashdeploy.recipe.section import Model
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -143,45 +145,6 @@ class Student(Model):
         return self
 
 
-class Dash(Model):
-    """L = imitation·L_im + unconditional·L_un + anchor·L_an (Eq. 7)."""
-
-    kind: Literal["dash"] = "dash"
-    imitation: Coefficient = 1.0
-    unconditional: Coefficient = 1.0
-    anchor: Coefficient = 0.1
-
-    @model_validator(mode="after")
-    def _asks_for_something(self) -> Dash:
-        if self.imitation == self.unconditional == self.anchor == 0:
-            raise ValueError("all coefficients are 0: there is nothing to learn")
-        return self
-
-
-class CondOnly(Model):
-    """Imitate the conditional branch alone: the control whose guidance breaks."""
-
-    kind: Literal["cond_only"] = "cond_only"
-    imitation: Coefficient = 1.0
-    anchor: Coefficient = 0.1
-
-    @model_validator(mode="after")
-    def _asks_for_something(self) -> CondOnly:
-        if self.imitation == self.anchor == 0:
-            raise ValueError("all coefficients are 0: there is nothing to learn")
-        return self
-
-
-class Scratch(Model):
-    """No teacher: the denoising loss with label dropout."""
-
-    kind: Literal["scratch"] = "scratch"
-    label_dropout: Number = Field(0.1, ge=0, lt=1)
-
-
-Objective = Annotated[Dash | CondOnly | Scratch, Field(discriminator="kind")]
-
-
 class Distill(Training):
     """How to train the student."""
 
@@ -190,6 +153,15 @@ class Distill(Training):
         0,
         description="precompute the teacher's two outputs for this many draws and reuse them; 0: run it at every step",
     )
+
+    @model_validator(mode="after")
+    def _bank_holds_what_the_objective_needs(self) -> Distill:
+        if self.teacher_bank and self.objective.kind in FEATURE_KINDS:
+            raise ValueError(
+                f"objective {self.objective.kind} needs the teacher's features, which a teacher_bank does not hold: "
+                "set teacher_bank: 0"
+            )
+        return self
 
 
 class Tag(Model):
@@ -225,9 +197,15 @@ class GuidanceInterval(Model):
 Guidance = Coefficient | Annotated[Tag | GuidanceInterval, Field(discriminator="kind")]
 
 
-class Sampling(Model):
-    """The DDIM sampler (η = 0) that the benchmark and `sample` use."""
+Solver = Literal["ddim", "dpmpp_2m"]
 
+
+class Sampling(Model):
+    """The deterministic sampler that the benchmark and `sample` use."""
+
+    solver: Solver = Field(
+        "ddim", description="ddim: first order (η = 0), what the step and sampler graphs hold. dpmpp_2m: second order"
+    )
     num_inference_steps: Positive = 50
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"
     clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")

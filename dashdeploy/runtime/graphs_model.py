@@ -14,7 +14,7 @@ import torch
 
 from dashdeploy import run
 from dashdeploy.diffusion.denoiser import Interface
-from dashdeploy.diffusion.sampling import Plan, ddim, ddim_step
+from dashdeploy.diffusion.sampling import Plan, ddim_step, solve
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.model import Model
@@ -105,6 +105,7 @@ class GraphDenoiser:
 class GraphSampler:
     """Takes the sampler graph where it fits the plan, else the step graph, else the host loop.
 
+    The step and sampler graphs hold DDIM's update; another solver runs as a host loop over the guided and cond graphs.
     A step whose guidance scale is 1 needs the conditional branch alone; with a cond graph it costs half, which the
     sampler graph cannot do. So a plan with such steps runs on the host.
 
@@ -135,7 +136,7 @@ class GraphSampler:
         """sampler, step or guided."""
         saved = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
         few = self.small and batch_size is not None and batch_size < self.threads
-        same = plan.clip_sample == self.clip_sample
+        same = plan.solver == "ddim" and plan.clip_sample == self.clip_sample
         fits = "sampler" in self.graphs and same and plan.timesteps == self.timesteps
         if fits and saved < (COND_GAIN_FEW if few else COND_GAIN):
             return "sampler"
@@ -169,7 +170,7 @@ class GraphSampler:
         on_step: Callable[[int], None] | None,
     ) -> torch.Tensor:
         if way == "guided":
-            return ddim(GraphDenoiser(graphs, self.interface), noise, y, plan, on_step=on_step)
+            return solve(GraphDenoiser(graphs, self.interface), noise, y, plan, on_step=on_step)
         if way == "step":
             return self._steps(graphs, noise, y, plan, on_step)
         w = torch.tensor(plan.weights, device=noise.device).expand(len(y), -1).contiguous()

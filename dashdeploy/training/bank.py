@@ -49,13 +49,18 @@ def build_bank(
         if bank is None:
             bank = batch.empty(num_draws)
         count = min(len(batch.t), num_draws - done)
-        for f in fields(Batch):
-            getattr(bank, f.name)[done : done + count] = getattr(batch, f.name)[:count]
+        for name, values in tensors(batch).items():
+            getattr(bank, name)[done : done + count] = values[:count]
         done, step = done + count, step + 1
         if on_draws is not None:
             on_draws(count)
     assert bank is not None
     return bank
+
+
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    """The tensors that a batch has, by name."""
+    return {f.name: value for f in fields(Batch) if (value := getattr(batch, f.name)) is not None}
 
 
 @contextmanager
@@ -75,7 +80,7 @@ def bank_bytes(num_draws: int, image_shape: tuple[int, int, int]) -> int:
 def save_bank(bank: Batch, path: Path, *, key: str) -> None:
     """Write a bank so that a resumed run need not compute it again; atomic."""
     part = path.with_suffix(".part")
-    save_file({f.name: getattr(bank, f.name).contiguous() for f in fields(Batch)}, part, {"key": key})
+    save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
     part.replace(path)
 
 
@@ -87,6 +92,6 @@ def load_bank(path: Path, *, key: str) -> Batch | None:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("key") != key:
                 return None
-            return Batch(**{f.name: file.get_tensor(f.name) for f in fields(Batch)})
+            return Batch(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}). Remove it; it will be computed again.") from error

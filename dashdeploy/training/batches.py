@@ -8,6 +8,7 @@ what one uninterrupted process sees, and a checkpoint needs no generator's state
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -15,13 +16,17 @@ import torch
 
 from dashdeploy import seeds
 from dashdeploy.data.images import ImageStream, LabelledImages
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One draw. B images; x_t, eps, teacher_*: (B, C, H, W) float32; t, y: (B,) int64; uniform: (B,) in [0, 1)."""
+    """One draw. B images; x_t, eps, teacher_*: (B, C, H, W) float32; t, y: (B,) int64; uniform: (B,) in [0, 1).
+
+    teacher_features: (B, 2, C', H', W') of its middle block, [uncond, cond], where the objective wants them.
+    """
 
     x_t: torch.Tensor
     t: torch.Tensor
@@ -30,6 +35,7 @@ class Batch:
     uniform: torch.Tensor
     teacher_uncond: torch.Tensor | None = None
     teacher_cond: torch.Tensor | None = None
+    teacher_features: torch.Tensor | None = None
 
     def teacher_outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps_uncond, eps_cond) of the teacher."""
@@ -69,7 +75,10 @@ class Source(Protocol):
 
 
 class FreshDraws:
-    """New noise at every step; the teacher, if there is one, runs on every batch."""
+    """New noise at every step; the teacher, if there is one, runs on every batch.
+
+    features: collects what the objective wants of the teacher's inside while it runs, see `hints.middle_features`.
+    """
 
     def __init__(
         self,
@@ -79,9 +88,10 @@ class FreshDraws:
         batch_size: int,
         seed: int,
         teacher: TorchDenoiser | None = None,
+        features: Callable[[TorchDenoiser], AbstractContextManager[list[torch.Tensor]]] | None = None,
     ) -> None:
         self.stream = ImageStream(data, batch_size=batch_size, seed=seed)
-        self.schedule, self.seed, self.teacher = schedule, seed, teacher
+        self.schedule, self.seed, self.teacher, self.features = schedule, seed, teacher, features
 
     def draw(self, step: int) -> Batch:
         """Images, then uniform t and normal eps from the step's own generator."""
@@ -98,5 +108,7 @@ class FreshDraws:
         """Run the teacher once over 2B."""
         if self.teacher is None:
             return batch
-        uncond, cond = self.teacher.branches(batch.x_t, batch.t, batch.y)
-        return replace(batch, teacher_uncond=uncond, teacher_cond=cond)
+        with self.features(self.teacher) if self.features else nullcontext([]) as found:
+            uncond, cond = self.teacher.branches(batch.x_t, batch.t, batch.y)
+        kept = guidance.by_branch(found[0]) if found else None
+        return replace(batch, teacher_uncond=uncond, teacher_cond=cond, teacher_features=kept)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from dashdeploy import run, seeds
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
+from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe import schema
+from dashdeploy.recipe.objectives import FEATURE_KINDS
 from dashdeploy.students.architecture import StudentPlan, design
 from dashdeploy.teachers import choose, networks, unet2d
-from dashdeploy.training import bank as banks
+from dashdeploy.training import bank as bank_file
 from dashdeploy.training import objectives
 from dashdeploy.training.bank import TeacherBank
-from dashdeploy.training.batches import FreshDraws, Source
+from dashdeploy.training.batches import Batch, FreshDraws, Source
+from dashdeploy.training.hints import FitNets, middle_features
 from dashdeploy.training.stage import train_stage
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights, transfer
@@ -30,11 +34,20 @@ BANK_SHARE = 0.25
 """A teacher bank may take this share of the machine's memory."""
 
 
-def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None, fresh: bool = False) -> run.Stage:
+def distill(
+    recipe: schema.Recipe,
+    run_folder: Path,
+    *,
+    base: Path | None = None,
+    fresh: bool = False,
+    banks: Path | None = None,
+) -> run.Stage:
     """Train the recipe's student into run_folder/student, or return it if it is already there.
 
     Args:
         base: the recipe file's folder, which a relative teacher.path is looked for in.
+        banks: a folder where banks of teacher outputs stay, for other students of the same teacher, data and seed.
+            None: the bank goes with the work folder.
 
     Raises:
         UserError: no teacher, or one that does not fit; a training error (see training.loop.train).
@@ -55,12 +68,16 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
         "student": student.config,
         "distill": run.training_settings(config.model_dump(mode="json")),
         "seed": recipe.seed,
+        **guidance_in_use(recipe),
     }
 
     def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, Source]:
         source: Source = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
         if config.objective.kind in objectives.NEEDS_TEACHER and config.teacher_bank:
-            source = _bank(source, config, accelerator=accelerator, work=work, key=key, seed=recipe.seed)
+            kept = {name: inputs[name] for name in ("data", "holdout", "teacher", "seed")}
+            bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank)
+            path = (banks or work) / (f"{bank_key[:16]}.safetensors" if banks else "teacher_bank.safetensors")
+            source = _bank(source, config, accelerator=accelerator, path=path, key=bank_key, seed=recipe.seed)
         return student_step(recipe, student, teacher.denoiser, weights), source
 
     def write(module: TrainStep, draft: run.Draft) -> None:
@@ -69,6 +86,14 @@ def distill(recipe: schema.Recipe, run_folder: Path, *, base: Path | None = None
         draft.figures.update(student.describe(), teacher=str(folder.absolute()), classes=list(data.classes))
 
     return train_stage(recipe, run_folder / "student", config, inputs=inputs, build=build, write=write, fresh=fresh)
+
+
+def guidance_in_use(recipe: schema.Recipe) -> dict[str, Any]:
+    """The sampling guidance, where the objective depends on it: part of the stage's inputs."""
+    config = recipe.distill.objective
+    if isinstance(config, sections.Dash) and config.gap == "guidance":
+        return {"guidance": recipe.sampling.model_dump(mode="json")["guidance"]}
+    return {}
 
 
 def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoiser) -> FreshDraws:
@@ -80,6 +105,7 @@ def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoi
         batch_size=recipe.distill.batch_size,
         seed=recipe.seed,
         teacher=teacher if recipe.distill.objective.kind in objectives.NEEDS_TEACHER else None,
+        features=middle_features if recipe.distill.objective.kind in FEATURE_KINDS else None,
     )
 
 
@@ -87,10 +113,23 @@ def student_step(
     recipe: schema.Recipe, student: StudentPlan, teacher: TorchDenoiser, weights: TimestepWeights
 ) -> TrainStep:
     """A fresh student with its objective and timestep weights."""
+    denoiser = TorchDenoiser(new_student(student, seed=recipe.seed).train(), teacher.interface)
+    return TrainStep(denoiser, weights, make_objective(recipe, denoiser, teacher))
+
+
+def make_objective(
+    recipe: schema.Recipe, student: TorchDenoiser, teacher: TorchDenoiser
+) -> Callable[[TorchDenoiser, Batch], objectives.Terms]:
+    """The recipe's objective with its settings: a function, or a module where it has parameters of its own."""
     config = recipe.distill.objective
-    unet = new_student(student, seed=recipe.seed).train()
-    objective = partial(objectives.OBJECTIVES[config.kind], config=config)
-    return TrainStep(TorchDenoiser(unet, teacher.interface), weights, objective)
+    if isinstance(config, sections.FitNets):
+        with seeds.torch_seed(recipe.seed, "adapter"):
+            return FitNets(student, teacher, config)
+    if isinstance(config, sections.Dash):
+        total = teacher.interface.schedule.num_train_timesteps
+        scales = [guidance.weight(recipe.sampling.guidance, t, total) for t in range(total)]
+        config = objectives.resolve(config, scales)
+    return partial(objectives.OBJECTIVES[config.kind], config=config)
 
 
 def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
@@ -109,25 +148,23 @@ def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
 
 def new_student(student: StudentPlan, *, seed: int) -> Any:
     """A freshly initialised student; its weights depend on the recipe's seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "student"))
+    with seeds.torch_seed(seed, "student"):
         return networks.create(student.config, network=student.network)
 
 
 def _bank(
-    source: Source, config: schema.Distill, *, accelerator: Accelerator, work: Path, key: str, seed: int
+    source: Source, config: schema.Distill, *, accelerator: Accelerator, path: Path, key: str, seed: int
 ) -> TeacherBank:
-    """The recipe's teacher bank: computed by the main process, kept in the work folder, read by all."""
+    """The recipe's teacher bank: computed by the main process, kept at `path`, read by all."""
     assert isinstance(source, FreshDraws)
-    size = banks.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
+    size = bank_file.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > BANK_SHARE * memory:
         raise UserError(
             f"distill.teacher_bank {config.teacher_bank}: it would take {size / 2**30:.1f} GiB, more than "
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
         )
-    path = work / "teacher_bank.safetensors"
-    bank = banks.load_bank(path, key=key)
+    bank = bank_file.load_bank(path, key=key)
     if accelerator.is_main_process and bank is None:
         fresh = FreshDraws(
             source.stream.data,
@@ -136,10 +173,13 @@ def _bank(
             seed=seeds.derive(seed, "bank"),
             teacher=source.teacher,
         )
-        with banks.bank_progress(config.teacher_bank) as advance:
-            bank = banks.build_bank(fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance)
-        banks.save_bank(bank, path, key=key)
+        with bank_file.bank_progress(config.teacher_bank) as advance:
+            bank = bank_file.build_bank(
+                fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bank_file.save_bank(bank, path, key=key)
     accelerator.wait_for_everyone()
-    bank = bank or banks.load_bank(path, key=key)
+    bank = bank or bank_file.load_bank(path, key=key)
     assert bank is not None
     return TeacherBank(bank, batch_size=config.batch_size, seed=seed)

@@ -49,13 +49,15 @@ class Sampler:
     operators, unless they are too short for it (SMALL_MACS).
 
     Raises:
-        ValueError: the artifact is damaged, or ONNX Runtime lacks one of its providers.
+        ValueError: the artifact is damaged or of another solver, or ONNX Runtime lacks one of its providers.
     """
 
     def __init__(self, folder: Path, *, timesteps: list[int], threads: int, device_id: int = 0) -> None:
         self.manifest = read_manifest(folder)
         artifact = self.manifest["artifact"]
         graph = artifact["graphs"]["step"]
+        if (solver := artifact["sampling"].get("solver", "ddim")) != "ddim":
+            raise ValueError(f"{folder}: its recipe samples with {solver}; this model runs DDIM alone")
         self.image_shape, self.num_classes = tuple(artifact["image_shape"]), artifact["num_classes"]
         self.timesteps, self.inputs = timesteps, [entry["name"] for entry in graph["inputs"]]
         self.threads = threads if artifact["providers"][0] == CPU else 1

@@ -185,7 +185,13 @@ def _checks() -> list[dict[str, Any]]:
 
 
 def _plan(guidance: str, weights: list[float]) -> dict[str, Any]:
-    return {"guidance": guidance, "timesteps": list(range(999, 0, -20)), "weights": weights, "clip_sample": True}
+    return {
+        "guidance": guidance,
+        "timesteps": list(range(999, 0, -20)),
+        "weights": weights,
+        "clip_sample": True,
+        "solver": "ddim",
+    }
 
 
 def _study() -> dict[str, Any]:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dashdeploy import run
+from dashdeploy import locate, run
 from dashdeploy.bench import models, samples
 from dashdeploy.bench.bench import bench
 from dashdeploy.bench.record import Record, load_record
+from dashdeploy.data import load_dataset
+from dashdeploy.diffusion.sampling import SOLVERS, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
+from dashdeploy.recipe.load import load_recipe
 from dashdeploy.recipe.schema import GuidanceInterval
 from dashdeploy.runtime.model import Model
 from dashdeploy.target import Target
+from dashdeploy.teachers import choose
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +222,19 @@ def test_samples_are_reused_only_for_the_same_weights_and_settings(measured: Pat
     assert any("and taken again" in note for note in second.notes)
     assert [r.fid.value for r in second.quality.rows] == [r.fid.value for r in record.quality.rows]
     assert record.notes == () or not any("and taken again" in note for note in record.notes)
+
+
+def test_samples_of_another_solver_have_another_key_and_the_committed_ones_of_ddim_keep_theirs() -> None:
+    recipe = load_recipe("digits")
+    folder = locate.data_root("recipes") / "teachers" / "digits"
+    sha256 = choose.open_teacher(folder, recipe, load_dataset(recipe.data)).sha256
+    run = plan(recipe.sampling, 1000)
+    keys = [
+        samples.key(sha256, replace(run, solver=solver), num_images=recipe.bench.quality.num_images, seed=0)
+        for solver in SOLVERS
+    ]
+    assert len(set(keys)) == len(SOLVERS)
+    assert [(folder / samples.FOLDER / f"{key[:16]}.npz").is_file() for key in keys] == [True, False]
 
 
 def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:

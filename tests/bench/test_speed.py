@@ -22,6 +22,7 @@ PLANS = {
     "strong": PlanInfo(guidance="w=4", timesteps=STEPS, weights=(4.0,) * 50, clip_sample=True),
     "steeper": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(3.0,) * 50, clip_sample=True),
     "free": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=False),
+    "solved": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=True, solver="dpmpp_2m"),
 }
 
 
@@ -49,6 +50,7 @@ def test_rows_of_the_same_work_have_a_ratio(plan: str) -> None:
         (row("s", 10, plan="strong"), "guidance (w=2 and w=4) differ"),
         (row("s", 10, plan="steeper"), "guidance (both w=2, with other scales at single steps) differ"),
         (row("s", 10, plan="free"), "clip_sample differ"),
+        (row("s", 10, plan="solved"), "solver (ddim and dpmpp_2m) differ"),
         (row("s", 10, batch=1), "batch sizes (8 and 1) differ"),
         (row("s", 10, batch=1, plan="strong"), "batch sizes (8 and 1), guidance (w=2 and w=4) differ"),
         (row("s", 10, plan=None), "what was timed (sampler and step) differ"),

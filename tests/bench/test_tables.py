@@ -57,6 +57,13 @@ def test_the_summary_holds_every_table_that_has_rows(record: Record) -> None:
     ]
 
 
+def test_the_overview_names_a_solver_other_than_ddim(payload: dict[str, Any]) -> None:
+    assert "50 steps at batch" in tables.overview_table(parse(json.dumps(payload))).title
+    for found in payload["plans"].values():
+        found["solver"] = "dpmpp_2m"
+    assert "50 DPM-Solver++(2M) steps at batch" in tables.overview_table(parse(json.dumps(payload))).title
+
+
 def test_baselines_stand_below_the_teacher_and_the_deployed_student(record: Record) -> None:
     table = tables.baselines_table(record)
     assert [row[0] for row in table.rows[:2]] == ["teacher (torch)", "student (ONNX Runtime)"]

@@ -94,6 +94,8 @@ def test_schema_is_a_json_schema_that_forbids_unknown_keys(recipes) -> None:
     schema = json.loads(out)
     assert code == 0
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert schema["additionalProperties"] is False
-    assert {"name", "student"} <= set(schema["required"])
-    assert "seed" in schema["properties"]
+    assert {arm["$ref"] for arm in schema["anyOf"]} == {"#/$defs/Recipe", "#/$defs/Comparison"}
+    recipe, comparison = (schema["$defs"][name] for name in ("Recipe", "Comparison"))
+    assert recipe["additionalProperties"] is comparison["additionalProperties"] is False
+    assert {"name", "student"} <= set(recipe["required"])
+    assert "seed" in recipe["properties"] and "variants" in comparison["required"]

@@ -78,6 +78,21 @@ def test_sample_takes_any_guidance(
     assert call(capsys, "sample", run_copy, *arguments)[0] == 0
 
 
+def test_sample_takes_a_solver_and_names_the_nearest(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    pictures = []
+    for solver in ("ddim", "dpmpp_2m"):
+        out = tmp_path / f"{solver}.png"
+        arguments = ("--labels", "1", "--columns", "1", "--steps", "3", "--solver", solver, "-o", out)
+        assert call(capsys, "sample", run_copy, *arguments)[0] == 0
+        pictures.append(out.read_bytes())
+    assert pictures[0] != pictures[1]
+    said = refused(capsys, "sample", run_copy, "--solver", "dpmpp2m", "-o", tmp_path / "none.png")
+    assert "unknown solver 'dpmpp2m'" in said and "Did you mean 'dpmpp_2m'?" in said
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_export_prints_the_artifact_and_its_parity_as_json(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
     code, out, _ = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--json")
     assert code == 0

@@ -185,6 +185,7 @@ edited("a beta in words", "artifact betas 3", "small", DAMAGED, "betas must be a
 edited("too few betas", "artifact betas", [0.1], DAMAGED, "1 values for 1000 timesteps")
 edited("steps past T", "artifact sampling num_inference_steps", 5000, DAMAGED, "must be in 1 ... 1000")
 edited("an unknown spacing", "artifact sampling timestep_spacing", "random", DAMAGED, "known: leading, linspace")
+edited("another solver", "artifact sampling solver", "dpmpp_2m", DAMAGED, "solver is 'dpmpp_2m'; known: ddim")
 edited("an unknown guidance", "artifact sampling guidance", {"kind": "magic"}, DAMAGED, "known: interval, tag")
 edited("v-prediction", "artifact prediction_type", "v_prediction", DAMAGED, "known: epsilon")
 edited("no graphs", "artifact graphs", {}, DAMAGED, "neither a step nor a guided graph")
@@ -198,6 +199,8 @@ edited("a missing input", "artifact graphs step inputs 4", KeyError, DAMAGED, "4
 edited("inputs in another order", "artifact graphs step inputs 0 name", "t", DAMAGED, "name must be x")
 edited("another type", "artifact graphs step inputs 1 dtype", "int32", DAMAGED, "dtype of t must be int64")
 edited("another rank", "artifact graphs step inputs 0 shape", ["batch"], DAMAGED, "shape of x has 1 dimensions")
+edited("a timestep past T", "artifact sampler timesteps 0", 1000, DAMAGED, "timesteps must be in 0 ... 999")
+edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "of the sampler's timesteps")
 edited("a clip in words", "artifact clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
 
 

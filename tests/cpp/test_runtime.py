@@ -154,6 +154,17 @@ def test_guidance_scales_are_python_s(model: Model) -> None:
             np.testing.assert_array_max_ulp(w, np.array(run.weights, np.float32), maxulp=1)
 
 
+@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("count", [1, 3, 2 * MAX_BATCH + 3])
+def test_the_sampler_graph_and_the_loop_draw_the_same(model: Model, reference, name: str, count: int) -> None:
+    labels = np.arange(count) % 10
+    scale, asked = SCALES[name]
+    expected = drawn(reference, labels, scale, 4)
+    for progress in (None, lambda done, total: 0):  # without progress: all four steps in one call, where that is faster
+        images = model.sample(labels, seed=7, scale=guidance(**asked), steps=4, progress=progress)
+        np.testing.assert_allclose(images, expected, rtol=0, atol=1e-3)  # the first of four steps magnifies rounding
+
+
 def test_an_application_may_own_the_loop(model: Model) -> None:
     labels = np.array([3, 5, 9])
     t, t_prev, w = model.plan(6, guidance("constant", w=2.5))

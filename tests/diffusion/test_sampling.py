@@ -3,37 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from wave_denoiser import SCHEDULE, Wave
 
-from dashdeploy.diffusion import sampling, schedule
-from dashdeploy.diffusion.denoiser import Interface
+from dashdeploy.diffusion import sampling
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import NoiseSchedule, Sampling
-
-SCHEDULE = schedule.from_recipe(NoiseSchedule())
-
-
-class Wave:
-    """A denoiser in closed form, so that only the sampler is under test; counts its calls."""
-
-    interface = Interface(num_classes=3, image_shape=(1, 4, 4), schedule=SCHEDULE)
-
-    def __init__(self) -> None:
-        self.single = self.double = 0
-
-    def eps(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.sin(x + t.view(-1, 1, 1, 1) / 100 + y.view(-1, 1, 1, 1))
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        self.single += 1
-        return self.eps(x, t, y)
-
-    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.eps(x, t, torch.full_like(y, 3)), self.eps(x, t, y)
-
-    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        self.double += 1
-        uncond, cond = self.branches(x, t, y)
-        return uncond + w.view(-1, 1, 1, 1) * (cond - uncond)
+from dashdeploy.recipe.schema import Sampling
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

@@ -76,6 +76,20 @@ def test_a_backend_that_the_runtime_has_not_is_refused(copied: Path) -> None:
         Writer(what, Path()).check(stage)
 
 
+def test_an_artifact_of_another_solver_is_refused_by_every_package_and_says_which_graphs_are_ddims(
+    copied: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = run.read_stage(copied / "artifacts" / "onnx-cpu")
+    assert "DDIM" not in summary(stage)
+    stage.manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
+    assert summary(stage).endswith("dpmpp_2m loops over guided on the host: step and sampler hold DDIM's update")
+    monkeypatch.setattr("dashdeploy.export.export.export", lambda *_, **__: stage)
+    for what in (str(mine), "triton", "triton-onnxruntime"):
+        with pytest.raises(UserError, match=r"samples with dpmpp_2m, and packages run DDIM.*Set sampling.solver"):
+            carry_out(copied, package.load(what))
+    assert not (copied / "packages").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -6,6 +6,7 @@ import pytest
 
 from dashdeploy import locate
 from dashdeploy.data import DATASETS
+from dashdeploy.recipe.comparison import is_comparison, load_comparison
 from dashdeploy.recipe.load import load_recipe, load_text, resolved_yaml
 from dashdeploy.recipe.schema import Dash, Data, Recipe, Tag, TimestepWeights
 from dashdeploy.students.architecture import StudentPlan, design
@@ -13,6 +14,8 @@ from dashdeploy.target import load_target
 from dashdeploy.teachers.unet2d import unet_config
 from dashdeploy.training.objectives import OBJECTIVES
 
+RECIPES = [name for name, path in locate.available("recipes").items() if not is_comparison(path)]
+COMPARISONS = sorted(set(locate.available("recipes")) - set(RECIPES))
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 
 
@@ -35,14 +38,14 @@ def test_the_paper_recipes_have_the_papers_parameter_counts(name: str, teacher: 
     assert (plan.teacher_parameters, plan.parameters) == (teacher, student)
 
 
-@pytest.mark.parametrize("name", sorted(locate.available("recipes")))
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_plans_a_student_of_at_least_the_papers_compression_and_round_trips(name: str) -> None:
     recipe, plan = planned(name)
     assert plan.compression > 5.86
     assert load_text(resolved_yaml(recipe), name=name) == recipe
 
 
-@pytest.mark.parametrize("name", sorted(locate.available("recipes")))
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_begins_with_its_command_and_its_result(name: str) -> None:
     lines = locate.available("recipes")[name].read_text().splitlines()
     assert lines[0].startswith(f"# dashdeploy run {name}")
@@ -50,7 +53,7 @@ def test_every_recipe_begins_with_its_command_and_its_result(name: str) -> None:
     assert load_recipe(name).name == name
 
 
-@pytest.mark.parametrize("name", sorted(locate.available("recipes")))
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_exported_to_targets_that_ship(name: str) -> None:
     assert [load_target(target).name for target in load_recipe(name).export] == list(load_recipe(name).export)
 
@@ -97,4 +100,9 @@ def test_the_full_recipe_has_the_same_teacher_and_is_trained_longer() -> None:
 def test_the_schemas_names_are_those_that_are_registered() -> None:
     assert set(Data.model_json_schema()["properties"]["name"]["enum"]) == set(DATASETS)
     kinds = Recipe.model_json_schema()["$defs"]["Distill"]["properties"]["objective"]["discriminator"]["mapping"]
-    assert set(kinds) == set(OBJECTIVES)
+    assert set(kinds) == set(OBJECTIVES) | {"fitnets"}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_comparison_is_valid_and_named_after_its_file(name: str) -> None:
+    assert load_comparison(name).name == name

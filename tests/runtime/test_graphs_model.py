@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dashdeploy.runtime
-from dashdeploy.diffusion.sampling import ddim, plan
+from dashdeploy.diffusion.sampling import ddim, plan, solve
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Sampling, Tag
 from dashdeploy.run import SIDECAR, sidecar_text
@@ -67,6 +67,8 @@ def test_the_public_function_opens_by_the_manifest_alone_and_closes(tiny_run: Pa
         (1.0, {}, "step"),  # without guidance the cond graph does half the work
         (GuidanceInterval(w=3, low=0.3, high=0.7), {}, "step"),
         (2.0, {"clip_sample": False}, "guided"),
+        (2.0, {"solver": "dpmpp_2m"}, "guided"),  # the step and sampler graphs hold DDIM's update
+        (GuidanceInterval(w=3, low=0.3, high=0.7), {"solver": "dpmpp_2m"}, "guided"),
     ],
 )
 def test_the_fastest_graph_that_fits_runs_and_gives_torchs_images(
@@ -75,7 +77,7 @@ def test_the_fastest_graph_that_fits_runs_and_gives_torchs_images(
     run = steps(guidance, **changes)
     with dashdeploy.runtime.open(tiny_run / "artifacts" / "onnx-cpu", threads=1) as model:
         assert model.way(run) == way
-        torch.testing.assert_close(model.sample(*start, run), ddim(student, *start, run), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(model.sample(*start, run), solve(student, *start, run), rtol=1e-3, atol=1e-4)
 
 
 def test_other_timesteps_than_the_sampler_graphs_take_the_step_graph(tiny_run: Path, student, start) -> None:
@@ -105,14 +107,14 @@ class Counting:
         self.inner.close()
 
 
-@pytest.mark.parametrize("graphs", [(), ("step", "sampler")])
-def test_steps_without_guidance_run_the_cond_graph_alone(without, start, graphs: tuple[str, ...]) -> None:
-    run = replace(steps(2.0), weights=(1.0, 3.0, 3.0, 1.0))
+@pytest.mark.parametrize(("solver", "graphs"), [("ddim", ()), ("ddim", ("step", "sampler")), ("dpmpp_2m", ())])
+def test_steps_without_guidance_run_the_cond_graph_alone(without, start, solver, graphs: tuple[str, ...]) -> None:
+    run = replace(steps(2.0, solver=solver), weights=(1.0, 3.0, 3.0, 1.0))
     with dashdeploy.runtime.open(without(*graphs), threads=1) as model:
         assert isinstance(model.sampler, GraphSampler)
         assert model.sampler.narrow is not None and model.sampler.threads == 1
         opened = model.sampler.narrow
-        guided = "guided" if graphs else "step"
+        guided = "guided" if graphs or solver != "ddim" else "step"
         counts = {name: Counting(opened[name]) for name in ("cond", guided)}
         opened._sessions.update(counts)
         told: list[int] = []
@@ -158,11 +160,11 @@ def test_what_is_not_here_is_refused_and_never_replaced(tiny_run: Path, part: st
 
 
 @pytest.mark.parametrize("small", [True, False])
-@pytest.mark.parametrize("guidance", [2.0, 1.0])
-def test_a_batch_cut_over_threads_gives_the_same_images(tiny_run: Path, small: bool, guidance: float) -> None:
+@pytest.mark.parametrize(("guidance", "solver"), [(2.0, "ddim"), (1.0, "ddim"), (2.0, "dpmpp_2m")])
+def test_a_batch_cut_over_threads_gives_the_same_images(tiny_run: Path, small: bool, guidance: float, solver) -> None:
     folder = tiny_run / "artifacts" / "onnx-cpu"
     noise = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    y, run = torch.arange(5), steps(guidance)
+    y, run = torch.arange(5), steps(guidance, solver=solver)
     with dashdeploy.runtime.open(folder, threads=1) as one, dashdeploy.runtime.open(folder, threads=3) as three:
         assert isinstance(three.sampler, GraphSampler)
         three.sampler.small = small

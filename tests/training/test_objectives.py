@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from dashdeploy.diffusion import schedule
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe import schema
 from dashdeploy.training import objectives
 from dashdeploy.training.batches import Batch
@@ -50,7 +54,7 @@ def per_sample(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["uniform", "min_snr_eps", "tirt"])
 def test_dash_is_the_papers_objective_term_for_term_in_float64(batch: Batch, kind: str) -> None:
     weights = TimestepWeights(schema.TimestepWeights(kind=kind), SCHEDULE)
-    found = loss_of("dash", schema.Dash(), batch, weights)
+    found = loss_of("dash", sections.Dash(), batch, weights)
     scale = torch.tensor([0.1, 0.2, 0.3, 0.7], dtype=torch.float64)
     x = batch.x_t.double()
     cond, uncond = scale[batch.y].view(-1, 1, 1, 1) * x, scale[3] * x
@@ -66,15 +70,15 @@ def test_dash_is_the_papers_objective_term_for_term_in_float64(batch: Batch, kin
 
 def test_coefficients_scale_their_own_term_alone(batch: Batch) -> None:
     weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
-    base = loss_of("dash", schema.Dash(), batch, weights)
-    more = loss_of("dash", schema.Dash(unconditional=3.0), batch, weights)
+    base = loss_of("dash", sections.Dash(), batch, weights)
+    more = loss_of("dash", sections.Dash(unconditional=3.0), batch, weights)
     assert (more.total - base.total).item() == pytest.approx(2 * float(base.terms["unconditional"]), rel=1e-4)
 
 
 def test_cond_only_never_touches_the_null_class(batch: Batch) -> None:
     weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
     denoiser = TorchDenoiser(ByLabel(), INTERFACE)
-    step = TrainStep(denoiser, weights, lambda d, b: objectives.cond_only(d, b, schema.CondOnly()))
+    step = TrainStep(denoiser, weights, lambda d, b: objectives.cond_only(d, b, sections.CondOnly()))
     step(batch, batch.t).total.backward()
     assert denoiser.unet.scale.grad[3] == 0
     assert (denoiser.unet.scale.grad[:3] != 0).all()
@@ -82,7 +86,7 @@ def test_cond_only_never_touches_the_null_class(batch: Batch) -> None:
 
 def test_label_dropout_is_drawn_for_each_sample(batch: Batch) -> None:
     weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
-    found = loss_of("scratch", schema.Scratch(label_dropout=0.1), batch, weights)
+    found = loss_of("scratch", sections.Scratch(label_dropout=0.1), batch, weights)
     labels = torch.tensor([3, 1, 3, 0, 1, 2])  # uniform < 0.1 at rows 0 and 2
     scale = torch.tensor([0.1, 0.2, 0.3, 0.7])
     expected = per_sample(scale[labels].view(-1, 1, 1, 1) * batch.x_t, batch.eps).mean()
@@ -95,6 +99,116 @@ def test_the_branch_errors_already_hold_half_of_the_gap_error() -> None:
     left = e_c.square().sum() + e_u.square().sum()
     right = 0.5 * (e_c + e_u).square().sum() + 0.5 * (e_c - e_u).square().sum()
     torch.testing.assert_close(left, right)
+
+
+def branches64(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(uncond, cond) of ByLabel in float64."""
+    scale = torch.tensor([0.1, 0.2, 0.3, 0.7], dtype=torch.float64)
+    x = batch.x_t.double()
+    return scale[3] * x, scale[batch.y].view(-1, 1, 1, 1) * x
+
+
+def guided64(uncond: torch.Tensor, cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return uncond.double() + w.double().view(-1, 1, 1, 1) * (cond.double() - uncond.double())
+
+
+def terms64(kind: str, batch: Batch) -> dict[str, torch.Tensor]:
+    """Every other objective's terms, by their definitions."""
+    uncond, cond = branches64(batch)
+    t_uncond, t_cond = batch.teacher_outputs()
+    if kind in ("composite", "multi_w", "single_head"):
+        zero = torch.zeros_like(batch.uniform)
+        w = {"composite": zero + 2.5, "multi_w": 1 + 3 * batch.uniform, "single_head": zero + 2}
+        wanted = guided64(t_uncond, t_cond, w[kind])
+        if kind == "single_head":
+            return {"guided": per_sample(cond, wanted)}
+        return {"guided": per_sample(guided64(uncond, cond, w[kind]), wanted), "anchor": per_sample(cond, batch.eps)}
+    if kind == "gap_match":
+        return {"gap": per_sample(cond - uncond, t_cond - t_uncond), "anchor": per_sample(cond, batch.eps)}
+    dropped = (batch.uniform < 0.1).view(-1, 1, 1, 1)
+    eps = torch.where(dropped, uncond, cond)
+    return {
+        "imitation": per_sample(eps, torch.where(dropped, t_uncond, t_cond)),
+        "anchor": per_sample(eps, batch.eps),
+    }
+
+
+COEFFICIENTS = {
+    "composite": (sections.Composite(), {"guided": 1.0, "anchor": 0.1}),
+    "multi_w": (sections.MultiW(), {"guided": 1.0, "anchor": 0.1}),
+    "gap_match": (sections.GapMatch(), {"gap": 1.0, "anchor": 1.0}),
+    "shared_mask": (sections.SharedMask(), {"imitation": 1.0, "anchor": 0.1}),
+    "single_head": (sections.SingleHead(), {"guided": 1.0}),
+}
+
+
+@pytest.mark.parametrize("kind", COEFFICIENTS)
+def test_every_objective_is_its_definition_in_float64(batch: Batch, kind: str) -> None:
+    config, coefficients = COEFFICIENTS[kind]
+    weights = TimestepWeights(schema.TimestepWeights(kind="min_snr_eps"), SCHEDULE)
+    found = loss_of(kind, config, batch, weights)
+    w = weights(batch.t, batch.t).double()
+    expected = {name: (w * value).mean() for name, value in terms64(kind, batch).items()}
+    assert found.terms.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(found.terms[name]) == pytest.approx(float(value), rel=1e-5)
+    total = sum(coefficients[name] * value for name, value in expected.items())
+    assert found.total.item() == pytest.approx(float(total), rel=1e-5)
+
+
+def test_every_objective_of_a_recipe_can_be_computed() -> None:
+    kinds = {arm.model_fields["kind"].default for arm in get_args(get_args(sections.Objective)[0])}
+    assert kinds == set(objectives.OBJECTIVES) | {"fitnets"}
+    assert kinds - {"scratch"} == objectives.NEEDS_TEACHER
+
+
+def test_dash_with_a_gap_adds_that_term_alone(batch: Batch) -> None:
+    weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
+    plain, more = (loss_of("dash", sections.Dash(gap=gap), batch, weights) for gap in (0.0, 3.0))
+    assert "gap" not in plain.terms
+    uncond, cond = branches64(batch)
+    gap = per_sample(cond - uncond, batch.teacher_cond - batch.teacher_uncond).mean()
+    assert float(more.terms["gap"]) == pytest.approx(float(gap), rel=1e-5)
+    assert (more.total - plain.total).item() == pytest.approx(3 * float(gap), rel=1e-4)
+
+
+def test_the_guidance_in_use_says_what_the_gap_weighs() -> None:
+    # w(w − 1) is 2 at w = 2: (1, 1, 2) scaled to a sum of 2 with the gap counted in
+    found = objectives.resolve(sections.Dash(gap="guidance"), [2.0] * 10)
+    assert (found.imitation, found.unconditional, found.gap, found.anchor) == (0.5, 0.5, 1.0, 0.1)
+    assert objectives.resolve(sections.Dash(gap="guidance"), [1.0] * 10).gap == 0.0  # guidance is off: no gap
+    mixed = objectives.resolve(sections.Dash(gap="guidance"), [1.0, 3.0])  # mean of 0 and 6
+    assert mixed.gap == pytest.approx(2 * 3 / 5)
+    assert objectives.resolve(sections.Dash(gap=0.7), [4.0]).gap == 0.7
+
+
+def test_the_guided_error_weighs_the_gap_by_w_times_w_minus_one() -> None:
+    # ‖e_w‖² = w‖e_cond‖² − (w − 1)‖e_uncond‖² + w(w − 1)‖e_Δ‖²
+    g = torch.Generator().manual_seed(0)
+    e_c, e_u = (torch.randn(100, generator=g, dtype=torch.float64) for _ in range(2))
+    for w in (0.0, 1.0, 2.5, 4.0):
+        left = (e_u + w * (e_c - e_u)).square().sum()
+        right = w * e_c.square().sum() - (w - 1) * e_u.square().sum() + w * (w - 1) * (e_c - e_u).square().sum()
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ({"kind": "dash", "imitation": 0, "unconditional": 0, "gap": "guidance"}, "gap: guidance scales itself"),
+        ({"kind": "dash", "imitation": 0, "unconditional": 0, "anchor": 0}, "all coefficients are 0"),
+        ({"kind": "multi_w", "w_min": 3, "w_max": 2}, r"w_max \(2\) must be above w_min \(3\)"),
+        ({"kind": "gap_match", "anchor": 0}, "greater than 0"),
+    ],
+)
+def test_an_objective_that_asks_for_nothing_is_refused(text: dict, expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        schema.Distill(objective=text)
+
+
+def test_a_bank_without_features_is_refused_for_hints() -> None:
+    with pytest.raises(ValidationError, match="set teacher_bank: 0"):
+        schema.Distill(objective={"kind": "fitnets"}, teacher_bank=100)
 
 
 def test_a_batch_without_teacher_outputs_cannot_be_distilled(batch: Batch) -> None:

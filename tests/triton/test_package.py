@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -215,6 +216,22 @@ def test_artifacts_that_a_backend_cannot_run_are_refused(tiny_run: Path, tmp_pat
         UserError, match=r"runs the sampler graph, and this artifact has guided, cond, step. Add sampler"
     ):
         writer("triton-tensorrt").check(engine)
+
+
+def test_the_model_refuses_an_artifact_of_another_solver(tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(tiny_run / "artifacts" / "onnx-cpu", folder)
+    path = folder / run.MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
+    path.write_text(json.dumps(manifest))
+    (folder / run.SIDECAR).write_bytes(run.sidecar_text(path))
+    spec = importlib.util.spec_from_file_location("triton_sampler", TEMPLATES / "sampler.py")
+    assert spec is not None and spec.loader is not None
+    template = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(template)
+    with pytest.raises(ValueError, match=r"samples with dpmpp_2m; this model runs DDIM alone"):
+        template.Sampler(folder, timesteps=[999], threads=1)
 
 
 def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:

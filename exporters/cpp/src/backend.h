@@ -29,6 +29,9 @@ class Loop {
   // The same without guidance, by the conditional branch alone; only where Backend::has_cond.
   virtual void step_cond(const std::int64_t *t, const std::int64_t *t_prev) = 0;
 
+  // x <- images, by all steps of the sampler graph with the scales w, one a step; only where Backend::has_sampler.
+  virtual void sample(const float *w) = 0;
+
   // Write x back.
   virtual void store(float *x) = 0;
 
@@ -47,6 +50,8 @@ class Backend {
   virtual int lanes() const = 0;
 
   virtual bool has_cond() const = 0;
+
+  virtual bool has_sampler() const = 0;
 };
 
 // Each in a file of its own, built where its library was found.

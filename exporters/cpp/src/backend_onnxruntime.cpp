@@ -44,28 +44,25 @@ struct Opened {
   std::string output;
 };
 
-using Sessions = std::array<Opened, 2>;  // by Which
+using Sessions = std::array<Opened, kGraphs>;  // by Which
 
 class Calls final : public HostCalls {
  public:
-  Calls(const Sessions &sessions, std::size_t graphs, const Manifest &manifest, Buffers &buffers)
-      : sessions_(sessions),
-        graphs_(graphs),
-        manifest_(manifest),
-        buffers_(buffers),
-        memory_(nullptr, api().ReleaseMemoryInfo) {
+  Calls(const Sessions &sessions, const Manifest &manifest, Buffers &buffers)
+      : sessions_(sessions), manifest_(manifest), buffers_(buffers), memory_(nullptr, api().ReleaseMemoryInfo) {
     OrtMemoryInfo *memory = nullptr;
     check(api().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "memory");
     memory_.reset(memory);
   }
 
   void bind(std::int64_t batch) override {
-    for (std::size_t i = 0; i < graphs_; ++i) {
+    for (std::size_t i = 0; i < kGraphs; ++i) {
+      if (!sessions_[i].session) continue;
       Bound &bound = bound_[i];
       bound = Bound{};
       for (const std::string &name : sessions_[i].inputs) {
         bound.names.push_back(name.c_str());
-        bound.owned.push_back(tensor(name, batch));
+        bound.owned.push_back(tensor(name, batch, i == static_cast<std::size_t>(Which::sampler)));
         bound.values.push_back(bound.owned.back().get());
       }
       bound.owned.push_back(image(buffers_.out, batch));
@@ -107,8 +104,12 @@ class Calls final : public HostCalls {
                 ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
   }
 
-  Owned<OrtValue> tensor(const std::string &name, std::int64_t batch) const {
-    if (name == "x") return image(buffers_.x, batch);
+  Owned<OrtValue> tensor(const std::string &name, std::int64_t batch, bool whole) const {
+    if (name == "x" || name == "noise") return image(buffers_.x, batch);
+    if (name == "w" && whole) {
+      const auto steps = static_cast<std::int64_t>(manifest_.sampler_timesteps.size());
+      return view(buffers_.schedule, {batch, steps}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+    }
     if (name == "w") return view(buffers_.w, {batch}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     return view(name == "y"        ? buffers_.y
                 : name == "t_prev" ? buffers_.t_prev
@@ -117,11 +118,11 @@ class Calls final : public HostCalls {
   }
 
   const Sessions &sessions_;
-  const std::size_t graphs_;
+
   const Manifest &manifest_;
   Buffers &buffers_;
   Owned<OrtMemoryInfo> memory_;
-  std::array<Bound, 2> bound_;
+  std::array<Bound, kGraphs> bound_;
 };
 
 class OnnxRuntime final : public Backend {
@@ -144,15 +145,17 @@ class OnnxRuntime final : public Backend {
 
   std::unique_ptr<Loop> loop(bool narrow) override {
     const Sessions &sessions = open(narrow);
-    auto buffers = std::make_unique<Buffers>(options_.max_batch, manifest_.image_size());
-    auto calls = std::make_unique<Calls>(sessions, names_.size(), manifest_, *buffers);
+    auto buffers = std::make_unique<Buffers>(options_.max_batch, manifest_);
+    auto calls = std::make_unique<Calls>(sessions, manifest_, *buffers);
     return std::make_unique<HostLoop>(manifest_, std::move(buffers), std::move(calls));
   }
 
   // A session on one thread may be called by several threads at once.
   int lanes() const override { return cuda_ ? 1 : options_.threads; }
 
-  bool has_cond() const override { return names_.size() > 1; }
+  bool has_cond() const override { return !names_[1].empty(); }
+
+  bool has_sampler() const override { return !names_[2].empty(); }
 
  private:
   const Sessions &open(bool narrow) {
@@ -160,7 +163,8 @@ class OnnxRuntime final : public Backend {
     auto &sessions = sessions_[narrow ? 1 : 0];
     if (!sessions) {
       auto made = std::make_unique<Sessions>();
-      for (std::size_t i = 0; i < names_.size(); ++i) (*made)[i] = open_graph(names_[i], narrow ? 1 : options_.threads);
+      for (std::size_t i = 0; i < kGraphs; ++i)
+        if (!names_[i].empty()) (*made)[i] = open_graph(names_[i], narrow ? 1 : options_.threads);
       sessions = std::move(made);
     }
     return *sessions;
@@ -226,7 +230,7 @@ class OnnxRuntime final : public Backend {
       check(api().SessionGetInputTypeInfo(opened.session.get(), i, &info), file);
       const std::string &found = opened.inputs.back();
       if (std::find(known.begin(), known.end(), found) == known.end() ||
-          !fits(owned(info, api().ReleaseTypeInfo), found))
+          !fits(owned(info, api().ReleaseTypeInfo), found, known.front() == "noise"))
         fail(DD_DAMAGED, file, ": its input ", found, " is not what the manifest says");
     }
     if (inputs != known.size() || outputs != 1)
@@ -236,11 +240,11 @@ class OnnxRuntime final : public Backend {
     opened.output = text(name);
     OrtTypeInfo *info = nullptr;
     check(api().SessionGetOutputTypeInfo(opened.session.get(), 0, &info), file);
-    if (!fits(owned(info, api().ReleaseTypeInfo), "x"))
+    if (!fits(owned(info, api().ReleaseTypeInfo), "x", false))
       fail(DD_DAMAGED, file, ": its output is not what the manifest says");
   }
 
-  bool fits(const Owned<OrtTypeInfo> &info, const std::string &name) const {
+  bool fits(const Owned<OrtTypeInfo> &info, const std::string &name, bool whole) const {
     const OrtTensorTypeAndShapeInfo *tensor = nullptr;
     check(api().CastTypeInfoToTensorInfo(info.get(), &tensor), "types");
     if (tensor == nullptr) return false;
@@ -250,9 +254,9 @@ class OnnxRuntime final : public Backend {
     check(api().GetDimensionsCount(tensor, &count), "types");
     std::vector<std::int64_t> sides(count);
     check(api().GetDimensions(tensor, sides.data(), count), "types");
-    const bool real = name == "x" || name == "w";
+    const bool image = name == "x" || name == "noise", real = image || name == "w";
     if (type != (real ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64)) return false;
-    if (name != "x") return count == 1;
+    if (!image) return count == (name == "w" && whole ? 2U : 1U);
     const std::vector<std::int64_t> wanted = {-1, manifest_.channels, manifest_.height, manifest_.width};
     if (count != wanted.size()) return false;
     for (std::size_t i = 1; i < count; ++i)  // an output's sides may be unnamed
@@ -263,7 +267,7 @@ class OnnxRuntime final : public Backend {
   const Artifact &artifact_;
   const Manifest &manifest_;
   const Options options_;
-  const std::vector<std::string> names_;
+  const std::array<std::string, kGraphs> names_;
   bool cuda_ = false;
   Owned<OrtEnv> env_;
   std::mutex mutex_;

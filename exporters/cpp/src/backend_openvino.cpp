@@ -27,18 +27,19 @@ auto guarded(const std::string &doing, const Call &call) -> decltype(call()) {
   }
 }
 
-using Compiled = std::array<ov::CompiledModel, 2>;  // by Which
+using Compiled = std::array<ov::CompiledModel, kGraphs>;  // by Which
 
 class Calls final : public HostCalls {
  public:
-  Calls(Compiled &compiled, std::size_t graphs, const Manifest &manifest, Buffers &buffers)
-      : manifest_(manifest), buffers_(buffers), requests_(graphs) {
-    for (std::size_t i = 0; i < graphs; ++i) requests_[i] = compiled[i].create_infer_request();
+  Calls(Compiled &compiled, const Manifest &manifest, Buffers &buffers) : manifest_(manifest), buffers_(buffers) {
+    for (std::size_t i = 0; i < kGraphs; ++i)
+      if (compiled[i]) requests_[i] = compiled[i].create_infer_request();
   }
 
   void bind(std::int64_t batch) override {
     guarded("tensors", [&] {
       for (auto &request : requests_) {
+        if (!request) continue;
         const ov::CompiledModel model = request.get_compiled_model();
         for (const auto &input : model.inputs()) request.set_tensor(input, tensor(input, batch));
         request.set_tensor(model.output(), image(buffers_.out, batch));
@@ -61,7 +62,9 @@ class Calls final : public HostCalls {
   ov::Tensor tensor(const ov::Output<const ov::Node> &input, std::int64_t batch) const {
     const ov::Shape row = {static_cast<std::size_t>(batch)};
     const auto &names = input.get_names();
-    if (names.count("x") != 0) return image(buffers_.x, batch);
+    if (names.count("x") != 0 || names.count("noise") != 0) return image(buffers_.x, batch);
+    if (names.count("w") != 0 && input.get_partial_shape().size() == 2)
+      return {ov::element::f32, {row[0], manifest_.sampler_timesteps.size()}, buffers_.schedule.data()};
     if (names.count("w") != 0) return {ov::element::f32, row, buffers_.w.data()};
     if (names.count("y") != 0) return {ov::element::i64, row, buffers_.y.data()};
     if (names.count("t_prev") != 0) return {ov::element::i64, row, buffers_.t_prev.data()};
@@ -70,7 +73,7 @@ class Calls final : public HostCalls {
 
   const Manifest &manifest_;
   Buffers &buffers_;
-  std::vector<ov::InferRequest> requests_;
+  std::array<ov::InferRequest, kGraphs> requests_;
 };
 
 class OpenVino final : public Backend {
@@ -78,21 +81,23 @@ class OpenVino final : public Backend {
   OpenVino(const Artifact &artifact, const Options &options)
       : manifest_(artifact.manifest()), options_(options), names_(used_graphs(manifest_)) {
     guarded("reading the graphs", [&] {
-      for (const std::string &name : names_) models_.push_back(read(artifact, name));
+      for (std::size_t i = 0; i < kGraphs; ++i)
+        if (!names_[i].empty()) models_[i] = read(artifact, names_[i]);
     });
   }
 
   std::unique_ptr<Loop> loop(bool narrow) override {
     Compiled &compiled = compile(narrow);
-    auto buffers = std::make_unique<Buffers>(options_.max_batch, manifest_.image_size());
-    auto calls = guarded("infer requests",
-                         [&] { return std::make_unique<Calls>(compiled, names_.size(), manifest_, *buffers); });
+    auto buffers = std::make_unique<Buffers>(options_.max_batch, manifest_);
+    auto calls = guarded("infer requests", [&] { return std::make_unique<Calls>(compiled, manifest_, *buffers); });
     return std::make_unique<HostLoop>(manifest_, std::move(buffers), std::move(calls));
   }
 
   int lanes() const override { return options_.threads; }
 
-  bool has_cond() const override { return names_.size() > 1; }
+  bool has_cond() const override { return !names_[1].empty(); }
+
+  bool has_sampler() const override { return !names_[2].empty(); }
 
  private:
   std::shared_ptr<ov::Model> read(const Artifact &artifact, const std::string &name) {
@@ -110,13 +115,18 @@ class OpenVino final : public Backend {
   // The graph's own types and shapes are those that the manifest tells of: buffers are made by them.
   void check(const ov::Model &model, const Graph &graph) const {
     const ov::PartialShape image = {-1, manifest_.channels, manifest_.height, manifest_.width}, row = {-1};
+    const ov::PartialShape scales = {-1, static_cast<std::int64_t>(manifest_.sampler_timesteps.size())};
     const auto inputs = model.inputs();
     bool whole = inputs.size() == graph.inputs.size() && model.outputs().size() == 1;
     for (const auto &input : inputs)
       for (const std::string &name : graph.inputs) {
         if (input.get_names().count(name) == 0) continue;
-        const auto type = name == "x" || name == "w" ? ov::element::f32 : ov::element::i64;
-        if (input.get_element_type() != type || input.get_partial_shape() != (name == "x" ? image : row))
+        const bool is_image = name == "x" || name == "noise";
+        const auto type = is_image || name == "w" ? ov::element::f32 : ov::element::i64;
+        const ov::PartialShape &expected = is_image                                         ? image
+                                           : name == "w" && graph.inputs.front() == "noise" ? scales
+                                                                                            : row;
+        if (input.get_element_type() != type || input.get_partial_shape() != expected)
           fail(DD_DAMAGED, graph.file, ": its input ", name, " is not what the manifest says");
       }
     for (const std::string &name : graph.inputs)
@@ -138,7 +148,8 @@ class OpenVino final : public Backend {
                       : manifest_.precision == "fp16" ? ov::element::f16
                                                       : ov::element::f32;
     guarded("compiling the graphs", [&] {
-      for (std::size_t i = 0; i < models_.size(); ++i) {
+      for (std::size_t i = 0; i < kGraphs; ++i) {
+        if (!models_[i]) continue;
         ov::AnyMap settings = {ov::hint::inference_precision(type), ov::inference_num_threads(options_.threads)};
         settings.insert(narrow ? ov::num_streams(options_.threads)
                                : ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY));
@@ -151,9 +162,9 @@ class OpenVino final : public Backend {
 
   const Manifest &manifest_;
   const Options options_;
-  const std::vector<std::string> names_;
+  const std::array<std::string, kGraphs> names_;
   ov::Core core_;
-  std::vector<std::shared_ptr<ov::Model>> models_;
+  std::array<std::shared_ptr<ov::Model>, kGraphs> models_;
   std::mutex mutex_;
   std::unique_ptr<Compiled> compiled_[2];  // [0] wide, [1] narrow
 };

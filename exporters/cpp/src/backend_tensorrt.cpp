@@ -83,7 +83,7 @@ using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStrea
 using Event = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
 using StepGraph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
 
-using Engines = std::vector<std::shared_ptr<nvinfer1::ICudaEngine>>;  // by Which
+using Engines = std::vector<std::shared_ptr<nvinfer1::ICudaEngine>>;  // by Which, without the sampler graph
 
 class TensorRtLoop final : public Loop {
  public:
@@ -157,6 +157,8 @@ class TensorRtLoop final : public Loop {
     update(t, t_prev);
     in_backend_ += std::chrono::steady_clock::now() - before;
   }
+
+  void sample(const float *) override { fail(DD_INTERNAL, "the whole sampler is not run by ", kTitle); }
 
   void store(float *x) override {
     const auto before = std::chrono::steady_clock::now();
@@ -313,6 +315,7 @@ class TensorRt final : public Backend {
  public:
   TensorRt(const Artifact &artifact, const Options &options) : manifest_(artifact.manifest()), options_(options) {
     for (const std::string &name : used_graphs(manifest_)) {
+      if (name.empty()) continue;
       const Graph &graph = manifest_.graphs.at(name);
       check_fits(*graph.engine, graph.file, options.device);
       if (!runtime_) {
@@ -335,6 +338,8 @@ class TensorRt final : public Backend {
   int lanes() const override { return 1; }  // one stream after another fills a GPU
 
   bool has_cond() const override { return engines_.size() > 1; }
+
+  bool has_sampler() const override { return false; }
 
  private:
   // The engine's own types and shapes are those that the manifest tells of: buffers are made by them.

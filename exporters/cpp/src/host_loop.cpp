@@ -35,6 +35,13 @@ void HostLoop::step_cond(const std::int64_t *t, const std::int64_t *t_prev) {
   update();
 }
 
+void HostLoop::sample(const float *w) {
+  const auto steps = static_cast<std::int64_t>(manifest_.sampler_timesteps.size());
+  for (std::int64_t i = 0; i < batch_; ++i) std::copy_n(w, steps, buffers_->schedule.begin() + i * steps);
+  run(Which::sampler);
+  std::copy_n(buffers_->out.begin(), batch_ * manifest_.image_size(), buffers_->x.begin());
+}
+
 void HostLoop::store(float *x) { std::copy_n(buffers_->x.begin(), batch_ * manifest_.image_size(), x); }
 
 double HostLoop::take_backend_ms() {
@@ -59,10 +66,9 @@ void HostLoop::update() {
   }
 }
 
-std::vector<std::string> used_graphs(const Manifest &manifest) {
-  std::vector<std::string> names = {manifest.graphs.count("step") != 0 ? "step" : "guided"};
-  if (manifest.graphs.count("cond") != 0) names.emplace_back("cond");
-  return names;
+std::array<std::string, kGraphs> used_graphs(const Manifest &manifest) {
+  return {manifest.graphs.count("step") != 0 ? "step" : "guided", manifest.graphs.count("cond") != 0 ? "cond" : "",
+          manifest.graphs.count("sampler") != 0 ? "sampler" : ""};
 }
 
 }  // namespace dashdeploy::detail

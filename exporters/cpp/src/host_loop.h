@@ -1,6 +1,7 @@
 // The loop of backends that compute in host memory: buffers, the DDIM update where a graph has none, and timing.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -12,20 +13,22 @@ namespace dashdeploy::detail {
 
 // Tensors of one call, by the names that the graphs give them; `out` is eps or x_prev. Each has room for `capacity`.
 struct Buffers {
-  std::vector<float> x, out, w;
+  std::vector<float> x, out, w, schedule;  // schedule: the sampler graph's w, (capacity, steps)
   std::vector<std::int64_t> t, t_prev, y;
 
-  Buffers(std::int64_t capacity, std::int64_t image_size)
-      : x(static_cast<std::size_t>(capacity * image_size)),
+  Buffers(std::int64_t capacity, const Manifest &manifest)
+      : x(static_cast<std::size_t>(capacity * manifest.image_size())),
         out(x.size()),
         w(static_cast<std::size_t>(capacity)),
+        schedule(w.size() * manifest.sampler_timesteps.size()),
         t(w.size()),
         t_prev(w.size()),
         y(w.size()) {}
 };
 
 // The graphs that a loop calls, in the order of used_graphs().
-enum class Which : std::size_t { guided = 0, cond = 1 };
+enum class Which : std::size_t { guided = 0, cond = 1, sampler = 2 };
+constexpr std::size_t kGraphs = 3;
 
 // Opened graphs that read and write one set of buffers.
 class HostCalls {
@@ -46,6 +49,7 @@ class HostLoop final : public Loop {
   void load(const float *x, const std::int64_t *labels, std::int64_t batch) override;
   void step(const std::int64_t *t, const std::int64_t *t_prev, const float *w) override;
   void step_cond(const std::int64_t *t, const std::int64_t *t_prev) override;
+  void sample(const float *w) override;
   void store(float *x) override;
   double take_backend_ms() override;
 
@@ -62,7 +66,7 @@ class HostLoop final : public Loop {
   std::chrono::steady_clock::duration in_backend_{};
 };
 
-// The names of the graphs that a loop calls: step (or guided where there is none), and cond where there is one.
-std::vector<std::string> used_graphs(const Manifest &manifest);
+// The names of the graphs that a loop calls: step (or guided where there is none), cond, sampler. Empty: there is none.
+std::array<std::string, kGraphs> used_graphs(const Manifest &manifest);
 
 }  // namespace dashdeploy::detail

@@ -137,16 +137,20 @@ Guidance guidance(const Reader &value) {
 }
 
 // One tensor of a graph: its name, type and shape are those of the contract, or the graph is another one.
-void tensor(const Reader &value, const std::string &name, const Manifest &artifact) {
-  const bool image = name == "x" || name == "eps" || name == "x_prev", real = image || name == "w";
+void tensor(const Reader &value, const std::string &name, const Manifest &artifact, bool whole) {
+  const bool image = name == "x" || name == "eps" || name == "x_prev" || name == "noise" || name == "images";
+  const bool real = image || name == "w";
   if (value.at("name").text() != name) value.at("name").bad("must be ", name);
   if (value.at("dtype").text() != (real ? "float32" : "int64"))
     value.at("dtype").bad("of ", name, " must be ", real ? "float32" : "int64");
   const auto shape = value.at("shape").items(8);
   const std::vector<std::int64_t> sides = {artifact.channels, artifact.height, artifact.width};
-  if (shape.size() != (image ? 4U : 1U)) value.at("shape").bad("of ", name, " has ", shape.size(), " dimensions");
+  if (shape.size() != (image ? 4U : whole && name == "w" ? 2U : 1U))
+    value.at("shape").bad("of ", name, " has ", shape.size(), " dimensions");
   if (shape[0].text() != "batch") shape[0].bad("of ", name, " must begin with batch");
-  for (std::size_t i = 1; i < shape.size(); ++i)
+  if (shape.size() == 2 && shape[1].integer(1, kMost) != static_cast<std::int64_t>(artifact.sampler_timesteps.size()))
+    shape[1].bad("of w is not the number of the sampler's timesteps");
+  for (std::size_t i = 1; image && i < shape.size(); ++i)
     if (shape[i].integer(1, kMost) != sides[i - 1]) shape[i].bad("of ", name, " is not that of image_shape");
 }
 
@@ -175,9 +179,11 @@ void graph(const std::string &name, const Reader &value, Manifest &artifact) {
       {"guided", {{"x", "t", "y", "w"}, "eps"}},
       {"cond", {{"x", "t", "y"}, "eps"}},
       {"step", {{"x", "t", "t_prev", "y", "w"}, "x_prev"}},
+      {"sampler", {{"noise", "y", "w"}, "images"}},
   };
   const auto known = contract.find(name);
-  if (known == contract.end()) return;  // the sampler graph, or one of a later version
+  const bool whole = name == "sampler";
+  if (known == contract.end() || (whole && artifact.sampler_timesteps.empty())) return;
   const auto &[names, output] = known->second;
   Graph found;
   found.inputs = names;
@@ -190,8 +196,8 @@ void graph(const std::string &name, const Reader &value, Manifest &artifact) {
   const auto inputs = value.at("inputs").items(16), outputs = value.at("outputs").items(16);
   if (inputs.size() != names.size() || outputs.size() != 1)
     value.bad("has ", inputs.size(), " inputs and ", outputs.size(), " outputs; expected ", names.size(), " and 1");
-  for (std::size_t i = 0; i < names.size(); ++i) tensor(inputs[i], names[i], artifact);
-  tensor(outputs[0], output, artifact);
+  for (std::size_t i = 0; i < names.size(); ++i) tensor(inputs[i], names[i], artifact, whole);
+  tensor(outputs[0], output, artifact, whole);
   const bool by_engine = artifact.backend == "tensorrt" || artifact.backend == "tensorrt_rtx";
   if (by_engine) found.engine = engine(value.at("engine"), artifact.backend, artifact);
   artifact.graphs.emplace(name, std::move(found));
@@ -229,7 +235,14 @@ void artifact_part(const Reader &value, Manifest &artifact) {
   const Reader sampling = value.at("sampling");
   artifact.num_inference_steps = sampling.at("num_inference_steps").integer(1, artifact.num_train_timesteps);
   artifact.timestep_spacing = one_of(sampling.at("timestep_spacing"), {"trailing", "leading", "linspace"});
+  if (sampling.has("solver")) one_of(sampling.at("solver"), {"ddim"});  // all that this library runs
   artifact.guidance = guidance(sampling.at("guidance"));
+  // Only the host's backends use the whole-sampler graph, and only where it gives float32.
+  const bool by_host = artifact.backend == "openvino" || artifact.backend == "onnxruntime";
+  if (by_host && value.has("sampler") && value.at("graphs").has("sampler") &&
+      value.at("sampler").at("output").text() == "float32")
+    for (const Reader &item : value.at("sampler").at("timesteps").items(1 << 20))
+      artifact.sampler_timesteps.push_back(item.integer(0, artifact.num_train_timesteps - 1));
   for (const auto &[name, entry] : value.at("graphs").entries()) graph(name, entry, artifact);
   if (artifact.graphs.count("step") == 0 && artifact.graphs.count("guided") == 0)
     value.at("graphs").bad("has neither a step nor a guided graph");

@@ -39,7 +39,8 @@ struct Guidance {
 struct Manifest {
   std::string name, backend, precision;
   std::map<std::string, std::string> files;     // name -> SHA-256
-  std::map<std::string, Graph> graphs;          // guided, cond, step; the sampler graph is not used here
+  std::map<std::string, Graph> graphs;          // guided, cond, step, sampler
+  std::vector<std::int64_t> sampler_timesteps;  // of the sampler graph; empty: there is none that can be used
   std::vector<std::string> classes, providers;  // providers: ONNX Runtime's
   std::vector<double> betas;
   std::int64_t channels = 0, height = 0, width = 0;

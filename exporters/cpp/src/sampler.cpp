@@ -20,6 +20,9 @@ namespace {
 // Multiply-adds of one guided step of one image, below which a network's operators are too short to share between
 // threads: then even a few images run on one thread each. dashdeploy/runtime/graphs_model.py has the same.
 constexpr std::int64_t kSmallMacs = 100'000'000;
+// Share of a sampler's work that steps without guidance must save before the loop replaces the sampler graph: of any
+// request, and of one for a few images of a small network, whose calls are short.
+constexpr double kCondGain = 0.1, kCondGainFew = 0.3;
 
 int available_threads() {
 #if defined(__linux__)
@@ -111,6 +114,7 @@ struct Sampler::Run {
   float *const images;
   const bool narrow;
   const int parts;
+  bool whole = false;      // by the sampler graph: all steps in one call
   std::int64_t total = 0;  // steps of all chunks
   std::atomic<std::int64_t> done{0};
   std::atomic<bool> stop{false}, cancelled{false};
@@ -130,8 +134,18 @@ Sampler::Sampler(const std::filesystem::path &folder, const dd_open_options &opt
 }
 
 bool Sampler::narrow(std::int64_t count) const {
-  const std::int64_t macs = manifest().macs;
-  return backend_->lanes() > 1 && (count >= backend_->lanes() || (macs > 0 && macs < kSmallMacs));
+  return backend_->lanes() > 1 && (count >= backend_->lanes() || small());
+}
+
+bool Sampler::small() const { return manifest().macs > 0 && manifest().macs < kSmallMacs; }
+
+bool Sampler::fits_sampler(const dd_request &request, const Plan &plan) const {
+  if (!backend_->has_sampler() || request.progress != nullptr || plan.t != manifest().sampler_timesteps) return false;
+  // A step without guidance costs half by the cond graph; where that saves little, the whole graph is still faster.
+  const auto off = static_cast<double>(std::count(plan.w.begin(), plan.w.end(), 1.0F));
+  const double saved = backend_->has_cond() ? off / static_cast<double>(plan.steps()) / 2 : 0.0;
+  const bool few = small() && request.count < backend_->lanes();
+  return saved < (few ? kCondGainFew : kCondGain);
 }
 
 void Sampler::check_labels(const std::int64_t *labels, std::int64_t count) const {
@@ -154,6 +168,7 @@ void Sampler::sample(const dd_request &request, float *images) {
   const bool narrowly = narrow(request.count);
   const int parts = narrowly && request.count >= backend_->lanes() ? backend_->lanes() : 1;
   Run run(request, plan(manifest(), request.steps, request.guidance), images, narrowly, parts);
+  run.whole = fits_sampler(request, run.plan);
   for (int part = 0; part < parts; ++part) {
     const std::int64_t count = run.begin(part + 1) - run.begin(part);
     run.total += (count + max_batch() - 1) / max_batch() * static_cast<std::int64_t>(run.plan.steps());
@@ -194,7 +209,8 @@ void Sampler::draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t 
   const auto before = std::chrono::steady_clock::now();
   loop.take_backend_ms();
   loop.load(request.noise == nullptr ? images : request.noise + first * size, request.labels + first, batch);
-  for (std::size_t i = 0; i < run.plan.steps() && !run.stop; ++i) {
+  if (run.whole) loop.sample(run.plan.w.data());
+  for (std::size_t i = 0; !run.whole && i < run.plan.steps() && !run.stop; ++i) {
     std::fill(t.begin(), t.end(), run.plan.t[i]);
     std::fill(t_prev.begin(), t_prev.end(), run.plan.t_prev[i]);
     if (by_cond && run.plan.w[i] == 1.0F) {

@@ -1,0 +1,158 @@
+"""Quality against latency, by solver, steps and guidance: python benchmarks/front.py RUN [options]
+
+For one artifact of the run: DDIM and DPM-Solver++(2M) at 10, 20 and 50 steps, each at the recipe's w, at that w in
+0.2–0.8 (whose steps without guidance run the cond graph), and with TAG. Each with FID and classifier accuracy from the
+same noise; with the distance to the exact solution, which is what a solver alone answers for (root mean square over
+pixels in [−1, 1], to many steps of second order from the same noise), once more with the last step, to the clean image,
+cut into small ones, because that step is of first order in every solver; and with the time of a batch, in turns. Writes
+front-<recipe>.json, and the plot of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from cpu_artifacts import median_ms
+from front_plot import plot
+
+from dashdeploy import run
+from dashdeploy.bench import quality
+from dashdeploy.bench.latency import interleave
+from dashdeploy.bench.machine import machine
+from dashdeploy.data import load_dataset
+from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.sampling import SOLVERS, Plan, initial_noise, plan
+from dashdeploy.metrics.features import open_extractor
+from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Tag
+from dashdeploy.runtime.model import Model
+from dashdeploy.runtime.opening import open_path
+
+STEPS = (10, 20, 50)
+SEED = 0
+EXACT_STEPS, EXACT_IMAGES = 200, 256
+"""Of the second-order run that stands for the exact solution."""
+HERE = Path(__file__).parent
+
+
+def scales(recipe: Recipe) -> list[Guidance]:
+    """The recipe's w (at T/2, where it changes over time), the same in an interval, and TAG."""
+    w = guidance.weight(recipe.sampling.guidance, 0.5, 1)
+    return [w, GuidanceInterval(w=w), Tag()]
+
+
+def fine_end(coarse: Plan, fine: Plan) -> Plan:
+    """`coarse` as far as its last timestep, and from there to the clean image in the steps of `fine`."""
+    first = next((i for i, t in enumerate(fine.timesteps) if t < coarse.timesteps[-1]), len(fine.timesteps))
+    steps = (*coarse.timesteps, *fine.timesteps[first:])
+    weights = (*coarse.weights, *fine.weights[first:])
+    return replace(coarse, timesteps=steps, previous=(*steps[1:], -1), weights=weights)
+
+
+def rows(model: Model, recipe: Recipe, *, steps: tuple[int, ...], num_images: int) -> list[dict[str, Any]]:
+    """Quality of every guidance, solver and number of steps; each row with the plan that it was drawn by."""
+    data = load_dataset(recipe.data)
+    config = recipe.bench.quality.model_copy(update={"num_images": num_images})
+    extractor = open_extractor(config.features, recipe.data.name, weights=config.features_weights)
+    reference = quality.reference(data.split(recipe.data.holdout)[0], extractor)
+    interface = model.denoiser.interface
+    total = interface.schedule.num_train_timesteps
+    noise = initial_noise(SEED, 0, min(EXACT_IMAGES, num_images), interface.image_shape)
+    y = quality.balanced_labels(len(noise), interface.num_classes)
+    found = []
+    for scale in scales(recipe):
+        many = recipe.sampling.model_copy(update={"num_inference_steps": EXACT_STEPS, "solver": "dpmpp_2m"})
+        fine = plan(many, total, scale=scale)
+        exact = model.sample(noise, y, fine)
+        for solver in SOLVERS:
+            for num_steps in steps:
+                sampling = recipe.sampling.model_copy(update={"num_inference_steps": num_steps, "solver": solver})
+                planned = plan(sampling, total, scale=scale)
+                images = quality.sample(model, scale, config, sampling, seed=SEED)
+                row, _ = quality.score(
+                    "", scale, images, reference, None, extractor, config, num_classes=data.num_classes, seed=SEED
+                )
+                made = {
+                    "guidance": row.guidance,
+                    "solver": solver,
+                    "num_inference_steps": num_steps,
+                    "steps_alone": planned.weights.count(1.0),
+                    "fid": row.fid.value,
+                    "fid_low": row.fid.low,
+                    "fid_high": row.fid.high,
+                    "accuracy": row.accuracy,
+                    "distance": rms(model.sample(noise, y, planned) - exact),
+                    "distance_fine_end": rms(model.sample(noise, y, fine_end(planned, fine)) - exact),
+                    "plan": planned,
+                }
+                print({k: v for k, v in made.items() if k != "plan"}, file=sys.stderr)
+                found.append(made)
+    return found
+
+
+def rms(difference: torch.Tensor) -> float:
+    """Root mean square."""
+    return float(difference.square().mean().sqrt())
+
+
+def timed(model: Model, found: list[dict[str, Any]], *, batch_size: int, repeats: int) -> None:
+    """Put the graph that runs and the median time of a batch into each row; the rows take turns."""
+    interface = model.denoiser.interface
+    noise = initial_noise(SEED, 0, batch_size, interface.image_shape)
+    y = quality.balanced_labels(batch_size, interface.num_classes)
+    plans = [row.pop("plan") for row in found]
+    calls = {i: lambda steps=steps: model.sample(noise, y, steps) for i, steps in enumerate(plans)}
+    for call in calls.values():
+        call()
+    for i, times in interleave(calls, repeats=repeats, warm=False).items():
+        found[i] |= {"way": model.way(plans[i], batch_size), **median_ms(times)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run folder with artifacts, as in runs/digits")
+    parser.add_argument("--artifact", default="onnx-cpu")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON file")
+    parser.add_argument("--plots", type=Path, default=HERE.parent / "docs", help="folder of the SVG file")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    load = os.getloadavg()[0]
+    stage = run.read_stage(options.run / "artifacts" / options.artifact)
+    recipe = Recipe.model_validate(stage.manifest["recipe"])
+    with torch.inference_mode(), open_path(stage.folder, threads=options.threads) as model:
+        found = rows(model, recipe, steps=tuple(options.steps), num_images=options.images)
+        timed(model, found, batch_size=options.batch, repeats=options.repeats)
+        label = model.label
+    result = {
+        "run": recipe.name,
+        "artifact": options.artifact,
+        "artifact_sha256": stage.sha256,
+        "model": label,
+        "num_images": options.images,
+        "batch_size": options.batch,
+        "threads": options.threads,
+        "exact": {"solver": "dpmpp_2m", "num_inference_steps": EXACT_STEPS, "num_images": EXACT_IMAGES},
+        "rows": found,
+        "machine": {**machine(), "load_before": load},
+        "versions": run.versions(),
+        "seed": SEED,
+    }
+    name = f"front-{recipe.name}"
+    (options.results / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.plots / f"{name}.svg").write_text(plot(result))
+    print(options.results / f"{name}.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`dashdeploy compare`: variants of one recipe over several seeds, in one table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dashdeploy.cli.options import DEFAULT_RUN_DIR, AsJson, Fresh, RunDir
+
+
+def compare(
+    comparison: Annotated[
+        str, typer.Argument(metavar="COMPARISON", help="A name, as in ablation-digits, or a YAML file with variants.")
+    ],
+    *,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Take every N-th run beginning with the I-th (from 1).")
+    ] = "1/1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order, and do nothing.")] = False,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train and measure every variant at every seed with one teacher and one budget; finished runs are not made again.
+
+    Writes compare.json, compare.md, fid.svg and gap.svg. To spread runs over devices or machines, give each a shard; to
+    spread each run's batches, start this by `accelerate launch`.
+    """
+    from dashdeploy import locate
+    from dashdeploy.recipe.comparison import load_comparison
+
+    found = load_comparison(comparison)
+    part = parse_shard(shard)
+    from dashdeploy.compare.compare import compare as carry_out
+    from dashdeploy.compare.compare import jobs
+
+    if dry_run:
+        for variant, seed in jobs(found):
+            print(f"{variant}  seed {seed}")
+        return
+    import json
+
+    from rich.console import Console
+
+    from dashdeploy.bench.table import to_rich
+    from dashdeploy.cli.job import warn
+    from dashdeploy.compare.tables import all_of
+
+    base = locate.find("recipes", found.recipe).parent
+    summary = carry_out(found, run_dir, base=base, shard=part, fresh=fresh, say=warn)
+    if summary is None:
+        return
+    if as_json:
+        print(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False))
+        return
+    console = Console(width=200, highlight=False)
+    for table in all_of(summary):
+        console.print(to_rich(table))
+    print(run_dir / found.name / "compare.md")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``"2/4"`` -> (1, 4)."""
+    from dashdeploy.errors import UserError
+
+    first, slash, count = text.partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise UserError(f"--shard {text!r}: expected I/N with 1 ≤ I ≤ N, as in 2/4")
+    return int(first) - 1, int(count)

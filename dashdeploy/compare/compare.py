@@ -1,0 +1,113 @@
+"""Carry out a comparison: every variant at every seed, each trained and measured as any run, then one summary.
+
+Finished runs are not made again, so that a comparison resumes where it stopped. One teacher is trained or opened for
+all; its samples and its banks of outputs are kept beside the variants and used by all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dashdeploy import run
+from dashdeploy.bench import samples
+from dashdeploy.bench.machine import machine
+from dashdeploy.compare import plots, tables
+from dashdeploy.compare.summary import Summary, summarise
+from dashdeploy.pipeline import run_all
+from dashdeploy.recipe.comparison import Comparison, recipe_of
+from dashdeploy.training.teach import teach
+
+BANKS = ".banks"
+QUICK: dict[str, Any] = {
+    "export": [],
+    "bench.quality.torch_student": "all",
+    "bench.latency.batch_sizes": [1],
+    "bench.latency.repeats": 3,
+    "bench.latency.sampler_repeats": 1,
+}
+"""A comparison is of quality: students are sampled in torch, and the latency is not looked at."""
+
+
+def jobs(comparison: Comparison) -> list[tuple[str, int]]:
+    """Every (variant, seed), all variants of a seed together: what is stopped early is still fair."""
+    return [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
+
+
+def compare(
+    comparison: Comparison,
+    run_dir: Path,
+    *,
+    base: Path,
+    shard: tuple[int, int] = (0, 1),
+    fresh: bool = False,
+    say: Callable[[str], None],
+) -> Summary | None:
+    """Run what is missing of this shard, and write the summary once all shards' runs are there.
+
+    Args:
+        base: the folder of the recipe file, which a relative teacher.path is looked for in.
+        shard: (i, n): take every n-th job beginning with the i-th. Shards may run on other devices or machines that
+            share run_dir.
+
+    Returns:
+        the summary; None: other shards have not finished.
+    """
+    root = run.open_run(run_dir, comparison.name)
+    shared = _teacher(comparison, root, base, say)
+    todo = jobs(comparison)
+    for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
+        say(f"[{place + 1}/{len(todo)}] {variant}, seed {seed}")
+        recipe = recipe_of(comparison, variant, seed, more={**QUICK, **shared})
+        folder = run.open_run(root / variant, f"seed{seed}")
+        _share_samples(root, folder)
+        run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=lambda text: None)
+    records = {job: _record(root / job[0] / f"seed{job[1]}") for job in todo}
+    if missing := [f"{variant} seed {seed}" for (variant, seed), found in records.items() if found is None]:
+        say(f"not finished by other shards: {', '.join(missing)}")
+        return None
+    summary = summarise(comparison, {job: found for job, found in records.items() if found is not None})
+    write(root, comparison, summary)
+    return summary
+
+
+def write(root: Path, comparison: Comparison, summary: Summary) -> None:
+    """compare.json, compare.md and the plots."""
+    content = {
+        "comparison": comparison.model_dump(mode="json"),
+        **summary.as_dict(),
+        "machine": machine(),
+        "versions": run.versions(),
+    }
+    (root / "compare.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (root / "compare.md").write_text(tables.markdown(summary), encoding="utf-8")
+    for name, svg in plots.all_of(summary).items():
+        (root / f"{name}.svg").write_text(svg, encoding="utf-8")
+
+
+def _teacher(comparison: Comparison, root: Path, base: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The change of the recipes that gives all of them one teacher; nothing where they name a ready one."""
+    recipe = recipe_of(comparison, next(iter(comparison.variants)), comparison.seeds[0])
+    if recipe.teacher.path is not None:
+        return {}
+    stage = teach(recipe, root)
+    say(f"teacher   {stage.folder}")
+    return {"teacher.path": str(stage.folder.absolute())}
+
+
+def _share_samples(root: Path, folder: Path) -> None:
+    """One cache of images for all runs: the teacher's are made once."""
+    common, own = root / f".{samples.FOLDER}", folder / f".{samples.FOLDER}"
+    common.mkdir(exist_ok=True)
+    if not own.exists():
+        own.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    path = folder / "bench" / "bench.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

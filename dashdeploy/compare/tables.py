@@ -1,0 +1,64 @@
+"""A comparison as tables."""
+
+from __future__ import annotations
+
+from dashdeploy.bench.cells import MISSING, significant
+from dashdeploy.bench.table import Table, to_markdown
+from dashdeploy.compare.summary import Row, Spread, Summary
+
+GAP_HEADINGS = {"relative_error": "Gap error", "energy_cosine": "Cosine", "rho": "ρ"}
+
+
+def quality(summary: Summary) -> Table:
+    """A row for each variant: FID by guidance, and the gap's fidelity."""
+    scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid))
+    headings = ["", *(f"FID, {scale}" for scale in scales), *GAP_HEADINGS.values()]
+    rows = []
+    for row in summary.rows:
+        gaps = [row.gap.get(name) for name in GAP_HEADINGS]
+        rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps)))
+    return _table(f"Mean [smallest, largest] of {len(summary.seeds)} seeds", headings, rows)
+
+
+def shares(summary: Summary) -> Table:
+    """Share of the gain that is lost without each term, in percent."""
+    scales = list(dict.fromkeys(scale for found in summary.shares.values() for scale in found))
+    rows = []
+    for term, found in summary.shares.items():
+        percent = (found.get(s) for s in scales)
+        rows.append((term, *(cell(p and Spread(100 * p.mean, 100 * p.low, 100 * p.high)) for p in percent)))
+    return _table("Lost without the term (% of the gain)", ["", *scales], rows)
+
+
+def all_of(summary: Summary) -> list[Table]:
+    """Every table that the summary has figures for."""
+    return [quality(summary), *([shares(summary)] if summary.shares else [])]
+
+
+def markdown(summary: Summary) -> str:
+    """Every table with its title."""
+    head = f"{size(summary.rows[1:])}FID in features of {summary.features}."
+    return "\n\n".join([head, *(f"**{t.title}**\n\n{to_markdown(t)}" for t in all_of(summary))]) + "\n"
+
+
+def size(rows: list[Row]) -> str:
+    """The students' size and budget, where they share it."""
+    sizes = {(row.parameters, row.images_seen) for row in rows}
+    if len(sizes) != 1:
+        return ""
+    ((parameters, images),) = sizes
+    return f"Students of {parameters:,} parameters, {images:,} images seen. "
+
+
+def cell(found: Spread | None) -> str:
+    """mean [low, high]; of one seed the value alone."""
+    if found is None:
+        return MISSING
+    if found.low == found.high:
+        return significant(found.mean)
+    return f"{significant(found.mean)} [{significant(found.low)}, {significant(found.high)}]"
+
+
+def _table(title: str, headings: list[str], rows: list[tuple[str, ...]]) -> Table:
+    numeric = (False, *(True for _ in headings[1:]))
+    return Table(title, tuple(headings), ("",) * len(headings), numeric, tuple(rows))

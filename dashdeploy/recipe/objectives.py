@@ -1,0 +1,120 @@
+"""The objectives that a recipe may name, with their settings; `training/objectives.py` computes them.
+
+Coefficients stand before per-sample mean squares over C·H·W; `anchor` is the denoising loss of the conditional branch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dashdeploy.recipe.fields import Coefficient, Number
+from dashdeploy.recipe.section import Model
+
+
+class Dash(Model):
+    """L = imitation·L_im + unconditional·L_un + anchor·L_an (arXiv:2606.00798 Eq. 7), and gap·L_gap."""
+
+    kind: Literal["dash"] = "dash"
+    imitation: Coefficient = 1.0
+    unconditional: Coefficient = 1.0
+    anchor: Coefficient = 0.1
+    gap: Coefficient | Literal["guidance"] = Field(
+        0.0,
+        description="weight of the gap eps_cond − eps_uncond. guidance: w(w − 1), what the guided error weighs it by "
+        "at the recipe's own guidance, with all three weights scaled to the sum of the first two",
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Dash:
+        if self.imitation == self.unconditional == self.anchor == 0 and not self.gap:
+            raise ValueError("all coefficients are 0: there is nothing to learn")
+        if self.gap == "guidance" and self.imitation + self.unconditional == 0:
+            raise ValueError("gap: guidance scales itself to imitation + unconditional, and both are 0")
+        return self
+
+
+class CondOnly(Model):
+    """Imitate the conditional branch alone: the control whose guidance breaks."""
+
+    kind: Literal["cond_only"] = "cond_only"
+    imitation: Coefficient = 1.0
+    anchor: Coefficient = 0.1
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> CondOnly:
+        if self.imitation == self.anchor == 0:
+            raise ValueError("all coefficients are 0: there is nothing to learn")
+        return self
+
+
+class Composite(Model):
+    """Imitate one guided output, at a fixed w: the branches alone are left to chance."""
+
+    kind: Literal["composite"] = "composite"
+    w: Coefficient = 2.5
+    anchor: Coefficient = 0.1
+
+
+class MultiW(Model):
+    """Imitate the guided output at a w drawn for each sample, uniform in [w_min, w_max]."""
+
+    kind: Literal["multi_w"] = "multi_w"
+    w_min: Coefficient = 1.0
+    w_max: Coefficient = 4.0
+    anchor: Coefficient = 0.1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MultiW:
+        if self.w_max <= self.w_min:
+            raise ValueError(f"w_max ({self.w_max:g}) must be above w_min ({self.w_min:g})")
+        return self
+
+
+class GapMatch(Model):
+    """Imitate the gap alone; the conditional branch is held by the anchor."""
+
+    kind: Literal["gap_match"] = "gap_match"
+    gap: Annotated[float, Field(gt=0)] = 1.0
+    anchor: Annotated[float, Field(gt=0)] = 1.0
+
+
+class FitNets(Model):
+    """Imitate the conditional branch, and both branches' middle features by a 1×1 adapter (Romero et al. 2015)."""
+
+    kind: Literal["fitnets"] = "fitnets"
+    imitation: Coefficient = 1.0
+    hint: Annotated[float, Field(gt=0)] = 1.0
+    anchor: Coefficient = 0.1
+
+
+class SharedMask(Model):
+    """One label-drop mask for teacher and student: each sample imitates one branch, 90 to 10 at random."""
+
+    kind: Literal["shared_mask"] = "shared_mask"
+    label_dropout: Number = Field(0.1, ge=0, lt=1)
+    imitation: Annotated[float, Field(gt=0)] = 1.0
+    anchor: Coefficient = 0.1
+
+
+class SingleHead(Model):
+    """The guided output as the student's conditional branch: sample it with w = 1, without guidance."""
+
+    kind: Literal["single_head"] = "single_head"
+    w: Coefficient = 2.0
+
+
+class Scratch(Model):
+    """No teacher: the denoising loss with label dropout."""
+
+    kind: Literal["scratch"] = "scratch"
+    label_dropout: Number = Field(0.1, ge=0, lt=1)
+
+
+Objective = Annotated[
+    Dash | CondOnly | Composite | MultiW | GapMatch | FitNets | SharedMask | SingleHead | Scratch,
+    Field(discriminator="kind"),
+]
+FEATURE_KINDS: frozenset[str] = frozenset({"fitnets"})
+"""Objectives that need the teacher's features beside its outputs."""

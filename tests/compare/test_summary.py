@@ -1,0 +1,71 @@
+"""What records add up to, on figures whose sums are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dashdeploy.compare import plots, tables
+from dashdeploy.compare.summary import Spread, summarise
+from dashdeploy.recipe.comparison import Comparison
+
+FIDS = {  # variant -> seed -> FID at w = 1 and w = 2
+    "scratch": {0: (10.0, 20.0), 1: (12.0, 20.0)},
+    "dash": {0: (2.0, 4.0), 1: (4.0, 30.0)},
+    "less": {0: (6.0, 12.0), 1: (6.0, 25.0)},
+}
+COMPARISON = Comparison.model_validate(
+    {
+        "name": "x",
+        "recipe": "digits",
+        "seeds": [0, 1],
+        "variants": {name: {"label": name.upper()} for name in FIDS},
+        "shares": {"full": "dash", "baseline": "scratch", "without": {"unconditional": "less"}},
+    }
+)
+
+
+def record(fids: tuple[float, float], gap: float) -> dict[str, Any]:
+    overall = {"relative_error": gap, "energy_cosine": 0.5, "rho": 1.0, "guided_error": 0.1}
+    rows = [
+        {"model": model, "guidance": f"w={w}", "fid": {"value": value}}
+        for model, values in (("teacher", (1.0, 2.0)), ("student", fids))
+        for w, value in zip((1, 2), values, strict=True)
+    ]
+    bins = [{"t_low": low, "t_high": low + 500, "relative_error": gap} for low in (0, 500)]
+    return {
+        "quality": {"rows": rows, "features": {"name": "digits-classifier"}},
+        "fidelity": {"rows": [{"overall": overall, "bins": bins}]},
+        "models": {"student": {"parameters": 10}, "teacher": {"parameters": 60}},
+        "images_seen": 100,
+    }
+
+
+@pytest.fixture
+def summary():
+    records = {(v, s): record(fids, 0.1 + s) for v, found in FIDS.items() for s, fids in found.items()}
+    return summarise(COMPARISON, records)
+
+
+def test_rows_are_means_with_their_range(summary) -> None:
+    rows = {row.name: row for row in summary.rows}
+    assert rows["dash"].fid == {"w=1": Spread(3.0, 2.0, 4.0), "w=2": Spread(17.0, 4.0, 30.0)}
+    assert rows["dash"].gap["relative_error"] == Spread(pytest.approx(0.6), 0.1, 1.1)
+    assert rows["teacher"].fid["w=2"] == Spread(2.0, 2.0, 2.0)
+    assert set(rows["dash"].gap_by_t) == {"0–499", "500–999"}
+
+
+def test_a_share_is_what_is_lost_of_the_gain_seed_by_seed(summary) -> None:
+    # w = 1: (6 − 2)/(10 − 2) and (6 − 4)/(12 − 4). At w = 2 seed 1 gains nothing, so there is no share.
+    assert summary.shares == {"unconditional": {"w=1": Spread(0.375, 0.25, 0.5)}}
+
+
+def test_tables_and_plots_show_every_variant(summary) -> None:
+    text = tables.markdown(summary)
+    assert text.startswith("Students of 10 parameters, 100 images seen. FID in features of digits-classifier.")
+    assert "| DASH | 3.00 [2.00, 4.00] | 17.0 [4.00, 30.0] |" in text
+    assert "| unconditional | 37.5 [25.0, 50.0] |" in text
+    for svg in plots.all_of(summary).values():
+        assert all(label in svg for label in ("SCRATCH", "DASH", "LESS"))
+    assert plots.all_of(summary) == plots.all_of(summary)
