@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -54,3 +55,9 @@ def find(kind: Kind, name: str) -> Path:
     if stem not in known:
         raise unknown(_NOUNS[kind], name, known)
     return known[stem]
+
+
+def cache_folder() -> Path:
+    """dashdeploy's folder under XDG_CACHE_HOME, which the XDG standard has ignored when relative."""
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "dashdeploy"

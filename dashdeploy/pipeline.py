@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dashdeploy import package, run
-from dashdeploy.bench.bench import bench
+from dashdeploy.bench.bench import bench, check_measurable
 from dashdeploy.export.packages import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
@@ -24,6 +24,7 @@ def run_all(
     say: Callable[[str], None],
 ) -> run.Stage:
     """Carry out all four stages and return the last; `say` is told of each stage as it ends. `banks`: see `distill`."""
+    check_measurable(recipe)
     teacher = choose.find(recipe, run_folder, base=base)
     if teacher is None:
         teacher = teach(recipe, run_folder, fresh=fresh).folder

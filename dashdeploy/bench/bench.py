@@ -52,6 +52,7 @@ def bench(
     Raises:
         UserError: no student, a teacher that has changed since the student was made, or a missing feature network.
     """
+    check_measurable(recipe)
     student = run.read_stage(run_folder / "student")
     artifacts = [run.read_stage(folder) for folder in artifact_folders(run_folder)]
     stale = [a.folder.name for a in artifacts if a.manifest["inputs"]["student"] != student.sha256]
@@ -102,6 +103,19 @@ def bench(
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             write_report(draft.folder)
     return run.read_stage(run_folder / "bench")
+
+
+def check_measurable(recipe: Recipe) -> None:
+    """Refuse a recipe whose samples are latents: there is no decoder here, and FID is of images.
+
+    Raises:
+        UserError: it says what does work.
+    """
+    if recipe.data.gives_latents:
+        raise UserError(
+            f"recipe {recipe.name}: its data are latents, and the benchmark measures images. Use `dashdeploy distill` "
+            "and `dashdeploy export`; the student goes into diffusers' DiTPipeline in place of its teacher."
+        )
 
 
 class Bench:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dashdeploy import __version__
-from dashdeploy.cli import bench, compare, distill, doctor, export, exporters, recipes, run, sample, teach
+from dashdeploy.cli import adopt, bench, compare, distill, doctor, export, exporters, recipes, run, sample, teach
 from dashdeploy.errors import Interrupted, UserError
 
 # In the order of the work. Another command: import its module above and add one line here.
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "bench": bench.bench,
     "compare": compare.compare,
     "sample": sample.sample,
+    "adopt": adopt.adopt,
     "recipes": recipes.app,
     "exporters": exporters.app,
     "doctor": doctor.doctor,

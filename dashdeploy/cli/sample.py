@@ -50,6 +50,11 @@ def sample(
     sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance), solver=cast(Solver, solver))
     with open_path(model, threads=threads, provider=provider, device=device) as opened:
         interface = opened.denoiser.interface
+        if interface.image_shape[0] not in (1, 3):
+            raise UserError(
+                f"{model}: it makes latents of {interface.image_shape[0]} channels, not images. Put the network into "
+                "diffusers' DiTPipeline, which decodes them."
+            )
         chosen = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
         images = generate(
             opened.sample,

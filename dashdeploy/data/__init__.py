@@ -1,6 +1,8 @@
-"""Datasets: labelled uint8 images, found by name."""
+"""Datasets: labelled uint8 images or latents, found by name."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from dashdeploy.data.images import LabelledImages, prepare
 from dashdeploy.lazy import resolve
@@ -12,6 +14,7 @@ DATASETS: dict[str, str] = {
     "cifar10": "dashdeploy.data.cifar:load_cifar10",
     "cifar100": "dashdeploy.data.cifar:load_cifar100",
     "image_folder": "dashdeploy.data.image_folder:load",
+    "latents": "dashdeploy.data.latents:load",
 }
 
 
@@ -22,4 +25,9 @@ def load_dataset(config: Data) -> LabelledImages:
         UserError: unknown name, missing or damaged files; the message says what to do.
     """
     images = resolve("dataset", DATASETS, config.name)(config)
-    return prepare(images, config)
+    images = prepare(images, config)
+    if config.vae is not None:
+        from dashdeploy.data.encode import encoded  # torch and diffusers, which plain images do not need
+
+        return encoded(images, Path(config.vae).expanduser())
+    return images

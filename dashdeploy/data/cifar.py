@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dashdeploy.data.cifar_pickle import read_pickle
 from dashdeploy.data.download import fetch
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
+from dashdeploy.locate import cache_folder
 from dashdeploy.recipe.schema import Data
 
 BASE_URL = "https://www.cs.toronto.edu/~kriz/"
@@ -126,7 +126,7 @@ def load_layout(config: Data, layout: Layout) -> LabelledImages:
     Raises:
         UserError: nothing is there, or what is there is damaged or not the published archive.
     """
-    root = Path(config.path).expanduser() if config.path is not None else _cache_folder() / layout.name
+    root = Path(config.path).expanduser() if config.path is not None else cache_folder() / layout.name
     binary, pickled = root / layout.binary.archive.filename, root / layout.pickled.archive.filename
     for folder in (root, root / layout.binary.folder):
         if any((folder / name).is_file() for name in layout.binary.batches):
@@ -246,9 +246,3 @@ def _assemble(
         classes=names,
         horizontal_flip=True,
     )
-
-
-def _cache_folder() -> Path:
-    """dashdeploy's folder under XDG_CACHE_HOME, which the XDG standard has ignored when relative."""
-    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "dashdeploy"

@@ -1,9 +1,10 @@
-"""Labelled images in memory: uint8 storage, splits, and batches that are a function of (seed, step)."""
+"""Labelled images or latents in memory: storage, splits, and batches that are a function of (seed, step)."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +19,27 @@ class LabelledImages:
 
     Attributes:
         name: the dataset's registered name.
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; of latents float16 or float32, scaled as the network takes them.
         labels: (N,) int64 in [0, K).
         classes: the K class names, in label order.
         horizontal_flip: whether a mirrored image is still of its class.
+        are_latents: whether these are an autoencoder's latents.
     """
 
     name: str
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     horizontal_flip: bool
+    are_latents: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images must be (N, C, H, W) uint8, not {self.images.shape} {self.images.dtype}")
+        dtypes = ("float16", "float32") if self.are_latents else ("uint8",)
+        if self.images.dtype not in dtypes or self.images.ndim != 4:
+            raise ValueError(
+                f"images must be (N, C, H, W) {' or '.join(dtypes)}, not {self.images.shape} {self.images.dtype}"
+            )
         if self.labels.shape != (n,):
             raise ValueError(f"labels must be ({n},), not {self.labels.shape}")
         if n == 0:
@@ -129,8 +135,10 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return out
 
 
-def to_float(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 0..255 -> float32 in [-1, 1]."""
+def to_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """uint8 0..255 -> float32 in [-1, 1]; latents as they are, in float32."""
+    if pixels.dtype != np.uint8:
+        return pixels.astype(np.float32)
     return pixels.astype(np.float32) / 127.5 - 1.0
 
 
@@ -174,7 +182,7 @@ class ImageStream:
         return self._order.rows(step)
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """x_0 (B, C, H, W) float32 in [-1, 1] and y (B,) int64 of batch `step`."""
+        """x_0 (B, C, H, W) float32, of images in [-1, 1], and y (B,) int64 of batch `step`."""
         rows = self.rows(step)
         pixels = self.data.images[rows]
         if self.data.horizontal_flip:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.prediction import Prediction, to_eps
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 
@@ -57,20 +58,38 @@ class Denoiser(Protocol):
 
 
 class TorchDenoiser(nn.Module):
-    """A diffusers UNet2DModel as a Denoiser."""
+    """A class-conditional diffusers network as a Denoiser: UNet2DModel or DiTTransformer2DModel.
 
-    def __init__(self, unet: Any, interface: Interface) -> None:
+    A network that predicts v or x_0 is converted to eps in float32. One with more than C output channels has a
+    learned variance behind them (Nichol & Dhariwal 2021), which DDIM does not use: the first C are taken.
+    """
+
+    alphas_cumprod: torch.Tensor
+
+    def __init__(self, unet: Any, interface: Interface, *, prediction: Prediction = "epsilon") -> None:
         super().__init__()
         # Any: diffusers' models are not fully typed.
         self.unet: Any = unet
         self.interface = interface
+        self.prediction = prediction
+        if prediction != "epsilon":
+            self.register_buffer("alphas_cumprod", interface.schedule.alphas_cumprod, persistent=False)
 
     @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
+    def around(self, unet: Any) -> TorchDenoiser:
+        """The same denoiser around another form of its network."""
+        return TorchDenoiser(unet, self.interface, prediction=self.prediction)
+
     def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.unet(x, t, y, return_dict=False)[0]
+        output = self.unet(x, t, y, return_dict=False)[0]
+        if output.shape[1] > self.interface.image_shape[0]:
+            output = output[:, : self.interface.image_shape[0]]
+        if self.prediction == "epsilon":
+            return output
+        return to_eps(output, x, self.alphas_cumprod[t], prediction=self.prediction)
 
     def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps_uncond, eps_cond) by one forward over 2B."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
+
+SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")
+"""diffusers' schedulers that have these betas; the sampler is always our own."""
+ZERO_SNR = 2.0**-24
+"""ᾱ_{T−1} of a schedule with zero terminal SNR; the cosine schedule of diffusers ends at a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -79,30 +85,68 @@ def cosine_betas(steps: int, *, offset: float = 0.008) -> NDArray[np.float64]:
 
 
 def from_scheduler_config(config: dict[str, Any], *, source: str) -> NoiseSchedule:
-    """The schedule of a diffusers DDPM/DDIM scheduler configuration.
+    """The schedule of a diffusers DDPM/DDIM scheduler configuration; its prediction type is read by `prediction`.
+
+    With rescale_betas_zero_snr the last ᾱ would be 0, where eps says nothing of x_0 and no sampler can divide by √ᾱ;
+    it becomes ZERO_SNR, as in diffusers' Euler scheduler.
 
     Raises:
-        UserError: a prediction type or a beta schedule that is not supported.
+        UserError: a scheduler without betas, a beta schedule that is not supported, or zero SNR with eps prediction.
     """
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction != "epsilon":
-        raise UserError(f"{source}: prediction_type {prediction!r} is not supported; expected 'epsilon'")
+    scheduler = config.get("_class_name", "DDIMScheduler")
+    if scheduler not in SCHEDULERS:
+        raise UserError(
+            f"{source}: it is a {scheduler}; supported are {', '.join(SCHEDULERS)}. A model of another kind of noise "
+            "(flow matching, EDM) is not a DDPM; for one that is, save its betas as a DDIMScheduler's configuration."
+        )
     steps = int(config.get("num_train_timesteps", 1000))
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     kind = config.get("beta_schedule", "linear")
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], np.float64)
-    elif kind == "linear":
-        betas = np.linspace(start, end, steps)
-    elif kind == "scaled_linear":
-        betas = np.linspace(start**0.5, end**0.5, steps) ** 2
-    elif kind == "squaredcos_cap_v2":
-        betas = np.minimum(cosine_betas(steps), 0.999)
+    elif kind in BETAS:
+        betas = BETAS[kind](start, end, steps)
     else:
         raise UserError(
-            f"{source}: beta_schedule {kind!r} is not supported; "
-            "expected linear, scaled_linear or squaredcos_cap_v2, or trained_betas"
+            f"{source}: beta_schedule {kind!r} is not supported; expected {', '.join(BETAS)}, or trained_betas"
         )
     if betas.shape != (steps,) or not (np.isfinite(betas).all() and (betas > 0).all() and (betas < 1).all()):
         raise UserError(f"{source}: betas must be {steps} numbers between 0 and 1")
+    if config.get("rescale_betas_zero_snr"):
+        if config.get("prediction_type", "epsilon") == "epsilon":
+            raise UserError(
+                f"{source}: rescale_betas_zero_snr with prediction_type 'epsilon': at zero SNR eps says nothing of the "
+                "image. Set prediction_type to what the model predicts (v_prediction, sample), or the rescaling to "
+                "false if it was trained without."
+            )
+        betas = zero_terminal_snr(betas)
     return NoiseSchedule(betas)
+
+
+def zero_terminal_snr(betas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Betas shifted and scaled so that √ᾱ ends at 0 (Lin et al. 2023, Algorithm 1), but ᾱ no lower than ZERO_SNR."""
+    root = np.sqrt(np.cumprod(1.0 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alphas_cumprod = np.maximum(root**2, ZERO_SNR)
+    return 1.0 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
+
+
+def _scaled_linear(start: float, end: float, steps: int) -> NDArray[np.float64]:
+    return np.linspace(start**0.5, end**0.5, steps) ** 2
+
+
+def _capped_cosine(start: float, end: float, steps: int) -> NDArray[np.float64]:
+    return np.minimum(cosine_betas(steps), 0.999)
+
+
+def _sigmoid(start: float, end: float, steps: int) -> NDArray[np.float64]:
+    return start + (end - start) / (1.0 + np.exp(-np.linspace(-6, 6, steps)))
+
+
+BETAS: dict[str, Callable[[float, float, int], NDArray[np.float64]]] = {
+    "linear": np.linspace,
+    "scaled_linear": _scaled_linear,
+    "squaredcos_cap_v2": _capped_cosine,
+    "sigmoid": _sigmoid,
+}
+"""diffusers' beta_schedule -> (beta_start, beta_end, T) -> betas (T,) float64."""

@@ -23,7 +23,7 @@ from dashdeploy.package import Package
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
-from dashdeploy.teachers import formats
+from dashdeploy.teachers import formats, networks
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "dashdeploy.export.backend_onnxruntime:Backend",
@@ -43,6 +43,11 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     """
     student = run.read_stage(run_folder / "student")
     recipe = Recipe.model_validate(student.manifest["recipe"])
+    if recipe.data.gives_latents and "sampler" in target.graphs:
+        raise UserError(
+            f"target {target.name}: its sampler graph ends in images within [-1, 1], and {run_folder} was trained on "
+            "latents. Take a target file with graphs: [guided, cond, step]."
+        )
     folder = run_folder / ARTIFACTS / target.name
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
     if recipe.sampling.solver != "ddim":  # artifacts from before there was a choice stay current
@@ -55,6 +60,11 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     backend.ready()
     folder.parent.mkdir(exist_ok=True)
     denoiser = formats.load(student.folder, role="student")
+    if target.precision == "int8" and isinstance(denoiser.unet, networks.CLASSES[networks.DIT]):
+        raise UserError(
+            f"target {target.name}: int8 is of convolutions, and of {run_folder}'s DiT only the patches are one. "
+            "Take a target with precision fp16 or bf16."
+        )
     with (
         run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
         tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,

@@ -1,4 +1,4 @@
-"""Rewrites of a diffusers UNet before it is exported: the same function in operators that deploy better."""
+"""Rewrites of a diffusers network before it is exported: the same function in operators that deploy better."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class InstanceGroupNorm(nn.Module):
         return (normal * self.weight.float().reshape(shape) + self.bias.float().reshape(shape)).to(x.dtype)
 
 
-class FloatGroupNorm(nn.Module):
-    """GroupNorm whose statistics and affine part are float32 whatever comes in."""
+class FloatNorm(nn.Module):
+    """GroupNorm or LayerNorm whose statistics and affine part are float32 whatever comes in."""
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    def __init__(self, norm: nn.GroupNorm | nn.LayerNorm) -> None:
         super().__init__()
         self.norm = norm
 
@@ -86,18 +86,21 @@ class AsIs(nn.Module):
 def for_export(denoiser: TorchDenoiser, *, group_norm: GroupNormForm, precision: str) -> TorchDenoiser:
     """A copy of the denoiser that computes in `precision` (fp32, fp16, bf16), float32 in and out.
 
-    Kept in float32: normalisation, the timestep embedding (a table), and, outside of the network, the guidance
-    combine and the sampler's update.
+    Kept in float32: normalisation, the timestep embedding (of a UNet a table, of a DiT its sines), and, outside of the
+    network, the guidance combine and the sampler's update.
     """
     dtype = DTYPES[precision]
     unet = copy.deepcopy(denoiser.unet).eval()
     for parameter in unet.parameters():
         parameter.requires_grad_(False)
-    table = TimeTable(unet, denoiser.interface.schedule.num_train_timesteps)
+    # A DiT embeds t once a block: tables would outweigh what they replace, and its sines are float32 as they are.
+    has_table = hasattr(unet, "time_embedding")
+    table = TimeTable(unet, denoiser.interface.schedule.num_train_timesteps) if has_table else None
     nn.Module.to(unet, dtype)  # diffusers' own only adds a warning
-    unet.time_proj, unet.time_embedding = Integers(table), AsIs()
-    replace_group_norms(unet, group_norm, half=dtype != torch.float32)
-    return TorchDenoiser(unet if dtype == torch.float32 else InPrecision(unet, dtype), denoiser.interface)
+    if table is not None:
+        unet.time_proj, unet.time_embedding = Integers(table), AsIs()
+    replace_norms(unet, group_norm, half=dtype != torch.float32)
+    return denoiser.around(unet if dtype == torch.float32 else InPrecision(unet, dtype))
 
 
 class InPrecision(nn.Module):
@@ -113,12 +116,11 @@ class InPrecision(nn.Module):
         return (self.unet(x.to(self.dtype), t, y, return_dict=return_dict)[0].float(),)
 
 
-def replace_group_norms(module: nn.Module, form: GroupNormForm, *, half: bool) -> None:
-    """Rewrite every GroupNorm in place; a native one in float32 stays as it is."""
-    if form == "native" and not half:
-        return
+def replace_norms(module: nn.Module, form: GroupNormForm, *, half: bool) -> None:
+    """Rewrite every GroupNorm and LayerNorm in place; in float32 a LayerNorm or native GroupNorm stays."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.GroupNorm):
-                child.float()
-                setattr(parent, name, InstanceGroupNorm(child) if form == "instance" else FloatGroupNorm(child))
+            if isinstance(child, nn.GroupNorm) and form == "instance":
+                setattr(parent, name, InstanceGroupNorm(child.float()))
+            elif isinstance(child, nn.GroupNorm | nn.LayerNorm) and half:
+                setattr(parent, name, FloatNorm(child.float()))

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Number, Positive, Text, Whole
+from dashdeploy.recipe.architecture import Architecture, DiT
+from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Model, Number, Positive, Text, Whole
 from dashdeploy.recipe.objectives import FEATURE_KINDS, Dash, Objective
-from dashdeploy.recipe.section import Model
 
-DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
 Precision = Literal["fp32", "bf16", "fp16"]
 LossWeightKind = Literal["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
 LEARNED_WEIGHTS: frozenset[str] = frozenset({"published", "tirt", "uncertainty", "loss_ema"})
@@ -33,6 +33,22 @@ class Data(Model):
         None, description="mirror images at random; null: the dataset's own default"
     )
     download: StrictBool = Field(False, description="fetch the dataset's published archive if it is not there")
+    vae: Text | None = Field(
+        None, description="folder of a diffusers AutoencoderKL: encode the images once, and train on their latents"
+    )
+
+    @property
+    def gives_latents(self) -> bool:
+        """Whether what is trained on are latents: of no fixed range, and no images."""
+        return self.name == "latents" or self.vae is not None
+
+    @model_validator(mode="after")
+    def _encoded_once(self) -> Data:
+        if self.name == "latents" and (self.vae is not None or self.image_size is not None):
+            raise ValueError("latents are taken as they are: leave out vae and image_size")
+        if self.gives_latents and self.horizontal_flip:
+            raise ValueError("a mirrored image's latent is not the mirrored latent: leave out horizontal_flip")
+        return self
 
 
 class NoiseSchedule(Model):
@@ -47,33 +63,6 @@ class NoiseSchedule(Model):
     def _ordered(self) -> NoiseSchedule:
         if self.beta_end <= self.beta_start:
             raise ValueError(f"beta_end ({self.beta_end}) must exceed beta_start ({self.beta_start})")
-        return self
-
-
-class Architecture(Model):
-    """A class-conditional UNet2DModel (diffusers), in its own terms."""
-
-    block_out_channels: tuple[Positive, ...] = Field((64, 128), min_length=1, description="channels of each level")
-    layers_per_block: Positive = 2
-    attention_levels: Annotated[tuple[Count, ...], DISTINCT] = Field(
-        (), description="levels (0 = finest) with self-attention; the middle has it always"
-    )
-    attention_head_dim: Positive | None = Field(None, description="channels a head; null: one head")
-    norm_num_groups: Positive = 8
-    dropout: Number = Field(0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Architecture:
-        for width in self.block_out_channels:
-            if width % self.norm_num_groups:
-                raise ValueError(
-                    f"block_out_channels {width} is not a multiple of norm_num_groups {self.norm_num_groups}"
-                )
-        for level in self.attention_levels:
-            if level >= len(self.block_out_channels):
-                raise ValueError(
-                    f"attention level {level} does not exist: there are {len(self.block_out_channels)} levels"
-                )
         return self
 
 
@@ -135,21 +124,22 @@ class Teacher(Model):
 
 
 class Student(Model):
-    """The student's architecture: a compression ratio, or explicit."""
+    """The student's architecture: a compression ratio (a smaller network of the teacher's kind), or explicit."""
 
     compression: Annotated[float, Field(gt=1), REAL] | None = Field(
         None, description="teacher parameters / student parameters, at least"
     )
     layers_per_block: Positive | None = Field(
-        None, description="with compression: fix the blocks a level; null: search"
+        None, description="with compression, of a UNet: fix the blocks a level; null: search"
     )
-    architecture: Architecture | None = None
+    architecture: Architecture | None = Field(None, description="an explicit UNet2DModel")
+    dit: DiT | None = Field(None, description="an explicit DiTTransformer2DModel")
 
     @model_validator(mode="after")
     def _one_way(self) -> Student:
-        if (self.compression is None) == (self.architecture is None):
-            raise ValueError("give exactly one of compression and architecture")
-        if self.architecture is not None and self.layers_per_block is not None:
+        if sum(way is not None for way in (self.compression, self.architecture, self.dit)) != 1:
+            raise ValueError("give exactly one of compression, architecture and dit")
+        if self.compression is None and self.layers_per_block is not None:
             raise ValueError("layers_per_block goes with compression; with architecture say it there")
         return self
 
@@ -300,6 +290,12 @@ class Recipe(Model):
                 f"{schedule.num_train_timesteps}"
             )
         return sampling
+
+    @model_validator(mode="after")
+    def _clips_images_alone(self) -> Recipe:
+        if self.data.gives_latents and self.sampling.clip_sample:
+            raise ValueError("set sampling.clip_sample to false: latents, unlike images, are not within [-1, 1]")
+        return self
 
     @model_validator(mode="after")
     def _has_teacher(self) -> Recipe:

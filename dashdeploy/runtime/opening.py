@@ -54,8 +54,8 @@ def find_model(path: Path) -> Path:
         raise UserError(
             f"{path}: no such file or folder. Expected a run folder, an artifact, a model folder or an .onnx file."
         )
-    holds_model = (path / run.MANIFEST, path / "unet" / "config.json", path / "config.json")
-    if any(p.is_file() for p in holds_model):
+    holds_model = (run.MANIFEST, "unet/config.json", "transformer/config.json", "config.json")
+    if any((path / name).is_file() for name in holds_model):
         return path
     artifacts = artifact_folders(path)
     if artifacts:

@@ -9,7 +9,7 @@ import torch
 
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.model import Model, Opening
-from dashdeploy.teachers import choose, formats, unet2d
+from dashdeploy.teachers import choose, formats, networks
 
 
 def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
@@ -27,7 +27,7 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
     role = "student" if manifest.get("stage") == "student" else "teacher"
     denoiser = formats.load(folder, role=role)
     device = how.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    weights = next(folder.rglob(unet2d.WEIGHTS))
+    weights = networks.folder_of(folder) / networks.WEIGHTS
     names = manifest.get("figures", {}).get("classes") or [str(i) for i in range(denoiser.interface.num_classes)]
     return Model(
         label=f"{role} (torch)",

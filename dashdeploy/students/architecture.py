@@ -1,4 +1,4 @@
-"""A student's channels and blocks from a compression ratio."""
+"""A student's network from a compression ratio, or as the recipe says."""
 
 from __future__ import annotations
 
@@ -8,62 +8,96 @@ from typing import Any
 
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Student
-from dashdeploy.teachers.unet2d import count_parameters, unet_config
+from dashdeploy.teachers.dit import dit_config
+from dashdeploy.teachers.networks import DIT, UNET, arguments, count_parameters
+from dashdeploy.teachers.unet2d import unet_config
 
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """A student's `UNet2DModel` arguments and both parameter counts."""
+    """A student's arguments as a diffusers network of a class, and both parameter counts."""
 
     config: dict[str, Any]
     parameters: int
     teacher_parameters: int
+    network: str = UNET
 
     @property
     def compression(self) -> float:
         """Teacher parameters over student parameters."""
         return self.teacher_parameters / self.parameters
 
+    def describe(self) -> dict[str, Any]:
+        """What tables say of a student."""
+        width = ("block_out_channels", "layers_per_block")
+        if self.network == DIT:
+            width = ("num_attention_heads", "num_layers")
+        return {
+            "parameters": self.parameters,
+            "teacher_parameters": self.teacher_parameters,
+            "compression": self.compression,
+            **{key: self.config[key] for key in width},
+        }
+
 
 def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
     """The student that a recipe asks for, beside the teacher at hand.
 
-    With `compression`, every level's channels are scaled by one factor and rounded to a multiple of
-    norm_num_groups, the blocks a level go from the teacher's down to 1, and the level count and the
-    places of attention stay; the largest that fits in teacher parameters / compression is taken.
+    With `compression`, a smaller network of the teacher's kind: the largest candidate that fits in teacher parameters /
+    compression is taken. An explicit student may be of either kind, whatever the teacher is.
+
+    Args:
+        teacher_config: the teacher's config.json.
 
     Raises:
-        UserError: the teacher cannot be made that small with its level count.
+        UserError: the teacher cannot be made that small.
     """
-    teacher = {k: v for k, v in teacher_config.items() if not k.startswith("_")}
-    teacher_parameters = count_parameters(teacher)
-    if student.architecture is not None:
-        c, size = teacher["in_channels"], teacher["sample_size"]
-        config = unet_config(
-            student.architecture, image_shape=(c, size, size), num_classes=teacher["num_class_embeds"] - 1
-        )
-        return StudentPlan(config, count_parameters(config), teacher_parameters)
-    assert student.compression is not None
+    network = teacher_config.get("_class_name", UNET)
+    teacher = arguments(teacher_config)
+    teacher_parameters = count_parameters(teacher, network=network)
+    if student.compression is None:
+        config, network = _explicit(student, teacher)
+        return StudentPlan(config, count_parameters(config, network=network), teacher_parameters, network)
+    if network == DIT and student.layers_per_block is not None:
+        raise UserError("student.layers_per_block is a UNet's, and the teacher is a DiT: give student.dit.num_layers")
     budget = teacher_parameters / student.compression
     best: StudentPlan | None = None
     smallest = teacher_parameters
-    for config in candidates(teacher, layers_per_block=student.layers_per_block):
-        parameters = count_parameters(config)
+    some = dit_candidates(teacher) if network == DIT else candidates(teacher, layers_per_block=student.layers_per_block)
+    for config in some:
+        parameters = count_parameters(config, network=network)
         smallest = min(smallest, parameters)
         if parameters <= budget and (best is None or parameters > best.parameters):
-            best = StudentPlan(config, parameters, teacher_parameters)
+            best = StudentPlan(config, parameters, teacher_parameters, network)
     if best is None:
+        if network == DIT:
+            kept, key = f"attention_head_dim {teacher['attention_head_dim']}", "dit"
+        else:
+            kept = f"{len(teacher['block_out_channels'])} levels and norm_num_groups {teacher['norm_num_groups']}"
+            key = "architecture"
         raise UserError(
             f"student.compression {student.compression:g}: the teacher's {teacher_parameters:,} parameters allow "
-            f"{budget:,.0f}, and the smallest student with {len(teacher['block_out_channels'])} levels and "
-            f"norm_num_groups {teacher['norm_num_groups']} has {smallest:,}. Lower compression "
-            f"(at most {teacher_parameters / smallest:.1f}) or give student.architecture."
+            f"{budget:,.0f}, and the smallest student with {kept} has {smallest:,}. Lower compression "
+            f"(at most {teacher_parameters / smallest:.1f}) or give student.{key}."
         )
     return best
 
 
+def _explicit(student: Student, teacher: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Arguments and class of a student that the recipe spells out; images and classes are the teacher's."""
+    c, size = teacher["in_channels"], teacher["sample_size"]
+    embeds = teacher.get("num_class_embeds")
+    num_classes = teacher["num_embeds_ada_norm"] if embeds is None else embeds - 1
+    if student.dit is not None:
+        return dit_config(student.dit, image_shape=(c, size, size), num_classes=num_classes), DIT
+    assert student.architecture is not None
+    return unet_config(student.architecture, image_shape=(c, size, size), num_classes=num_classes), UNET
+
+
 def candidates(teacher: dict[str, Any], *, layers_per_block: int | None) -> list[dict[str, Any]]:
-    """Every distinct narrower or shallower copy of the teacher, channels in multiples of norm_num_groups."""
+    """Every distinct narrower or shallower copy of a UNet: its channels scaled by one factor, in multiples of
+    norm_num_groups, and fewer blocks a level; the level count and the places of attention stay.
+    """
     step = teacher["norm_num_groups"]
     widths = teacher["block_out_channels"]
     factors = {Fraction(k * step, width) for width in widths for k in range(1, width // step + 1)}
@@ -73,4 +107,18 @@ def candidates(teacher: dict[str, Any], *, layers_per_block: int | None) -> list
         {**teacher, "block_out_channels": list(channels), "layers_per_block": n}
         for channels in sorted(scaled)
         for n in layers
+    ]
+
+
+def dit_candidates(teacher: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every DiT of fewer heads (of the teacher's head size) or fewer blocks; none predicts a variance.
+
+    The depth falls no faster than the width, or the largest that fits could be one wide block.
+    """
+    depth, heads = teacher["num_layers"], teacher["num_attention_heads"]
+    eps_only = {**teacher, "out_channels": teacher["in_channels"]}
+    return [
+        {**eps_only, "num_layers": layers, "num_attention_heads": h}
+        for h in range(1, heads + 1)
+        for layers in range(max(1, depth * h // heads), depth + 1)
     ]

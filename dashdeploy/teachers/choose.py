@@ -40,6 +40,11 @@ def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
     if recipe.teacher.path is None:
         return None
     path = Path(recipe.teacher.path).expanduser()
+    if path.suffix in (".pth", ".pt", ".ckpt"):
+        raise UserError(
+            f"teacher.path {recipe.teacher.path!r}: a teacher is a folder in diffusers format. A checkpoint of the "
+            "paper's code becomes one by `dashdeploy adopt CHECKPOINT FOLDER`."
+        )
     roots = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
     for root in roots:
         if (root / path).is_dir():
@@ -63,9 +68,19 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     found = denoiser.interface
     problems = []
     if found.num_classes != data.num_classes:
-        problems.append(f"it has {found.num_classes} classes and the data {data.num_classes}")
+        problems.append(
+            f"it has {found.num_classes} classes and the data {data.num_classes} (take the data that it was trained "
+            "on; data.name image_folder reads your own, one folder a class)"
+        )
     if found.image_shape != data.image_shape:
-        problems.append(f"its images are {found.image_shape} (C, H, W) and the data's {data.image_shape}")
+        side = found.image_shape[1:]
+        # Other channels mean other data: RGB, grey or latents.
+        advice = (
+            f"set data.image_size to {side[0]}"
+            if found.image_shape[0] == data.image_shape[0] and side[0] == side[1]
+            else "take the kind of data that it was trained on"
+        )
+        problems.append(f"its images are {found.image_shape} (C, H, W) and the data's {data.image_shape} ({advice})")
     if recipe.noise_schedule is not None:
         wanted = schedules.from_recipe(recipe.noise_schedule)
         if wanted.num_train_timesteps != found.schedule.num_train_timesteps:

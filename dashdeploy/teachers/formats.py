@@ -8,7 +8,7 @@ from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.teachers import TEACHER_FORMATS
-from dashdeploy.teachers.unet2d import read_config
+from dashdeploy.teachers.networks import UNET, read_config
 
 
 def load(folder: Path, *, role: str) -> TorchDenoiser:
@@ -17,7 +17,7 @@ def load(folder: Path, *, role: str) -> TorchDenoiser:
     Raises:
         UserError: missing or damaged files, or a model class that there is no adapter for.
     """
-    name = read_config(folder, role=role).get("_class_name", "UNet2DModel")
+    name = read_config(folder, role=role).get("_class_name", UNET)
     if name not in TEACHER_FORMATS:
         raise UserError(f"{role} {folder}: it is a {name}; supported are {', '.join(sorted(TEACHER_FORMATS))}")
     denoiser: TorchDenoiser = resolve("teacher format", TEACHER_FORMATS, name)(folder, role=role)

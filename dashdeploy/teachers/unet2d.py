@@ -1,22 +1,16 @@
-"""Class-conditional `UNet2DModel`s in diffusers format: build, load, save, check."""
+"""Class-conditional `UNet2DModel`s in diffusers format: build, check, load."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 
-from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
-from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Architecture
-from dashdeploy.weights_file import read_safetensors
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from dashdeploy.recipe.architecture import Architecture
+from dashdeploy.teachers import networks
 
 
 def unet_config(architecture: Architecture, *, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
@@ -46,7 +40,7 @@ def build(architecture: Architecture, *, image_shape: tuple[int, int, int], num_
     config = unet_config(architecture, image_shape=image_shape, num_classes=num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet2DModel(**config)
+        return networks.create(config)
 
 
 def check_levels(architecture: Architecture, image_shape: tuple[int, int, int]) -> None:
@@ -59,90 +53,31 @@ def check_levels(architecture: Architecture, image_shape: tuple[int, int, int]) 
         )
 
 
-def count_parameters(config: dict[str, Any]) -> int:
-    """Parameters of `UNet2DModel(**config)`, without allocating them."""
-    with torch.device("meta"):
-        unet: Any = UNet2DModel(**config)
-    return sum(p.numel() for p in unet.parameters())
-
-
-def save(unet: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write `unet/` and `scheduler/` in diffusers format: `UNet2DModel.from_pretrained(folder, subfolder="unet")`."""
-    stored: Any = UNet2DModel.from_config(unet.config)
-    stored.load_state_dict(unet.state_dict())
-    for parameter in stored.parameters():
-        parameter.data = parameter.data.to(dtype)
-    stored.save_pretrained(folder / "unet", safe_serialization=True)
-    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    text = json.dumps(schedule.scheduler_config(), indent=2) + "\n"
-    (folder / "scheduler" / "scheduler_config.json").write_text(text)
-
-
 def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
-    """Open a class-conditional, epsilon-predicting `UNet2DModel` with its scheduler, in eval mode and float32.
+    """Open a class-conditional `UNet2DModel` with its scheduler, in eval mode and float32.
 
     `folder` holds `unet/` and `scheduler/` (a pipeline) or `config.json` beside `scheduler_config.json`.
-    The last class embedding (index K) is taken as the null class.
+    The last class embedding (index K) is taken as the null class. What the network predicts (eps, v, x_0) is what the
+    scheduler's prediction_type says; out comes eps.
 
     Raises:
         UserError: anything missing, damaged or not class-conditional; the message says what to do.
     """
-    unet_folder = _unet_folder(folder)
-    config = read_config(folder, role=role)
+    unet_folder = networks.folder_of(folder)
+    config = networks.read_config(folder, role=role)
     embeds = config.get("num_class_embeds")
     if not embeds or embeds < 2:
         raise UserError(
             f"{role} {unet_folder}: num_class_embeds is {embeds}; a class-conditional model with K classes and a null "
             "class has K + 1. A model without the null class was not trained for classifier-free guidance."
         )
-    weights = unet_folder / WEIGHTS
-    if not weights.is_file():
-        raise UserError(f"{role} {weights}: no such file. Expected weights in safetensors format, named so.")
-    state = read_safetensors(weights)
-    try:
-        unet = UNet2DModel.from_config(config)
-        unet.load_state_dict({k: v.float() for k, v in state.items()})
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(f"{role} {unet_folder}: weights and config.json do not fit together: {detail}") from error
+    unet = networks.restore(config, networks.read_weights(folder, role=role), folder=folder, role=role)
     size = config.get("sample_size")
     height, width = (size, size) if isinstance(size, int) else tuple(size or (0, 0))
     if not height or not width:
         raise UserError(f"{role} {unet_folder / 'config.json'}: sample_size is missing; set it to the image size")
-    schedule = load_schedule(folder, role)
+    schedule, prediction = networks.load_schedule(folder, role)
     interface = Interface(
         num_classes=embeds - 1, image_shape=(config.get("in_channels", 3), height, width), schedule=schedule
     )
-    return TorchDenoiser(unet.eval().requires_grad_(False), interface)
-
-
-def read_config(folder: Path, *, role: str) -> dict[str, Any]:
-    """The model's config.json.
-
-    Raises:
-        UserError: missing, or not JSON.
-    """
-    return _read_json(_unet_folder(folder) / "config.json", role)
-
-
-def _unet_folder(folder: Path) -> Path:
-    return folder / "unet" if (folder / "unet").is_dir() else folder
-
-
-def load_schedule(folder: Path, role: str) -> NoiseSchedule:
-    """The noise schedule beside a model."""
-    nested = folder / "scheduler" / "scheduler_config.json"
-    path = nested if nested.is_file() else folder / "scheduler_config.json"
-    return schedules.from_scheduler_config(_read_json(path, role), source=str(path))
-
-
-def _read_json(path: Path, role: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{role} {path}: no such file. Expected a folder in diffusers format.")
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{role} {path}: not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{role} {path}: expected a JSON object")
-    return value
+    return TorchDenoiser(unet, interface, prediction=prediction)

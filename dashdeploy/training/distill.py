@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from diffusers import UNet2DModel
 
 from dashdeploy import run, seeds
 from dashdeploy.data import load_dataset
@@ -21,7 +20,7 @@ from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe import schema
 from dashdeploy.recipe.objectives import FEATURE_KINDS
 from dashdeploy.students.architecture import StudentPlan, design
-from dashdeploy.teachers import choose, unet2d
+from dashdeploy.teachers import choose, networks, unet2d
 from dashdeploy.training import bank as bank_file
 from dashdeploy.training import objectives
 from dashdeploy.training.bank import TeacherBank
@@ -61,7 +60,7 @@ def distill(
     teacher = choose.open_teacher(folder, recipe, data)
     interface = teacher.denoiser.interface
     weights = transfer(config.timestep_weights, interface.schedule, folder)
-    student = design(recipe.student, dict(teacher.denoiser.unet.config))
+    student = design(recipe.student, networks.config_of(teacher.denoiser.unet))
     inputs = {
         "data": data.sha256,
         "holdout": recipe.data.holdout,
@@ -82,9 +81,9 @@ def distill(
         return student_step(recipe, student, teacher.denoiser, weights), source
 
     def write(module: TrainStep, draft: run.Draft) -> None:
-        unet2d.save(module.denoiser.unet, interface.schedule, draft.folder)
+        networks.save(module.denoiser.unet, interface.schedule, draft.folder)
         module.weights.save(draft.folder)
-        draft.figures.update(describe(student), teacher=str(folder.absolute()), classes=list(data.classes))
+        draft.figures.update(student.describe(), teacher=str(folder.absolute()), classes=list(data.classes))
 
     return train_stage(recipe, run_folder / "student", config, inputs=inputs, build=build, write=write, fresh=fresh)
 
@@ -136,7 +135,7 @@ def make_objective(
 def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
     """What is known of the student before anything runs, to be appended to a line: its size beside the teacher's."""
     if teacher is not None:
-        config = unet2d.read_config(teacher, role="teacher")
+        config = networks.read_config(teacher, role="teacher")
     else:
         assert recipe.teach is not None
         data = load_dataset(recipe.data)
@@ -150,18 +149,7 @@ def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
 def new_student(student: StudentPlan, *, seed: int) -> Any:
     """A freshly initialised student; its weights depend on the recipe's seed alone."""
     with seeds.torch_seed(seed, "student"):
-        return UNet2DModel(**student.config)
-
-
-def describe(student: StudentPlan) -> dict[str, Any]:
-    """What tables say of a student."""
-    return {
-        "parameters": student.parameters,
-        "teacher_parameters": student.teacher_parameters,
-        "compression": student.compression,
-        "block_out_channels": student.config["block_out_channels"],
-        "layers_per_block": student.config["layers_per_block"],
-    }
+        return networks.create(student.config, network=student.network)
 
 
 def _bank(

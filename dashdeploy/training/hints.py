@@ -10,6 +10,7 @@ from torch import nn
 
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.errors import UserError
 from dashdeploy.recipe import objectives as sections
 from dashdeploy.training.batches import Batch
 from dashdeploy.training.objectives import Term, Terms, mse
@@ -35,6 +36,12 @@ class FitNets(nn.Module):
 
     def __init__(self, student: TorchDenoiser, teacher: TorchDenoiser, config: sections.FitNets) -> None:
         super().__init__()
+        for denoiser, role in ((student, "student"), (teacher, "teacher")):
+            if not hasattr(denoiser.unet, "mid_block"):
+                raise UserError(
+                    f"objective fitnets: the {role} is a {type(denoiser.unet).__name__}, which has no middle block; "
+                    "its hints are UNet2DModels'. Take another objective."
+                )
         self.config = config
         narrow, wide = (denoiser.unet.config["block_out_channels"][-1] for denoiser in (student, teacher))
         self.adapter = nn.Conv2d(narrow, wide, kernel_size=1)

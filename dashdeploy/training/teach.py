@@ -14,7 +14,7 @@ from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
-from dashdeploy.teachers import unet2d
+from dashdeploy.teachers import networks, unet2d
 from dashdeploy.training import objectives
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.loop import parameters
@@ -52,7 +52,7 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> ru
         return TrainStep(denoiser, weights, partial(objectives.denoise, config=config)), source
 
     def write(module: TrainStep, draft: run.Draft) -> None:
-        unet2d.save(module.denoiser.unet, schedule, draft.folder, dtype=getattr(torch, config.save_dtype))
+        networks.save(module.denoiser.unet, schedule, draft.folder, dtype=getattr(torch, config.save_dtype))
         module.weights.save(draft.folder)
         draft.figures.update(parameters=parameters(module.denoiser.unet), classes=list(data.classes))
 

@@ -30,6 +30,25 @@ def test_cosine_betas_follow_diffusers_squaredcos() -> None:
     np.testing.assert_allclose(np.minimum(schedule.cosine_betas(1000), 0.999), theirs, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+def test_every_beta_schedule_of_ddpm_is_diffusers_own(kind: str) -> None:
+    config = {"beta_schedule": kind, "beta_start": 2e-4, "beta_end": 0.015, "num_train_timesteps": 500}
+    ours = schedule.from_scheduler_config(config, source="x")
+    theirs = DDPMScheduler(**config)
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_zero_terminal_snr_is_diffusers_own_but_for_the_last_timestep(kind: str) -> None:
+    config = {"beta_schedule": kind, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    ours = schedule.from_scheduler_config(config, source="x").alphas_cumprod
+    theirs = DDIMScheduler(**config).alphas_cumprod
+    # diffusers subtracts √ᾱ_T in float32: where little is left of √ᾱ, that rounding shows.
+    torch.testing.assert_close(ours[:-1], theirs[:-1], rtol=2e-3, atol=2e-7)
+    assert theirs[-1] == 0
+    assert float(ours[-1]) == pytest.approx(schedule.ZERO_SNR, rel=1e-6)
+
+
 def test_noised_data_keeps_unit_variance() -> None:
     ours = schedule.from_recipe(NoiseSchedule())
     x_0 = torch.randn(4000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -61,8 +80,9 @@ def test_schedules_that_differ_have_different_hashes() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"prediction_type": "v_prediction"}, "v_prediction"),
-        ({"beta_schedule": "sigmoid"}, "sigmoid"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "it is a FlowMatchEulerDiscreteScheduler; supported are"),
+        ({"beta_schedule": "laplace"}, "'laplace' is not supported; expected linear, scaled_linear, squared"),
+        ({"rescale_betas_zero_snr": True}, "Set prediction_type to what the model predicts"),
         ({"trained_betas": [0.1, 0.2]}, "betas must be 1000"),
         ({"trained_betas": [2.0] * 1000}, "between 0 and 1"),
     ],

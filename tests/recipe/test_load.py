@@ -144,8 +144,8 @@ def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> 
         ("data: {path: ''}", "data.path: must have at least 1 character, got ''"),
         (
             "data: {name: cifar}",
-            "data.name: must be 'digits', 'fashion_mnist', 'cifar10', 'cifar100' or 'image_folder', got 'cifar'; "
-            "did you mean 'cifar10'?",
+            "data.name: must be 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'image_folder' or 'latents', "
+            "got 'cifar'; did you mean 'cifar10'?",
         ),
         ("noise_schedule: {beta_start: 0}", "noise_schedule.beta_start: must be > 0, got 0"),
         (

@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Architecture, Student
-from dashdeploy.students.architecture import candidates, design
-from dashdeploy.teachers.unet2d import count_parameters, unet_config
+from dashdeploy.recipe.schema import Architecture, DiT, Student
+from dashdeploy.students.architecture import candidates, design, dit_candidates
+from dashdeploy.teachers.dit import dit_config
+from dashdeploy.teachers.networks import DIT, UNET, count_parameters, create
+from dashdeploy.teachers.unet2d import unet_config
 
 PAPER = {"norm_num_groups": 32, "attention_levels": (1,)}
 TEACHER = Architecture(block_out_channels=(128, 256, 256, 256), layers_per_block=2, **PAPER)
@@ -53,3 +55,47 @@ def test_a_compression_that_no_student_reaches_is_refused_with_the_largest_that_
 
 def test_an_explicit_architecture_is_taken_as_it_is(paper_teacher: dict) -> None:
     assert design(Student(architecture=STUDENT), paper_teacher).parameters == 6_082_627
+
+
+DIT_S = {
+    **dit_config(
+        DiT(num_layers=12, num_attention_heads=6, attention_head_dim=64), image_shape=(4, 32, 32), num_classes=1000
+    ),
+    "out_channels": 8,
+    "_class_name": DIT,
+}
+
+
+@pytest.mark.parametrize("compression", [2.0, 5.0])
+def test_a_dit_is_made_smaller_in_depth_and_width_with_its_head_size_kept(compression: float) -> None:
+    plan = design(Student(compression=compression), DIT_S)
+    assert plan.network == DIT
+    assert plan.compression >= compression
+    counts = [count_parameters(c, network=DIT) for c in dit_candidates(DIT_S | {"_class_name": None})]
+    assert plan.parameters == max(c for c in counts if c <= plan.teacher_parameters / compression)
+    assert plan.config["attention_head_dim"] == 64
+    assert plan.config["num_layers"] >= 12 * plan.config["num_attention_heads"] // 6
+    assert plan.config["out_channels"] == 4, "a student predicts no variance"
+    assert plan.describe()["num_layers"] == plan.config["num_layers"]
+
+
+def test_an_explicit_student_may_be_of_the_other_kind(paper_teacher: dict) -> None:
+    plan = design(Student(dit=DiT(num_layers=3)), paper_teacher)
+    assert (plan.network, plan.config["num_embeds_ada_norm"], plan.config["sample_size"]) == (DIT, 10, 32)
+    plan = design(Student(architecture=STUDENT), DIT_S)
+    assert (plan.network, plan.config["num_class_embeds"], plan.config["in_channels"]) == (UNET, 1001, 4)
+
+
+def test_a_dit_that_cannot_be_made_that_small_is_refused_with_the_key_to_use() -> None:
+    with pytest.raises(UserError, match=r"smallest student with attention_head_dim 64 has .* or give student\.dit"):
+        design(Student(compression=1000), DIT_S)
+    with pytest.raises(UserError, match=r"layers_per_block is a UNet's.*student\.dit\.num_layers"):
+        design(Student(compression=4, layers_per_block=1), DIT_S)
+
+
+def test_a_dits_parameters_are_counted_exactly() -> None:
+    config = dit_config(
+        DiT(num_layers=5, num_attention_heads=2, attention_head_dim=8), image_shape=(1, 8, 8), num_classes=3
+    )
+    made = create(config, network=DIT)
+    assert count_parameters(config, network=DIT) == sum(p.numel() for p in made.parameters())

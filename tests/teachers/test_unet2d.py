@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from dashdeploy.diffusion import schedule
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Architecture, NoiseSchedule
-from dashdeploy.teachers import formats, unet2d
+from dashdeploy.teachers import formats, networks, unet2d
 
 SMALL = Architecture(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 SCHEDULE = schedule.from_recipe(NoiseSchedule())
@@ -20,7 +20,7 @@ SCHEDULE = schedule.from_recipe(NoiseSchedule())
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     unet = unet2d.build(SMALL, image_shape=(1, 8, 8), num_classes=4, seed=0)
-    unet2d.save(unet, SCHEDULE, tmp_path / "model")
+    networks.save(unet, SCHEDULE, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -58,8 +58,8 @@ def test_the_seed_alone_decides_the_first_weights() -> None:
 
 def test_half_precision_storage_halves_the_file_and_loads_as_float32(saved: Path, tmp_path: Path) -> None:
     unet = unet2d.load(saved).unet
-    unet2d.save(unet, SCHEDULE, tmp_path / "half", dtype=torch.float16)
-    sizes = [(folder / "unet" / unet2d.WEIGHTS).stat().st_size for folder in (saved, tmp_path / "half")]
+    networks.save(unet, SCHEDULE, tmp_path / "half", dtype=torch.float16)
+    sizes = [(folder / "unet" / networks.WEIGHTS).stat().st_size for folder in (saved, tmp_path / "half")]
     assert sizes[1] < 0.7 * sizes[0]
     loaded = unet2d.load(tmp_path / "half")
     assert all(p.dtype == torch.float32 for p in loaded.parameters())
@@ -96,18 +96,20 @@ def test_a_model_that_does_not_fit_is_refused(saved: Path, changes: dict, messag
 def test_a_model_of_another_class_is_refused_with_the_supported_ones(saved: Path) -> None:
     assert formats.load(saved, role="teacher").interface.num_classes == 4
     edit(saved / "unet" / "config.json", _class_name="UNet2DConditionModel")
-    with pytest.raises(UserError, match="it is a UNet2DConditionModel; supported are UNet2DModel"):
+    with pytest.raises(
+        UserError, match="it is a UNet2DConditionModel; supported are DiTTransformer2DModel, UNet2DModel"
+    ):
         formats.load(saved, role="teacher")
 
 
 def test_a_truncated_weights_file_is_named(saved: Path) -> None:
-    path = saved / "unet" / unet2d.WEIGHTS
+    path = saved / "unet" / networks.WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=rf"{unet2d.WEIGHTS}: not a whole safetensors file"):
+    with pytest.raises(UserError, match=rf"{networks.WEIGHTS}: not a whole safetensors file"):
         unet2d.load(saved)
 
 
-@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json", f"unet/{unet2d.WEIGHTS}"])
+@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json", f"unet/{networks.WEIGHTS}"])
 def test_a_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(UserError, match="no such file"):
@@ -123,3 +125,27 @@ def test_invalid_json_is_named(saved: Path) -> None:
 def test_an_image_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be halved"):
         unet2d.build(SMALL, image_shape=(1, 9, 9), num_classes=4, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_a_teacher_that_predicts_something_else_gives_eps(saved: Path, kind: str) -> None:
+    x, t, y = inputs()
+    with torch.no_grad():
+        raw = unet2d.load(saved)(x, t, y)
+        edit(saved / "scheduler" / "scheduler_config.json", prediction_type=kind)
+        found = unet2d.load(saved)(x, t, y)
+    bar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    a, s = bar.sqrt(), (1 - bar).sqrt()
+    torch.testing.assert_close(found, a * raw + s * x if kind == "v_prediction" else (x - a * raw) / s)
+
+
+def test_an_unknown_prediction_type_is_refused_and_names_the_file(saved: Path) -> None:
+    edit(saved / "scheduler" / "scheduler_config.json", prediction_type="flow")
+    with pytest.raises(UserError, match=r"scheduler_config\.json: prediction_type 'flow' is not supported"):
+        unet2d.load(saved)
+
+
+def test_zero_terminal_snr_says_what_becomes_of_the_last_timestep(saved: Path) -> None:
+    edit(saved / "scheduler" / "scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    with pytest.warns(UserWarning, match="the last alphas_cumprod is taken as 6e-08 instead of 0"):
+        assert unet2d.load(saved).interface.schedule.betas[-1] < 1

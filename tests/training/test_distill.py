@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.run import open_run
-from dashdeploy.teachers import unet2d
+from dashdeploy.teachers import networks, unet2d
 from dashdeploy.training import bank, distill, teach
 from dashdeploy.training.batches import FreshDraws
 
@@ -61,7 +62,7 @@ def test_the_stored_student_holds_the_averaged_weights_and_not_the_last(recipe_w
         distill.distill(recipe_with(f"distill.ema_decay={decay}"), open_run(tmp_path / str(decay), "t"))
         for decay in (0.0, 0.9)
     ]
-    last, mean = (load_file(s.folder / "unet" / unet2d.WEIGHTS)["conv_in.weight"] for s in stages)
+    last, mean = (load_file(s.folder / "unet" / networks.WEIGHTS)["conv_in.weight"] for s in stages)
     assert not torch.equal(last, mean)
 
 
@@ -115,3 +116,20 @@ def test_a_batch_that_does_not_divide_among_the_processes_is_refused(recipe_with
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
     with pytest.raises(UserError, match="does not divide among 3 processes"):
         make_accelerator(recipe_with().distill)
+
+
+def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "v"
+    for part in ("unet", "scheduler"):
+        shutil.copytree(tiny_run / "teacher" / part, folder / part)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
+    assert unet2d.load(folder).prediction == "v_prediction"
+    recipe = recipe_with(f"teacher.path={folder}", "distill.steps=2", "distill.timestep_weights.kind=uniform")
+    stage = distill.distill(recipe, open_run(tmp_path, "t"))
+    assert unet2d.load(stage.folder).prediction == "epsilon"
+
+
+def test_data_of_another_resolution_are_refused_with_the_size_to_set(recipe_with, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"images are \(1, 8, 8\).*set data\.image_size to 8"):
+        distill.distill(recipe_with("data.image_size=16"), open_run(tmp_path, "t"))

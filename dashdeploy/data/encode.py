@@ -1,0 +1,72 @@
+"""Images encoded once by an AutoencoderKL; their latents are kept in the cache folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from dashdeploy import locate, run
+from dashdeploy.data import latents
+from dashdeploy.data.images import LabelledImages, to_float
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Data
+
+BATCH = 32
+
+
+def encoded(images: LabelledImages, vae: Path) -> LabelledImages:
+    """The images' latents (N, C, S, S) float32: the encoder's mean, shifted and scaled as diffusers' pipelines do.
+
+    The mean rather than a sample, so that a latent is a function of its image. Those of the same images and autoencoder
+    are read from <cache>/latents/<hash>.npz.
+
+    Raises:
+        UserError: no autoencoder there, or one of other channels than the images'.
+    """
+    config = vae / "config.json"
+    if not config.is_file():
+        raise UserError(f"data.vae {vae}: no config.json there; expected a folder of a diffusers AutoencoderKL")
+    weights = sorted(path for path in vae.iterdir() if path.suffix in (".safetensors", ".json"))
+    key = run.digest({"images": images.sha256, "vae": {path.name: run.file_sha256(path) for path in weights}})
+    path = locate.cache_folder() / "latents" / f"{key}.npz"
+    if not path.is_file():
+        found = encode(images, _open(vae, channels=images.image_shape[0]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, latents=found, labels=images.labels, classes=np.array(images.classes))
+        part.replace(path)
+        print(f"{len(images)} images encoded by {vae}; their latents are kept in {path}", file=sys.stderr)
+    return latents.load(Data(name="latents", path=str(path)))
+
+
+@torch.no_grad()
+def encode(images: LabelledImages, autoencoder: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(N, C, S, S) float32: (mean − shift)·scale."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    autoencoder = autoencoder.to(device)
+    shift = getattr(autoencoder.config, "shift_factor", None) or 0.0
+    scale = autoencoder.config.scaling_factor
+    parts = []
+    for start in range(0, len(images), BATCH):
+        x = torch.from_numpy(to_float(images.images[start : start + BATCH])).to(device)
+        mean = autoencoder.encode(x).latent_dist.mode()
+        parts.append(((mean - shift) * scale).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _open(vae: Path, *, channels: int) -> Any:
+    try:
+        autoencoder: Any = AutoencoderKL.from_pretrained(vae, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"data.vae {vae}: not an AutoencoderKL with safetensors weights ({detail})") from error
+    if autoencoder.config.in_channels != channels:
+        raise UserError(
+            f"data.vae {vae}: it encodes {autoencoder.config.in_channels} channels, and the images have {channels}"
+        )
+    return autoencoder.eval()

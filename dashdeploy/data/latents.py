@@ -1,0 +1,70 @@
+"""Latents given as .npz: what a DiT is trained on, encoded beforehand by whichever autoencoder it goes with."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dashdeploy.data.images import LabelledImages
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Data
+
+EXPECTED = "expected arrays latents (N, C, S, S) float16 or float32, labels (N,) integers and perhaps classes (K,)"
+
+
+def load(config: Data) -> LabelledImages:
+    """Read `latents`, `labels` and `classes` from the .npz file `config.path`, or from all in that folder, by name.
+
+    They must be scaled already as the teacher takes them: of Stable Diffusion's autoencoder, times 0.18215. Without
+    `classes` (names, in any one of the files) K is the largest label + 1. horizontal_flip is off: a mirrored image's
+    latent is nearly, not just, the mirrored latent.
+
+    Raises:
+        UserError: no path, no files, missing arrays, other shapes or types; the message names the file.
+    """
+    if config.path is None:
+        raise UserError(f"dataset latents: set data.path to an .npz file or a folder of them; {EXPECTED}")
+    path = Path(config.path).expanduser()
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path}: has no .npz files; {EXPECTED}")
+    parts = [_read(file) for file in files]
+    shapes = {part["latents"].shape[1:] for part in parts}
+    if len(shapes) > 1:
+        raise UserError(f"{path}: its files hold latents of different shapes: {sorted(shapes)}")
+    labels = np.concatenate([part["labels"] for part in parts]).astype(np.int64)
+    named = [part["classes"] for part in parts if "classes" in part]
+    classes = [str(name) for name in named[0]] if named else [str(i) for i in range(int(labels.max()) + 1)]
+    return LabelledImages(
+        name="latents",
+        images=np.concatenate([part["latents"] for part in parts]),
+        labels=labels,
+        classes=tuple(classes),
+        horizontal_flip=False,
+        are_latents=True,
+    )
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file, each checked."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {EXPECTED}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path}: not a whole .npz file without pickled objects ({error}); {EXPECTED}") from error
+    if missing := {"latents", "labels"} - found.keys():
+        raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; {EXPECTED}")
+    latents, labels = found["latents"], found["labels"]
+    if latents.dtype not in ("float16", "float32") or latents.ndim != 4 or latents.shape[2] != latents.shape[3]:
+        raise UserError(f"{path}: latents is {latents.shape} {latents.dtype}; {EXPECTED}")
+    if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
+        raise UserError(f"{path}: labels is {labels.shape} {labels.dtype} for {len(latents)} latents; {EXPECTED}")
+    if not np.isfinite(latents).all():
+        raise UserError(f"{path}: latents holds NaN or Inf")
+    return found

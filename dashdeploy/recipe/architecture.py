@@ -1,0 +1,45 @@
+"""The networks that a recipe can spell out, each in diffusers' own terms; part of the schema."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive
+
+
+class Architecture(Model):
+    """A class-conditional UNet2DModel (diffusers), in its own terms."""
+
+    block_out_channels: tuple[Positive, ...] = Field((64, 128), min_length=1, description="channels of each level")
+    layers_per_block: Positive = 2
+    attention_levels: Annotated[tuple[Count, ...], DISTINCT] = Field(
+        (), description="levels (0 = finest) with self-attention; the middle has it always"
+    )
+    attention_head_dim: Positive | None = Field(None, description="channels a head; null: one head")
+    norm_num_groups: Positive = 8
+    dropout: Number = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Architecture:
+        for width in self.block_out_channels:
+            if width % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels {width} is not a multiple of norm_num_groups {self.norm_num_groups}"
+                )
+        for level in self.attention_levels:
+            if level >= len(self.block_out_channels):
+                raise ValueError(
+                    f"attention level {level} does not exist: there are {len(self.block_out_channels)} levels"
+                )
+        return self
+
+
+class DiT(Model):
+    """A class-conditional DiTTransformer2DModel (diffusers), in its own terms."""
+
+    num_layers: Positive = Field(6, description="transformer blocks: the depth")
+    num_attention_heads: Positive = Field(4, description="heads × attention_head_dim is the width")
+    attention_head_dim: Positive = 32
+    patch_size: Positive = Field(2, description="pixels (or latents) a side of a token")

@@ -1,0 +1,86 @@
+"""Class-conditional `DiTTransformer2DModel`s (Peebles & Xie 2023) in diffusers format: configure and load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.architecture import DiT
+from dashdeploy.teachers import networks
+
+TABLE = "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
+
+
+def dit_config(architecture: DiT, *, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+    """`DiTTransformer2DModel` arguments of a recipe's architecture; diffusers adds the null class, label K, itself.
+
+    Raises:
+        UserError: an image that is not whole patches.
+    """
+    channels, size, _ = image_shape
+    if size % architecture.patch_size:
+        raise UserError(
+            f"student.dit.patch_size {architecture.patch_size} does not divide images of {size} pixels: "
+            "choose one that does, or set data.image_size to a multiple of it"
+        )
+    return {
+        "sample_size": size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "patch_size": architecture.patch_size,
+        "num_layers": architecture.num_layers,
+        "num_attention_heads": architecture.num_attention_heads,
+        "attention_head_dim": architecture.attention_head_dim,
+        "num_embeds_ada_norm": num_classes,
+    }
+
+
+def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
+    """Open a `DiTTransformer2DModel` with its scheduler, in eval mode and float32.
+
+    `folder` holds `transformer/` and `scheduler/` (a DiTPipeline) or `config.json` beside `scheduler_config.json`.
+    num_embeds_ada_norm is K; row K of the embedding is the null class. With 2C output channels the variance is learned,
+    and the first C are eps. C is that of the latents where the model was trained on latents: so the data must be too.
+
+    Raises:
+        UserError: anything missing, damaged or not trained with a null class; the message says what to do.
+    """
+    where = networks.folder_of(folder)
+    config = networks.read_config(folder, role=role)
+    num_classes, size, channels = (config.get(key) for key in ("num_embeds_ada_norm", "sample_size", "in_channels"))
+    missing = [
+        key
+        for key, value in (("num_embeds_ada_norm", num_classes), ("sample_size", size), ("in_channels", channels))
+        if not isinstance(value, int) or value < 1
+    ]
+    if missing:
+        raise UserError(
+            f"{role} {where / 'config.json'}: {', '.join(missing)} must be given as whole numbers: the class count K, "
+            "the side of the images or latents, their channels"
+        )
+    assert isinstance(num_classes, int) and isinstance(size, int) and isinstance(channels, int)
+    out = config.get("out_channels") or channels
+    if out not in (channels, 2 * channels):
+        raise UserError(
+            f"{role} {where / 'config.json'}: out_channels is {out}; expected {channels} as in_channels, or "
+            f"{2 * channels} where the variance is learned"
+        )
+    state = networks.read_weights(folder, role=role)
+    rows = len(state[TABLE]) if TABLE in state else num_classes + 1
+    if rows == num_classes:
+        raise UserError(
+            f"{role} {where}: the class embedding has {rows} rows for {rows} classes and none for the null class, so "
+            "it was not trained for classifier-free guidance. Train it with label dropout (diffusers' DiT then has "
+            "one row more)."
+        )
+    if rows != num_classes + 1:
+        raise UserError(
+            f"{role} {where}: the class embedding has {rows} rows, and num_embeds_ada_norm {num_classes} means "
+            f"{num_classes + 1} with the null class. Set num_embeds_ada_norm to {rows - 1}."
+        )
+    network = networks.restore(config, state, folder=folder, role=role)
+    schedule, prediction = networks.load_schedule(folder, role)
+    interface = Interface(num_classes=num_classes, image_shape=(channels, size, size), schedule=schedule)
+    return TorchDenoiser(network, interface, prediction=prediction)

@@ -1,0 +1,186 @@
+"""Latents given as files, and images that are encoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
+
+from dashdeploy.data import encode, load_dataset
+from dashdeploy.data.images import ImageStream
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.load import load_text
+from dashdeploy.recipe.schema import Data
+from dashdeploy.run import open_run
+
+RECIPE = """
+name: latent
+data: {name: latents}
+student: {compression: 2.0}
+distill: {steps: 2, batch_size: 4, warmup_steps: 1, threads: 1}
+sampling: {clip_sample: false}
+"""
+
+
+def arrays(n: int = 6, *, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    latents = rng.normal(scale=3, size=(n, 4, 8, 8)).astype(np.float32)
+    return {"latents": latents, "labels": np.arange(n) % 3}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """Two files in a folder, of which the first names the classes."""
+    folder = tmp_path / "latents"
+    folder.mkdir()
+    np.savez(folder / "a.npz", **arrays(), classes=np.array(["cat", "dog", "hen"]))
+    np.savez(folder / "b.npz", **arrays(4, seed=1))
+    return folder
+
+
+def test_latents_reach_the_training_as_they_are(saved: Path) -> None:
+    data = load_dataset(Data(name="latents", path=str(saved)))
+    assert data.are_latents and data.image_shape == (4, 8, 8) and len(data) == 10
+    assert data.classes == ("cat", "dog", "hen")
+    x, y = ImageStream(data, batch_size=10, seed=0).batch(0)
+    assert x.dtype == np.float32 and np.abs(x).max() > 1
+    given = np.concatenate([arrays()["latents"], arrays(4, seed=1)["latents"]])
+    np.testing.assert_array_equal(np.sort(x, axis=None), np.sort(given, axis=None))
+    assert set(y) == {0, 1, 2}
+
+
+def test_without_names_the_classes_are_numbers_and_half_precision_is_taken(tmp_path: Path) -> None:
+    made = arrays()
+    np.savez(tmp_path / "x.npz", latents=made["latents"].astype(np.float16), labels=made["labels"])
+    data = load_dataset(Data(name="latents", path=str(tmp_path / "x.npz")))
+    assert data.classes == ("0", "1", "2") and data.images.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "has no labels; expected arrays latents"),
+        ({"latents": np.zeros((6, 4, 8, 8), np.uint8)}, r"latents is \(6, 4, 8, 8\) uint8"),
+        ({"latents": np.zeros((6, 4, 8, 4), np.float32)}, r"latents is \(6, 4, 8, 4\) float32"),
+        ({"latents": np.full((6, 4, 8, 8), np.nan, np.float32)}, "NaN or Inf"),
+        ({"labels": np.zeros(5, np.int64)}, r"labels is \(5,\) int64 for 6 latents"),
+        ({"labels": np.array([object()] * 6)}, "without pickled objects"),
+    ],
+)
+def test_another_file_is_refused_with_what_is_expected(tmp_path: Path, change: dict, message: str) -> None:
+    made = {name: value for name, value in {**arrays(), **change}.items() if value is not None}
+    np.savez(tmp_path / "x.npz", **made)
+    with pytest.raises(UserError, match=message):
+        load_dataset(Data(name="latents", path=str(tmp_path / "x.npz")))
+
+
+def test_missing_paths_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"set data\.path to an \.npz file"):
+        load_dataset(Data(name="latents"))
+    with pytest.raises(UserError, match=r"x\.npz: no such file"):
+        load_dataset(Data(name="latents", path=str(tmp_path / "x.npz")))
+    with pytest.raises(UserError, match=r"has no \.npz files"):
+        load_dataset(Data(name="latents", path=str(tmp_path)))
+    (tmp_path / "y.npz").write_bytes(b"PK no zip")
+    with pytest.raises(UserError, match=r"y\.npz: not a whole \.npz"):
+        load_dataset(Data(name="latents", path=str(tmp_path / "y.npz")))
+
+
+# Encoded once
+
+
+@pytest.fixture
+def vae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    made = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 4),
+        norm_num_groups=2,
+        latent_channels=4,
+        scaling_factor=0.5,
+    )
+    made.save_pretrained(tmp_path / "vae")
+    return tmp_path / "vae"
+
+
+def test_images_are_encoded_once_by_the_mean_times_the_scale(vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_dataset(Data(name="digits", vae=str(vae)))
+    plain = load_dataset(Data(name="digits"))
+    assert data.are_latents and data.image_shape == (4, 4, 4) and data.classes == plain.classes
+    autoencoder = AutoencoderKL.from_pretrained(vae).eval()
+    with torch.no_grad():
+        x = torch.from_numpy(plain.images[:5].astype(np.float32) / 127.5 - 1)
+        expected = autoencoder.encode(x).latent_dist.mean * 0.5
+    np.testing.assert_allclose(data.images[:5], expected.numpy(), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(encode, "encode", lambda *a: pytest.fail("encoded again"))
+    again = load_dataset(Data(name="digits", vae=str(vae)))
+    assert again.sha256 == data.sha256
+
+
+def test_an_autoencoder_that_is_not_there_or_of_other_channels_is_refused(vae: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.vae .*no config\.json there; expected a folder"):
+        load_dataset(Data(name="digits", vae=str(tmp_path / "none")))
+    rgb = np.zeros((2, 3, 8, 8), np.uint8)
+    images = encode.LabelledImages("x", rgb, np.zeros(2, np.int64), ("a",), False)
+    with pytest.raises(UserError, match="it encodes 1 channels, and the images have 3"):
+        encode.encoded(images, vae)
+    (vae / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="not an AutoencoderKL with safetensors weights"):
+        load_dataset(Data(name="digits", vae=str(vae)))
+
+
+# From the recipe to the artifact
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, out_channels=8, num_layers=2, sample_size=8, num_embeds_ada_norm=3
+    )
+    network.save_pretrained(tmp_path / "teacher" / "transformer")
+    DDIMScheduler().save_pretrained(tmp_path / "teacher" / "scheduler")
+    return tmp_path / "teacher"
+
+
+def test_a_dit_on_latents_is_distilled_and_what_needs_images_is_refused(
+    saved: Path, teacher: Path, tmp_path: Path
+) -> None:
+    from dashdeploy.bench.bench import bench
+    from dashdeploy.cli.app import main
+    from dashdeploy.export.export import export
+    from dashdeploy.target import load_target
+    from dashdeploy.training.distill import distill
+
+    recipe = load_text(RECIPE, name="latent", overrides=[f"teacher.path={teacher}", f"data.path={saved}"])
+    folder = open_run(tmp_path, "latent")
+    stage = distill(recipe, folder)
+    assert DiTTransformer2DModel.from_pretrained(stage.folder, subfolder="transformer").config.in_channels == 4
+    with pytest.raises(UserError, match=r"trained on latents.*graphs: \[guided, cond, step\]"):
+        export(folder, load_target("onnx-cpu"))
+    with pytest.raises(UserError, match="its data are latents, and the benchmark measures images"):
+        bench(folder, recipe)
+    with pytest.raises(SystemExit) as caught:
+        main(["sample", str(stage.folder), "--out", str(tmp_path / "x.png")])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sampling.clip_sample=true"], r"set sampling\.clip_sample to false"),
+        (["data.image_size=8"], "leave out vae and image_size"),
+        (["data.horizontal_flip=true"], "leave out horizontal_flip"),
+    ],
+)
+def test_a_recipe_that_would_harm_latents_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_text(RECIPE, name="x", overrides=["teacher.path=there", *overrides])
