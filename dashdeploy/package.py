@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dashdeploy import locate
-from dashdeploy.recipe.fields import Count, Positive, Text
+from dashdeploy.recipe.fields import Count, Model, Positive, Text
 from dashdeploy.recipe.load import MAX_BYTES, load_model
-from dashdeploy.recipe.schema import Model
 from dashdeploy.target import Target
 
 

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from dashdeploy import locate
-from dashdeploy.recipe.fields import DISTINCT, Count, Number, Positive, Text, Whole
+from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive, Text, Whole
 from dashdeploy.recipe.load import load_model
-from dashdeploy.recipe.schema import Model
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 GraphName = Literal["guided", "cond", "step", "sampler"]

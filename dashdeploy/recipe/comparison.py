@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError, unknown
-from dashdeploy.recipe.fields import DISTINCT, Count, Text
+from dashdeploy.recipe.fields import DISTINCT, Count, Model, Text
 from dashdeploy.recipe.load import MAX_BYTES, load_model, load_recipe
 from dashdeploy.recipe.schema import Recipe
-from dashdeploy.recipe.section import Model
 
 Changes = dict[str, Any]
 NAME = r"^[a-z0-9][a-z0-9._-]*$"

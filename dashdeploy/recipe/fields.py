@@ -1,4 +1,4 @@
-"""The kinds of value that keys of a recipe hold: numbers that are neither text nor true, lists without repeats.
+"""The base of a recipe's sections, and the kinds of value that keys hold: strict numbers, lists without repeats.
 
 Bounds stand inside of these types, because only there the JSON Schema takes them over for values that may be
 null or that are items of a list. Other bounds: ``Annotated[int, Field(ge=4), WHOLE]``.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
 
@@ -40,3 +40,9 @@ Count = Annotated[int, Field(ge=0), WHOLE]
 Number = Annotated[float, REAL]
 Coefficient = Annotated[float, Field(ge=0), REAL]
 Text = Annotated[str, Field(min_length=1)]
+
+
+class Model(BaseModel):
+    """Base of every section: frozen, and no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

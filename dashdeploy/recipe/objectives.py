@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dashdeploy.recipe.fields import Coefficient, Number
-from dashdeploy.recipe.section import Model
+from dashdeploy.recipe.fields import Coefficient, Model, Number
 
 
 class Dash(Model):

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from dashdeploy.recipe.architecture import Architecture, DiT
-from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Number, Positive, Text, Whole
+from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Model, Number, Positive, Text, Whole
 from dashdeploy.recipe.objectives import FEATURE_KINDS, Dash, Objective
-from dashdeploy.recipe.section import Model
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -32,21 +32,17 @@ def middle_features(denoiser: TorchDenoiser) -> Iterator[list[torch.Tensor]]:
 
 
 class FitNets(nn.Module):
-    """The objective; its adapter trains with the student and is not part of it.
-
-    Raises:
-        UserError: the teacher or the student is not a UNet.
-    """
+    """The objective; its adapter trains with the student and is not part of it."""
 
     def __init__(self, student: TorchDenoiser, teacher: TorchDenoiser, config: sections.FitNets) -> None:
         super().__init__()
-        self.config = config
-        for role, denoiser in (("student", student), ("teacher", teacher)):
-            if getattr(denoiser.unet, "mid_block", None) is None:
+        for denoiser, role in ((student, "student"), (teacher, "teacher")):
+            if not hasattr(denoiser.unet, "mid_block"):
                 raise UserError(
-                    f"distill.objective fitnets compares the middle blocks of two UNets, and the {role} is a "
-                    f"{type(denoiser.unet).__name__} without one: choose another objective"
+                    f"objective fitnets: the {role} is a {type(denoiser.unet).__name__}, which has no middle block; "
+                    "its hints are UNet2DModels'. Take another objective."
                 )
+        self.config = config
         narrow, wide = (denoiser.unet.config["block_out_channels"][-1] for denoiser in (student, teacher))
         self.adapter = nn.Conv2d(narrow, wide, kernel_size=1)
 
