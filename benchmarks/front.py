@@ -11,10 +11,11 @@ front-<recipe>.json, and the plot of it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,13 @@ from dashdeploy.data import load_dataset
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, initial_noise, plan
 from dashdeploy.metrics.features import open_extractor
-from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Tag
+from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Sampling, Tag
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import open_path
 
 STEPS = (10, 20, 50)
 SEED = 0
-EXACT_STEPS, EXACT_IMAGES = 200, 256
+EXACT_STEPS, EXACT_IMAGES = 200, 128
 """Of the second-order run that stands for the exact solution."""
 HERE = Path(__file__).parent
 
@@ -55,63 +56,78 @@ def fine_end(coarse: Plan, fine: Plan) -> Plan:
     return replace(coarse, timesteps=steps, previous=(*steps[1:], -1), weights=weights)
 
 
-def rows(model: Model, recipe: Recipe, *, steps: tuple[int, ...], num_images: int) -> list[dict[str, Any]]:
-    """Quality of every guidance, solver and number of steps; each row with the plan that it was drawn by."""
+@dataclass(frozen=True)
+class Variant:
+    """One point of the front."""
+
+    scale: Guidance
+    sampling: Sampling
+    plan: Plan
+
+
+def variants(recipe: Recipe, num_train_timesteps: int, steps: tuple[int, ...]) -> list[Variant]:
+    """Every guidance, solver and number of steps."""
+    found = []
+    for scale, solver, num_steps in itertools.product(scales(recipe), SOLVERS, steps):
+        sampling = recipe.sampling.model_copy(update={"num_inference_steps": num_steps, "solver": solver})
+        found.append(Variant(scale, sampling, plan(sampling, num_train_timesteps, scale=scale)))
+    return found
+
+
+def timed(model: Model, plans: list[Plan], *, batch_size: int, repeats: int) -> list[dict[str, Any]]:
+    """The graph that runs and the median time of a batch, by plan; the plans take turns."""
+    interface = model.denoiser.interface
+    noise = initial_noise(SEED, 0, batch_size, interface.image_shape)
+    y = quality.balanced_labels(batch_size, interface.num_classes)
+    calls = {i: lambda steps=steps: model.sample(noise, y, steps) for i, steps in enumerate(plans)}
+    for call in calls.values():
+        call()
+    times = interleave(calls, repeats=repeats, warm=False)
+    return [{"way": model.way(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
+
+
+def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: int) -> list[dict[str, Any]]:
+    """Quality and distance to the exact solution of each."""
     data = load_dataset(recipe.data)
     config = recipe.bench.quality.model_copy(update={"num_images": num_images})
     extractor = open_extractor(config.features, recipe.data.name, weights=config.features_weights)
     reference = quality.reference(data.split(recipe.data.holdout)[0], extractor)
     interface = model.denoiser.interface
-    total = interface.schedule.num_train_timesteps
     noise = initial_noise(SEED, 0, min(EXACT_IMAGES, num_images), interface.image_shape)
     y = quality.balanced_labels(len(noise), interface.num_classes)
+    many = recipe.sampling.model_copy(update={"num_inference_steps": EXACT_STEPS, "solver": "dpmpp_2m"})
+    exact: dict[str, tuple[Plan, torch.Tensor]] = {}
     found = []
-    for scale in scales(recipe):
-        many = recipe.sampling.model_copy(update={"num_inference_steps": EXACT_STEPS, "solver": "dpmpp_2m"})
-        fine = plan(many, total, scale=scale)
-        exact = model.sample(noise, y, fine)
-        for solver in SOLVERS:
-            for num_steps in steps:
-                sampling = recipe.sampling.model_copy(update={"num_inference_steps": num_steps, "solver": solver})
-                planned = plan(sampling, total, scale=scale)
-                images = quality.sample(model, scale, config, sampling, seed=SEED)
-                row, _ = quality.score(
-                    "", scale, images, reference, None, extractor, config, num_classes=data.num_classes, seed=SEED
-                )
-                made = {
-                    "guidance": row.guidance,
-                    "solver": solver,
-                    "num_inference_steps": num_steps,
-                    "steps_alone": planned.weights.count(1.0),
-                    "fid": row.fid.value,
-                    "fid_low": row.fid.low,
-                    "fid_high": row.fid.high,
-                    "accuracy": row.accuracy,
-                    "distance": rms(model.sample(noise, y, planned) - exact),
-                    "distance_fine_end": rms(model.sample(noise, y, fine_end(planned, fine)) - exact),
-                    "plan": planned,
-                }
-                print({k: v for k, v in made.items() if k != "plan"}, file=sys.stderr)
-                found.append(made)
+    for at in points:
+        images = quality.sample(model, at.scale, config, at.sampling, seed=SEED)
+        row, _ = quality.score(
+            "", at.scale, images, reference, None, extractor, config, num_classes=data.num_classes, seed=SEED
+        )
+        if row.guidance not in exact:
+            fine = plan(many, interface.schedule.num_train_timesteps, scale=at.scale)
+            exact[row.guidance] = fine, model.sample(noise, y, fine)
+        fine, solution = exact[row.guidance]
+        found.append(
+            {
+                "guidance": row.guidance,
+                "solver": at.plan.solver,
+                "num_inference_steps": len(at.plan.timesteps),
+                "steps_alone": at.plan.weights.count(1.0),
+                "fid": row.fid.value,
+                "fid_low": row.fid.low,
+                "fid_high": row.fid.high,
+                "accuracy": row.accuracy,
+                "distance": rms(model.sample(noise, y, at.plan) - solution),
+                "distance_fine_end": rms(model.sample(noise, y, fine_end(at.plan, fine)) - solution),
+            }
+        )
+        print(found[-1], file=sys.stderr)
     return found
 
 
 def rms(difference: torch.Tensor) -> float:
     """Root mean square."""
     return float(difference.square().mean().sqrt())
-
-
-def timed(model: Model, found: list[dict[str, Any]], *, batch_size: int, repeats: int) -> None:
-    """Put the graph that runs and the median time of a batch into each row; the rows take turns."""
-    interface = model.denoiser.interface
-    noise = initial_noise(SEED, 0, batch_size, interface.image_shape)
-    y = quality.balanced_labels(batch_size, interface.num_classes)
-    plans = [row.pop("plan") for row in found]
-    calls = {i: lambda steps=steps: model.sample(noise, y, steps) for i, steps in enumerate(plans)}
-    for call in calls.values():
-        call()
-    for i, times in interleave(calls, repeats=repeats, warm=False).items():
-        found[i] |= {"way": model.way(plans[i], batch_size), **median_ms(times)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -131,8 +147,10 @@ def main(arguments: list[str] | None = None) -> None:
     stage = run.read_stage(options.run / "artifacts" / options.artifact)
     recipe = Recipe.model_validate(stage.manifest["recipe"])
     with torch.inference_mode(), open_path(stage.folder, threads=options.threads) as model:
-        found = rows(model, recipe, steps=tuple(options.steps), num_images=options.images)
-        timed(model, found, batch_size=options.batch, repeats=options.repeats)
+        points = variants(recipe, model.denoiser.interface.schedule.num_train_timesteps, tuple(options.steps))
+        plans = [at.plan for at in points]
+        times = timed(model, plans, batch_size=options.batch, repeats=options.repeats)
+        found = judged(model, recipe, points, num_images=options.images)
         label = model.label
     result = {
         "run": recipe.name,
@@ -142,8 +160,12 @@ def main(arguments: list[str] | None = None) -> None:
         "num_images": options.images,
         "batch_size": options.batch,
         "threads": options.threads,
-        "exact": {"solver": "dpmpp_2m", "num_inference_steps": EXACT_STEPS, "num_images": EXACT_IMAGES},
-        "rows": found,
+        "exact": {
+            "solver": "dpmpp_2m",
+            "num_inference_steps": EXACT_STEPS,
+            "num_images": min(EXACT_IMAGES, options.images),
+        },
+        "rows": [row | time for row, time in zip(found, times, strict=True)],
         "machine": {**machine(), "load_before": load},
         "versions": run.versions(),
         "seed": SEED,
