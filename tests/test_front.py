@@ -23,7 +23,7 @@ def load(name: str) -> ModuleType:
     sys.path.insert(0, str(BENCHMARKS))  # as when it is run as a script
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
