@@ -105,7 +105,7 @@ def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
 class ClassifierFeatures:
     """A committed FeatureNet as an Extractor; images are resized (bilinear) to what it was trained on."""
 
-    def __init__(self, name: str, spec: NetworkSpec, folder: Path = NETWORKS) -> None:
+    def __init__(self, name: str, spec: NetworkSpec, folder: Path) -> None:
         path = folder / spec.file
         if not path.is_file() or file_sha256(path) != spec.sha256:
             raise UserError(f"{path}: missing, or not the feature network that this version was released with")
@@ -186,4 +186,4 @@ def open_extractor(features: str, dataset: str, *, weights: str | None) -> Extra
             f"no committed feature network for {name!r} (there are: {', '.join(sorted(SPECS))}). "
             "Use --features inception --weights FILE."
         )
-    return ClassifierFeatures(f"{name}-classifier", SPECS[name])
+    return ClassifierFeatures(f"{name}-classifier", SPECS[name], NETWORKS)

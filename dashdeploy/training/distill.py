@@ -98,7 +98,7 @@ def guidance_in_use(recipe: schema.Recipe) -> dict[str, Any]:
 
 
 def other_precision(config: schema.Distill) -> dict[str, str]:
-    """The teacher's precision where it is not float32, so that students made before there was a choice keep their key."""
+    """The teacher's precision where it is not float32: students made before there was a choice keep their key."""
     return {} if config.teacher_precision == "fp32" else {"teacher_precision": config.teacher_precision}
 
 
