@@ -1,12 +1,13 @@
 """Train the small feature network of a built-in dataset: python benchmarks/train_features.py digits
 
-Writes dashdeploy/metrics/networks/<dataset>.safetensors and prints the line for SPECS and the
+Writes dashdeploy/metrics/networks/<name>.safetensors and prints the line for SPECS and the
 accuracy on held-out images. The committed networks were made by this script.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
@@ -17,20 +18,34 @@ from dashdeploy.metrics.features import NETWORKS, FeatureNet, normalise
 from dashdeploy.recipe.schema import Data
 from dashdeploy.run import file_sha256
 
-EPOCHS = {"digits": 40, "fashion_mnist": 3}
-BATCH = {"digits": 64, "fashion_mnist": 128}
-WIDTH = {"digits": 16, "fashion_mnist": 16}
+
+@dataclass(frozen=True)
+class Plan:
+    """What a network is trained on and how long."""
+
+    data: Data
+    epochs: int
+    batch: int
+    width: int = 16
+
+
+PLANS = {
+    "digits": Plan(Data(name="digits"), epochs=40, batch=64),
+    "fashion_mnist": Plan(Data(name="fashion_mnist"), epochs=3, batch=128),
+    "fashion_mnist_16": Plan(Data(name="fashion_mnist", image_size=16), epochs=8, batch=128),
+}
 HOLDOUT = 0.1
 
 
-def main(dataset: str) -> None:
+def main(name: str) -> None:
     torch.manual_seed(0)
-    data = load_dataset(Data(name=dataset))
+    plan = PLANS[name]
+    data = load_dataset(plan.data)
     train, test = data.split(HOLDOUT)
     channels, size, _ = data.image_shape
-    net = FeatureNet(channels=channels, num_classes=data.num_classes, width=WIDTH[dataset])
+    net = FeatureNet(channels=channels, num_classes=data.num_classes, width=plan.width)
     x, y = normalise(torch.from_numpy(train.images), size), torch.from_numpy(train.labels)
-    batch, epochs = BATCH[dataset], EPOCHS[dataset]
+    batch, epochs = plan.batch, plan.epochs
     steps = epochs * (len(x) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -48,12 +63,12 @@ def main(dataset: str) -> None:
     with torch.no_grad():
         test_x = normalise(torch.from_numpy(test.images), size)
         right = torch.cat([net(part)[1].argmax(1) for part in test_x.split(512)]).numpy() == test.labels
-    path = NETWORKS / f"{dataset}.safetensors"
+    path = NETWORKS / f"{name}.safetensors"
     save_file(net.state_dict(), path)
     print(f"held-out accuracy {right.mean():.4f} on {len(test)}")
     print(
-        f'"{dataset}": NetworkSpec("{path.name}", "{file_sha256(path)}", image_size={size}, channels={channels}, '
-        f"num_classes={data.num_classes}, width={WIDTH[dataset]}),"
+        f'"{name}": NetworkSpec("{path.name}", "{file_sha256(path)}", image_size={size}, channels={channels}, '
+        f"num_classes={data.num_classes}, width={plan.width}),"
     )
 
 

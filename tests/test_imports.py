@@ -13,7 +13,6 @@ BLOCKED = (
     "tensorrt_rtx",
     "polygraphy",
     "openvino",
-    "torch_fidelity",
     "nncf",
 )
 # onnx is a requirement of the package, but it is export's alone: whatever does not export starts without it.

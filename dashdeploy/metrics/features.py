@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dashdeploy.errors import UserError
-from dashdeploy.lazy import require
+from dashdeploy.metrics.inception import Inception
 from dashdeploy.run import file_sha256
 from dashdeploy.weights_file import read_safetensors
 
@@ -63,6 +63,14 @@ SPECS: dict[str, NetworkSpec] = {
         num_classes=10,
         width=16,
     ),
+    "fashion_mnist_16": NetworkSpec(
+        "fashion_mnist_16.safetensors",
+        "950868c975c8c60694a29852de4e68fc287cbd21f89652c469aca8c39c66cdf6",
+        image_size=16,
+        channels=1,
+        num_classes=10,
+        width=16,
+    ),
 }
 
 
@@ -97,7 +105,7 @@ def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
 class ClassifierFeatures:
     """A committed FeatureNet as an Extractor; images are resized (bilinear) to what it was trained on."""
 
-    def __init__(self, name: str, spec: NetworkSpec, folder: Path = NETWORKS) -> None:
+    def __init__(self, name: str, spec: NetworkSpec, folder: Path) -> None:
         path = folder / spec.file
         if not path.is_file() or file_sha256(path) != spec.sha256:
             raise UserError(f"{path}: missing, or not the feature network that this version was released with")
@@ -125,29 +133,31 @@ def normalise(images: torch.Tensor, image_size: int) -> torch.Tensor:
 
 
 class InceptionFeatures:
-    """The 2015-12-05 Inception of FID through torch-fidelity: TF1-style resize to 299, pool-2048 features.
+    """The 2015-12-05 Inception of FID: TensorFlow 1's resize to 299, pool-2048 features.
+
+    Args:
+        weights: the published file, as a state dict.
+        sha256: what the file's hash must be.
 
     Raises:
-        UserError: torch-fidelity is not installed, or the weights are not the published file.
+        UserError: no such file, or another one.
     """
 
     name = "inception-v3-2015-12-05-pool2048"
-    sha256 = INCEPTION_SHA256
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, *, sha256: str = INCEPTION_SHA256) -> None:
         if not weights.is_file():
             raise UserError(
                 f"{weights}: no such file. Expected weights-inception-2015-12-05-6726825d.pth of torch-fidelity."
             )
-        found = file_sha256(weights)
-        if found != INCEPTION_SHA256:
+        self.sha256 = file_sha256(weights)
+        if self.sha256 != sha256:
             raise UserError(
-                f"{weights}: its SHA-256 is {found[:16]}…, expected {INCEPTION_SHA256[:16]}… (the FID Inception)"
+                f"{weights}: its SHA-256 is {self.sha256[:16]}…, expected {sha256[:16]}… (the FID Inception)"
             )
-        module = require("torch_fidelity.feature_extractor_inceptionv3", extra="fid")
-        self.net = module.FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
-        ).eval()
+        self.net = Inception()
+        self.net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.net.eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
@@ -156,7 +166,7 @@ class InceptionFeatures:
         features = []
         for part in images.split(64):
             rgb = part.expand(-1, 3, -1, -1) if part.shape[1] == 1 else part
-            features.append(net(rgb.to(device))[0].float().cpu().numpy())
+            features.append(net(rgb.to(device)).cpu().numpy())
         return np.concatenate(features), None
 
 
@@ -176,4 +186,4 @@ def open_extractor(features: str, dataset: str, *, weights: str | None) -> Extra
             f"no committed feature network for {name!r} (there are: {', '.join(sorted(SPECS))}). "
             "Use --features inception --weights FILE."
         )
-    return ClassifierFeatures(f"{name}-classifier", SPECS[name])
+    return ClassifierFeatures(f"{name}-classifier", SPECS[name], NETWORKS)

@@ -152,6 +152,9 @@ class Distill(Training):
         0,
         description="precompute the teacher's two outputs for this many draws and reuse them; 0: run it at every step",
     )
+    teacher_precision: Precision = Field(
+        "fp32", description="of the teacher's own forward; bf16 and fp16 are faster where the device has them"
+    )
 
     @model_validator(mode="after")
     def _bank_holds_what_the_objective_needs(self) -> Distill:

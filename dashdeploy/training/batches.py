@@ -19,6 +19,9 @@ from dashdeploy.data.images import ImageStream, LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.recipe.schema import Precision
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class FreshDraws:
     """New noise at every step; the teacher, if there is one, runs on every batch.
 
     features: collects what the objective wants of the teacher's inside while it runs, see `hints.middle_features`.
+    precision: of the teacher's forward, by autocast; its outputs are kept in float32.
     """
 
     def __init__(
@@ -89,7 +93,9 @@ class FreshDraws:
         seed: int,
         teacher: TorchDenoiser | None = None,
         features: Callable[[TorchDenoiser], AbstractContextManager[list[torch.Tensor]]] | None = None,
+        precision: Precision = "fp32",
     ) -> None:
+        self.precision: Precision = precision
         self.stream = ImageStream(data, batch_size=batch_size, seed=seed)
         self.schedule, self.seed, self.teacher, self.features = schedule, seed, teacher, features
 
@@ -108,7 +114,10 @@ class FreshDraws:
         """Run the teacher once over 2B."""
         if self.teacher is None:
             return batch
-        with self.features(self.teacher) if self.features else nullcontext([]) as found:
+        with (
+            torch.autocast(batch.x_t.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST),
+            self.features(self.teacher) if self.features else nullcontext([]) as found,
+        ):
             uncond, cond = self.teacher.branches(batch.x_t, batch.t, batch.y)
-        kept = guidance.by_branch(found[0]) if found else None
-        return replace(batch, teacher_uncond=uncond, teacher_cond=cond, teacher_features=kept)
+        kept = guidance.by_branch(found[0]).float() if found else None
+        return replace(batch, teacher_uncond=uncond.float(), teacher_cond=cond.float(), teacher_features=kept)

@@ -66,8 +66,9 @@ def distill(
         "holdout": recipe.data.holdout,
         "teacher": teacher.sha256,
         "student": student.config,
-        "distill": run.training_settings(config.model_dump(mode="json")),
+        "distill": run.training_settings(config.model_dump(mode="json", exclude={"teacher_precision"})),
         "seed": recipe.seed,
+        **other_precision(config),
         **guidance_in_use(recipe),
     }
 
@@ -75,7 +76,7 @@ def distill(
         source: Source = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
         if config.objective.kind in objectives.NEEDS_TEACHER and config.teacher_bank:
             kept = {name: inputs[name] for name in ("data", "holdout", "teacher", "seed")}
-            bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank)
+            bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank, **other_precision(config))
             path = (banks or work) / (f"{bank_key[:16]}.safetensors" if banks else "teacher_bank.safetensors")
             source = _bank(source, config, accelerator=accelerator, path=path, key=bank_key, seed=recipe.seed)
         return student_step(recipe, student, teacher.denoiser, weights), source
@@ -96,6 +97,11 @@ def guidance_in_use(recipe: schema.Recipe) -> dict[str, Any]:
     return {}
 
 
+def other_precision(config: schema.Distill) -> dict[str, str]:
+    """The teacher's precision where it is not float32: students made before there was a choice keep their key."""
+    return {} if config.teacher_precision == "fp32" else {"teacher_precision": config.teacher_precision}
+
+
 def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoiser) -> FreshDraws:
     """Fresh noise at every step on the training images; the teacher runs on it if the objective asks for it."""
     train_data, _ = data.split(recipe.data.holdout)
@@ -106,6 +112,7 @@ def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoi
         seed=recipe.seed,
         teacher=teacher if recipe.distill.objective.kind in objectives.NEEDS_TEACHER else None,
         features=middle_features if recipe.distill.objective.kind in FEATURE_KINDS else None,
+        precision=recipe.distill.teacher_precision,
     )
 
 
@@ -172,6 +179,7 @@ def _bank(
             batch_size=min(config.teacher_bank, 256),
             seed=seeds.derive(seed, "bank"),
             teacher=source.teacher,
+            precision=source.precision,
         )
         with bank_file.bank_progress(config.teacher_bank) as advance:
             bank = bank_file.build_bank(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from torch import nn
 
@@ -46,6 +47,8 @@ def make_accelerator(config: schema.Training) -> Accelerator:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
+    # accelerate keeps the first precision for the whole process, and the stages of one run may differ in theirs.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed)
     if config.batch_size % (accelerator.num_processes * config.gradient_accumulation):
         raise UserError(

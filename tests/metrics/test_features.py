@@ -42,7 +42,9 @@ def test_features_do_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("name", sorted(features.SPECS))
 def test_every_committed_network_is_the_one_whose_hash_is_in_the_code(name: str) -> None:
-    assert features.ClassifierFeatures(name, features.SPECS[name]).sha256 == features.SPECS[name].sha256
+    assert (
+        features.ClassifierFeatures(name, features.SPECS[name], features.NETWORKS).sha256 == features.SPECS[name].sha256
+    )
 
 
 def test_a_changed_network_is_refused(tmp_path: Path) -> None:

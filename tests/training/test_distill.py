@@ -133,3 +133,30 @@ def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny
 def test_data_of_another_resolution_are_refused_with_the_size_to_set(recipe_with, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"images are \(1, 8, 8\).*set data\.image_size to 8"):
         distill.distill(recipe_with("data.image_size=16"), open_run(tmp_path, "t"))
+
+
+def test_the_teachers_own_precision_changes_its_outputs_by_rounding_alone(tiny_run: Path, tiny_recipe) -> None:
+    from dashdeploy.data import load_dataset
+
+    teacher, data = unet2d.load(tiny_run / "teacher"), load_dataset(tiny_recipe.data)
+    outputs = []
+    for precision in ("fp32", "bf16"):
+        source = FreshDraws(
+            data, teacher.interface.schedule, batch_size=16, seed=0, teacher=teacher, precision=precision
+        )
+        outputs.append(torch.stack(source.complete(source.draw(0)).teacher_outputs()))
+    exact, rounded = outputs
+    assert rounded.dtype == torch.float32
+    error = float((rounded - exact).norm() / exact.norm())
+    assert 0 < error < 2**-6  # bf16 keeps 8 bits
+
+
+def test_only_another_precision_of_the_teacher_makes_another_student(recipe_with, tmp_path: Path) -> None:
+    inputs = []
+    for precision in ("fp32", "bf16"):
+        recipe = recipe_with(f"distill.teacher_precision={precision}", "distill.teacher_bank=32")
+        inputs.append(distill.distill(recipe, open_run(tmp_path / precision, "t")).manifest["inputs"])
+    # Students made before there was a choice keep their key.
+    assert "teacher_precision" not in inputs[0] and "teacher_precision" not in inputs[0]["distill"]
+    assert inputs[1]["teacher_precision"] == "bf16"
+    assert inputs[0]["distill"] == inputs[1]["distill"]

@@ -16,7 +16,7 @@ import torch
 
 from dashdeploy.recipe.schema import Training
 from dashdeploy.training import checkpoint
-from dashdeploy.training.loop import learning_rate
+from dashdeploy.training.loop import learning_rate, make_accelerator
 from dashdeploy.training.progress import read_metrics
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -236,3 +236,7 @@ def test_every_line_of_metrics_has_each_term_and_the_speed(uninterrupted: Path) 
         assert record["images_per_s"] > 0
         expected = record["imitation"] + record["unconditional"] + 0.1 * record["anchor"]
         assert record["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_stages_of_one_process_may_have_different_precisions() -> None:
+    assert [make_accelerator(Training(precision=p)).mixed_precision for p in ("bf16", "fp32")] == ["bf16", "no"]
