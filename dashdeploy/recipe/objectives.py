@@ -24,10 +24,11 @@ class Dash(Model):
         description="weight of the gap eps_cond − eps_uncond. guidance: w(w − 1), what the guided error weighs it by "
         "at the recipe's own guidance, with all three weights scaled to the sum of the first two",
     )
+    hint: Coefficient = Field(0.0, description="weight of both branches' middle features, as in fitnets")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Dash:
-        if self.imitation == self.unconditional == self.anchor == 0 and not self.gap:
+        if self.imitation == self.unconditional == self.anchor == self.hint == 0 and not self.gap:
             raise ValueError("all coefficients are 0: there is nothing to learn")
         if self.gap == "guidance" and self.imitation + self.unconditional == 0:
             raise ValueError("gap: guidance scales itself to imitation + unconditional, and both are 0")
@@ -115,5 +116,8 @@ Objective = Annotated[
     Dash | CondOnly | Composite | MultiW | GapMatch | FitNets | SharedMask | SingleHead | Scratch,
     Field(discriminator="kind"),
 ]
-FEATURE_KINDS: frozenset[str] = frozenset({"fitnets"})
-"""Objectives that need the teacher's features beside its outputs."""
+
+
+def hint_of(objective: Objective) -> float:
+    """The weight of the feature hints; above 0 the objective needs the teacher's features beside its outputs."""
+    return objective.hint if isinstance(objective, Dash | FitNets) else 0.0

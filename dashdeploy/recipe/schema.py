@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_v
 
 from dashdeploy.recipe.architecture import Architecture, DiT
 from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Model, Number, Positive, Text, Whole
-from dashdeploy.recipe.objectives import FEATURE_KINDS, Dash, Objective
+from dashdeploy.recipe.objectives import Dash, Objective
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -74,6 +74,13 @@ class TimestepWeights(Model):
     alpha: Number = Field(0.5, description="exponent of loss_ema")
 
 
+class PowerEma(Model):
+    """A power-function average (arXiv:2312.02696 Eq. 2): its width is a share of the training so far, at every step."""
+
+    kind: Literal["power"] = "power"
+    std: Number = Field(0.1, gt=0, lt=0.2887, description="relative standard deviation σ_rel of its profile")
+
+
 class Training(Model):
     """What every training run shares."""
 
@@ -88,7 +95,9 @@ class Training(Model):
     )
     weight_decay: Coefficient = 0.0
     gradient_clip: Number = Field(1.0, gt=0, description="largest gradient norm")
-    ema_decay: Number = Field(0.999, ge=0, lt=1)
+    ema_decay: Annotated[float, Field(ge=0, lt=1), REAL] | PowerEma = Field(
+        0.999, description="of the average that is kept: a constant, or {kind: power, std: …}"
+    )
     timestep_weights: TimestepWeights = TimestepWeights()
     precision: Precision = "fp32"
     threads: Positive | None = Field(None, description="CPU threads of torch; null: torch's own choice")
@@ -155,15 +164,9 @@ class Distill(Training):
     teacher_precision: Precision = Field(
         "fp32", description="of the teacher's own forward; bf16 and fp16 are faster where the device has them"
     )
-
-    @model_validator(mode="after")
-    def _bank_holds_what_the_objective_needs(self) -> Distill:
-        if self.teacher_bank and self.objective.kind in FEATURE_KINDS:
-            raise ValueError(
-                f"objective {self.objective.kind} needs the teacher's features, which a teacher_bank does not hold: "
-                "set teacher_bank: 0"
-            )
-        return self
+    timesteps: Literal["uniform", "sampling"] = Field(
+        "uniform", description="where t is drawn from: all timesteps, or those that the recipe's sampler visits"
+    )
 
 
 class Tag(Model):

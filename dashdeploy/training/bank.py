@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def build_bank(
     bank: Batch | None = None
     done, step = 0, 0
     while done < num_draws:
-        batch = source.complete(source.draw(step).to(device)).to(torch.device("cpu"))
+        batch = _kept(source.complete(source.draw(step).to(device)))
         if bank is None:
             bank = batch.empty(num_draws)
         count = min(len(batch.t), num_draws - done)
@@ -71,15 +72,21 @@ def bank_progress(num_draws: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
-def bank_bytes(num_draws: int, image_shape: tuple[int, int, int]) -> int:
-    """Memory that a bank takes: four float32 images a draw, and three numbers."""
-    c, h, w = image_shape
-    return num_draws * (4 * c * h * w * 4 + 20)
+def bank_bytes(num_draws: int, source: FreshDraws, device: torch.device) -> int:
+    """Memory that a bank of this source's draws takes; runs the teacher on one of them."""
+    one = _kept(source.complete(source.draw(0).take(slice(0, 1)).to(device)))
+    return num_draws * sum(values.numel() * values.element_size() for values in tensors(one).values())
+
+
+def _kept(batch: Batch) -> Batch:
+    """A batch as a bank holds it: on the CPU, the teacher's features in float16 (they are most of it)."""
+    features = batch.teacher_features
+    return replace(batch, teacher_features=None if features is None else features.half()).to(torch.device("cpu"))
 
 
 def save_bank(bank: Batch, path: Path, *, key: str) -> None:
-    """Write a bank so that a resumed run need not compute it again; atomic."""
-    part = path.with_suffix(".part")
+    """Write a bank so that a resumed run, or another student, need not compute it again; atomic."""
+    part = path.with_suffix(f".{os.getpid()}.part")  # two shards of a comparison may write the same bank at once
     save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
     part.replace(path)
 

@@ -82,6 +82,7 @@ class FreshDraws:
 
     features: collects what the objective wants of the teacher's inside while it runs, see `hints.middle_features`.
     precision: of the teacher's forward, by autocast; its outputs are kept in float32.
+    timesteps: t is uniform over these; None: over all of the schedule.
     """
 
     def __init__(
@@ -94,8 +95,10 @@ class FreshDraws:
         teacher: TorchDenoiser | None = None,
         features: Callable[[TorchDenoiser], AbstractContextManager[list[torch.Tensor]]] | None = None,
         precision: Precision = "fp32",
+        timesteps: tuple[int, ...] | None = None,
     ) -> None:
         self.precision: Precision = precision
+        self.timesteps = torch.tensor(timesteps or range(schedule.num_train_timesteps))
         self.stream = ImageStream(data, batch_size=batch_size, seed=seed)
         self.schedule, self.seed, self.teacher, self.features = schedule, seed, teacher, features
 
@@ -104,7 +107,7 @@ class FreshDraws:
         pixels, labels = self.stream.batch(step)
         x_0, y = torch.from_numpy(pixels), torch.from_numpy(labels)
         generator = torch.Generator().manual_seed(seeds.derive(self.seed, "draw", step))
-        t = torch.randint(0, self.schedule.num_train_timesteps, y.shape, generator=generator)
+        t = self.timesteps[torch.randint(0, len(self.timesteps), y.shape, generator=generator)]
         eps = torch.randn(x_0.shape, generator=generator)
         uniform = torch.rand(y.shape, generator=generator)
         return Batch(x_t=self.schedule.add_noise(x_0, eps, t), t=t, y=y, eps=eps, uniform=uniform)

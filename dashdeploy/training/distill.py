@@ -15,17 +15,18 @@ from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe import schema
-from dashdeploy.recipe.objectives import FEATURE_KINDS
+from dashdeploy.recipe.objectives import hint_of
 from dashdeploy.students.architecture import StudentPlan, design
 from dashdeploy.teachers import choose, networks, unet2d
 from dashdeploy.training import bank as bank_file
 from dashdeploy.training import objectives
 from dashdeploy.training.bank import TeacherBank
 from dashdeploy.training.batches import Batch, FreshDraws, Source
-from dashdeploy.training.hints import FitNets, middle_features
+from dashdeploy.training.hints import Hints, middle_features
 from dashdeploy.training.stage import train_stage
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights, transfer
@@ -66,9 +67,9 @@ def distill(
         "holdout": recipe.data.holdout,
         "teacher": teacher.sha256,
         "student": student.config,
-        "distill": run.training_settings(config.model_dump(mode="json", exclude={"teacher_precision"})),
+        "distill": objective_settings(config),
         "seed": recipe.seed,
-        **other_precision(config),
+        **other_draws(recipe),
         **guidance_in_use(recipe),
     }
 
@@ -76,7 +77,8 @@ def distill(
         source: Source = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
         if config.objective.kind in objectives.NEEDS_TEACHER and config.teacher_bank:
             kept = {name: inputs[name] for name in ("data", "holdout", "teacher", "seed")}
-            bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank, **other_precision(config))
+            kept |= {"features": True} if hint_of(config.objective) else {}
+            bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank, **other_draws(recipe))
             path = (banks or work) / (f"{bank_key[:16]}.safetensors" if banks else "teacher_bank.safetensors")
             source = _bank(source, config, accelerator=accelerator, path=path, key=bank_key, seed=recipe.seed)
         return student_step(recipe, student, teacher.denoiser, weights), source
@@ -97,22 +99,41 @@ def guidance_in_use(recipe: schema.Recipe) -> dict[str, Any]:
     return {}
 
 
-def other_precision(config: schema.Distill) -> dict[str, str]:
-    """The teacher's precision where it is not float32: students made before there was a choice keep their key."""
-    return {} if config.teacher_precision == "fp32" else {"teacher_precision": config.teacher_precision}
+def objective_settings(config: schema.Distill) -> dict[str, Any]:
+    """What the section says of training, for the stage's key; what `other_draws` says is left out, and a hint of 0."""
+    settings = run.training_settings(config.model_dump(mode="json", exclude={"teacher_precision", "timesteps"}))
+    if not hint_of(config.objective):
+        settings["objective"].pop("hint", None)
+    return settings
+
+
+def other_draws(recipe: schema.Recipe) -> dict[str, Any]:
+    """What makes draws differ from a float32 teacher's at uniform t: part of the keys of students and banks.
+
+    Nothing where a recipe does not ask for it, so that what was made before there was a choice keeps its key.
+    """
+    config = recipe.distill
+    precision = {} if config.teacher_precision == "fp32" else {"teacher_precision": config.teacher_precision}
+    if config.timesteps == "uniform":
+        return precision
+    sampling = recipe.sampling
+    return {**precision, "timesteps": [sampling.num_inference_steps, sampling.timestep_spacing]}
 
 
 def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoiser) -> FreshDraws:
     """Fresh noise at every step on the training images; the teacher runs on it if the objective asks for it."""
     train_data, _ = data.split(recipe.data.holdout)
+    schedule = teacher.interface.schedule
+    matched = recipe.distill.timesteps == "sampling"
     return FreshDraws(
         train_data,
-        teacher.interface.schedule,
+        schedule,
         batch_size=recipe.distill.batch_size,
         seed=recipe.seed,
         teacher=teacher if recipe.distill.objective.kind in objectives.NEEDS_TEACHER else None,
-        features=middle_features if recipe.distill.objective.kind in FEATURE_KINDS else None,
+        features=middle_features if hint_of(recipe.distill.objective) else None,
         precision=recipe.distill.teacher_precision,
+        timesteps=plan(recipe.sampling, schedule.num_train_timesteps).timesteps if matched else None,
     )
 
 
@@ -129,14 +150,15 @@ def make_objective(
 ) -> Callable[[TorchDenoiser, Batch], objectives.Terms]:
     """The recipe's objective with its settings: a function, or a module where it has parameters of its own."""
     config = recipe.distill.objective
-    if isinstance(config, sections.FitNets):
-        with seeds.torch_seed(recipe.seed, "adapter"):
-            return FitNets(student, teacher, config)
     if isinstance(config, sections.Dash):
         total = teacher.interface.schedule.num_train_timesteps
         scales = [guidance.weight(recipe.sampling.guidance, t, total) for t in range(total)]
         config = objectives.resolve(config, scales)
-    return partial(objectives.OBJECTIVES[config.kind], config=config)
+    objective = partial(objectives.OBJECTIVES[config.kind], config=config)
+    if not hint_of(config):
+        return objective
+    with seeds.torch_seed(recipe.seed, "adapter"):
+        return Hints(student, teacher, objective, weight=hint_of(config))
 
 
 def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
@@ -164,7 +186,7 @@ def _bank(
 ) -> TeacherBank:
     """The recipe's teacher bank: computed by the main process, kept at `path`, read by all."""
     assert isinstance(source, FreshDraws)
-    size = bank_file.bank_bytes(config.teacher_bank, source.stream.data.image_shape)
+    size = bank_file.bank_bytes(config.teacher_bank, source, accelerator.device)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > BANK_SHARE * memory:
         raise UserError(
@@ -179,7 +201,9 @@ def _bank(
             batch_size=min(config.teacher_bank, 256),
             seed=seeds.derive(seed, "bank"),
             teacher=source.teacher,
+            features=source.features,
             precision=source.precision,
+            timesteps=tuple(source.timesteps.tolist()),
         )
         with bank_file.bank_progress(config.teacher_bank) as advance:
             bank = bank_file.build_bank(

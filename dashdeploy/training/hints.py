@@ -1,8 +1,8 @@
-"""FitNets: the student's middle features follow the teacher's through a 1×1 adapter (Romero et al. 2015)."""
+"""Hints: the student's middle features follow the teacher's through a 1×1 adapter (FitNets, Romero et al. 2015)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,6 @@ from torch import nn
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.recipe import objectives as sections
 from dashdeploy.training.batches import Batch
 from dashdeploy.training.objectives import Term, Terms, mse
 
@@ -24,37 +23,48 @@ def middle_features(denoiser: TorchDenoiser) -> Iterator[list[torch.Tensor]]:
     def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         found.append(output)
 
-    hook = denoiser.unet.mid_block.register_forward_hook(keep)
+    hook = _middle(denoiser).register_forward_hook(keep)
     try:
         yield found
     finally:
         hook.remove()
 
 
-class FitNets(nn.Module):
-    """The objective; its adapter trains with the student and is not part of it."""
+def _middle(denoiser: TorchDenoiser) -> nn.Module:
+    if not hasattr(denoiser.unet, "mid_block"):
+        raise UserError(
+            f"a {type(denoiser.unet).__name__} has no middle block, and hints are of UNet2DModels' middle blocks. "
+            "Take another objective, or hint: 0."
+        )
+    middle: nn.Module = denoiser.unet.mid_block
+    return middle
 
-    def __init__(self, student: TorchDenoiser, teacher: TorchDenoiser, config: sections.FitNets) -> None:
+
+class Hints(nn.Module):
+    """An objective with a further term: the student's middle features, of both branches, through a 1×1 convolution.
+
+    The convolution trains with the student and is not part of it. The term is a mean square over C'·H'·W'.
+    """
+
+    def __init__(
+        self,
+        student: TorchDenoiser,
+        teacher: TorchDenoiser,
+        objective: Callable[[TorchDenoiser, Batch], Terms],
+        *,
+        weight: float,
+    ) -> None:
         super().__init__()
-        for denoiser, role in ((student, "student"), (teacher, "teacher")):
-            if not hasattr(denoiser.unet, "mid_block"):
-                raise UserError(
-                    f"objective fitnets: the {role} is a {type(denoiser.unet).__name__}, which has no middle block; "
-                    "its hints are UNet2DModels'. Take another objective."
-                )
-        self.config = config
+        for denoiser in (student, teacher):
+            _middle(denoiser)
+        self.objective, self.weight = objective, weight
         narrow, wide = (denoiser.unet.config["block_out_channels"][-1] for denoiser in (student, teacher))
         self.adapter = nn.Conv2d(narrow, wide, kernel_size=1)
 
     def forward(self, student: TorchDenoiser, batch: Batch) -> Terms:
-        """Imitation and anchor of the conditional branch; the hint of both branches, a mean square over C'·H'·W'."""
-        _, teacher_cond = batch.teacher_outputs()
+        """The objective's terms, and the hint."""
         assert batch.teacher_features is not None, "this batch was drawn without the teacher's features"
         with middle_features(student) as features:
-            _, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
+            terms = self.objective(student, batch)
         hinted = guidance.by_branch(self.adapter(features[0]))
-        return {
-            "imitation": Term(self.config.imitation, mse(eps_cond, teacher_cond)),
-            "hint": Term(self.config.hint, mse(hinted, batch.teacher_features)),
-            "anchor": Term(self.config.anchor, mse(eps_cond, batch.eps)),
-        }
+        return {**terms, "hint": Term(self.weight, mse(hinted, batch.teacher_features))}

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers.training_utils import EMAModel
 from torch import nn
 
 from dashdeploy import seeds
 from dashdeploy.errors import Interrupted, UserError
 from dashdeploy.recipe import schema
-from dashdeploy.training import checkpoint
+from dashdeploy.training import checkpoint, ema
 from dashdeploy.training.batches import Batch, Source
 from dashdeploy.training.progress import Reporter
 from dashdeploy.training.step import Loss, TrainStep
@@ -169,7 +168,7 @@ class TrainingRun:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.ema = EMAModel(module.denoiser.unet.parameters(), decay=config.ema_decay, foreach=True)
+        self.ema = ema.average(module.denoiser.unet, config.ema_decay)
         self.ema.to(accelerator.device)
         self.wrapped, self.optimizer = accelerator.prepare(module, optimizer)
         self.window = Window()

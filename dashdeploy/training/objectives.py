@@ -72,6 +72,16 @@ def cond_only(student: TorchDenoiser, batch: Batch, config: sections.CondOnly) -
     }
 
 
+def fitnets(student: TorchDenoiser, batch: Batch, config: sections.FitNets) -> Terms:
+    """The conditional branch alone; both branches run, so that hints (hints.py) may be of both."""
+    _, teacher_cond = batch.teacher_outputs()
+    _, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
+    return {
+        "imitation": Term(config.imitation, mse(eps_cond, teacher_cond)),
+        "anchor": Term(config.anchor, mse(eps_cond, batch.eps)),
+    }
+
+
 def composite(student: TorchDenoiser, batch: Batch, config: sections.Composite) -> Terms:
     """One guided output at a fixed w."""
     return _guided(student, batch, torch.full_like(batch.uniform, config.w), anchor=config.anchor)
@@ -130,6 +140,7 @@ def _drop(y: torch.Tensor, dropped: torch.Tensor, student: TorchDenoiser) -> tor
 OBJECTIVES: dict[str, Callable[..., Terms]] = {
     "dash": dash,
     "cond_only": cond_only,
+    "fitnets": fitnets,
     "composite": composite,
     "multi_w": multi_w,
     "gap_match": gap_match,
@@ -137,5 +148,5 @@ OBJECTIVES: dict[str, Callable[..., Terms]] = {
     "single_head": single_head,
     "scratch": denoise,
 }
-"""Kind -> function; `fitnets` is a module with parameters of its own, see hints.py."""
-NEEDS_TEACHER: frozenset[str] = frozenset(OBJECTIVES) - {"scratch"} | {"fitnets"}
+"""Kind -> function; those with hints are put into a module with parameters of its own, see hints.py."""
+NEEDS_TEACHER: frozenset[str] = frozenset(OBJECTIVES) - {"scratch"}

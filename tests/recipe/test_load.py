@@ -100,7 +100,7 @@ def test_a_choice_lists_the_choices_and_the_nearest() -> None:
             "{kind: cond_only, anchorr: 1}",
             ".anchorr: unknown key; did you mean 'anchor'? (known: kind, imitation, anchor)",
         ),
-        ("{kind: dash, dash: 1}", ".dash: unknown key (known: kind, imitation, unconditional, anchor, gap)"),
+        ("{kind: dash, dash: 1}", ".dash: unknown key (known: kind, imitation, unconditional, anchor, gap, hint)"),
         ("{kind: dash, anchor: -1}", ".anchor: must be ≥ 0, got -1"),
     ],
 )

@@ -100,7 +100,7 @@ def test_the_full_recipe_has_the_same_teacher_and_is_trained_longer() -> None:
 def test_the_schemas_names_are_those_that_are_registered() -> None:
     assert set(Data.model_json_schema()["properties"]["name"]["enum"]) == set(DATASETS)
     kinds = Recipe.model_json_schema()["$defs"]["Distill"]["properties"]["objective"]["discriminator"]["mapping"]
-    assert set(kinds) == set(OBJECTIVES) | {"fitnets"}
+    assert set(kinds) == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -10,10 +10,12 @@ import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
+from dashdeploy.data import load_dataset
+from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.run import open_run
-from dashdeploy.teachers import networks, unet2d
+from dashdeploy.teachers import formats, networks, unet2d
 from dashdeploy.training import bank, distill, teach
 from dashdeploy.training.batches import FreshDraws
 
@@ -160,3 +162,25 @@ def test_only_another_precision_of_the_teacher_makes_another_student(recipe_with
     assert "teacher_precision" not in inputs[0] and "teacher_precision" not in inputs[0]["distill"]
     assert inputs[1]["teacher_precision"] == "bf16"
     assert inputs[0]["distill"] == inputs[1]["distill"]
+
+
+def test_t_is_drawn_from_the_sampler_s_timesteps_alone(recipe_with, tiny_run: Path) -> None:
+    teacher = formats.load(tiny_run / "teacher", role="teacher")
+    recipe = recipe_with("distill.timesteps=sampling", "sampling.num_inference_steps=7")
+    data = load_dataset(recipe.data)
+    source = distill.live_source(recipe, data, teacher)
+    visited = set(plan(recipe.sampling, 1000).timesteps)
+    drawn = {int(t) for step in range(40) for t in source.draw(step).t}
+    assert drawn == visited and len(visited) == 7
+    everywhere = distill.live_source(recipe_with("sampling.num_inference_steps=7"), data, teacher)
+    assert len({int(t) for step in range(40) for t in everywhere.draw(step).t}) > 100
+
+
+def test_the_sampler_s_steps_are_part_of_the_key_only_where_t_is_drawn_from_them(recipe_with) -> None:
+    def draws(*overrides: str) -> dict:
+        return distill.other_draws(recipe_with(*overrides))
+
+    assert draws("sampling.num_inference_steps=7") == draws() == {}
+    matched = "distill.timesteps=sampling"
+    assert draws(matched, "sampling.num_inference_steps=7") != draws(matched)
+    assert draws(matched, "sampling.guidance=3.0") == draws(matched)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe.load import load_text
 from dashdeploy.run import open_run
 from dashdeploy.teachers import formats
+from dashdeploy.training import objectives
+from dashdeploy.training.bank import bank_bytes, build_bank
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.distill import distill
-from dashdeploy.training.hints import FitNets, middle_features
+from dashdeploy.training.hints import Hints, middle_features
 
 
 @pytest.fixture
@@ -44,7 +48,8 @@ def test_the_hint_is_zero_for_the_teacher_itself_and_trains_the_adapter(teacher,
         data, teacher.interface.schedule, batch_size=4, seed=0, teacher=teacher, features=middle_features
     )
     batch = source.complete(source.draw(0))
-    objective = FitNets(teacher, teacher, sections.FitNets())
+    fitnets = partial(objectives.fitnets, config=sections.FitNets())
+    objective = Hints(teacher, teacher, fitnets, weight=1.0)
     with torch.no_grad():
         objective.adapter.weight.copy_(torch.eye(16).view(16, 16, 1, 1))
         objective.adapter.bias.zero_()
@@ -54,8 +59,26 @@ def test_the_hint_is_zero_for_the_teacher_itself_and_trains_the_adapter(teacher,
     assert objective.adapter.weight.grad is not None
 
 
-def test_a_student_trained_with_hints_is_a_plain_model(tiny_text: str, tiny_run: Path, tmp_path: Path) -> None:
-    overrides = ["distill.objective={kind: fitnets}", "distill.steps=2", "distill.warmup_steps=1"]
+def test_a_bank_holds_the_features_in_half_precision(teacher, tiny_recipe) -> None:
+    data = load_dataset(tiny_recipe.data)
+    source = FreshDraws(
+        data, teacher.interface.schedule, batch_size=6, seed=0, teacher=teacher, features=middle_features
+    )
+    bank = build_bank(source, num_draws=6, device=torch.device("cpu"))
+    live = source.complete(source.draw(0))
+    assert bank.teacher_features is not None and bank.teacher_features.dtype == torch.float16
+    torch.testing.assert_close(bank.teacher_features.float(), live.teacher_features, rtol=1e-3, atol=1e-4)
+    held = [getattr(bank, field.name) for field in fields(bank)]
+    assert bank_bytes(6, source, torch.device("cpu")) == sum(x.numel() * x.element_size() for x in held)
+
+
+@pytest.mark.parametrize("objective", ["{kind: fitnets}", "{kind: dash, hint: 0.5}"])
+@pytest.mark.parametrize("bank", [0, 24])
+def test_a_student_trained_with_hints_is_a_plain_model(
+    tiny_text: str, tiny_run: Path, tmp_path: Path, objective: str, bank: int
+) -> None:
+    overrides = [f"distill.objective={objective}", "distill.steps=2", "distill.warmup_steps=1"]
+    overrides.append(f"distill.teacher_bank={bank}")
     recipe = load_text(tiny_text, name="tiny", overrides=overrides)
     folder = open_run(tmp_path, "tiny")
     (folder / "teacher").symlink_to(tiny_run / "teacher")

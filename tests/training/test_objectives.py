@@ -158,7 +158,7 @@ def test_every_objective_is_its_definition_in_float64(batch: Batch, kind: str) -
 
 def test_every_objective_of_a_recipe_can_be_computed() -> None:
     kinds = {arm.model_fields["kind"].default for arm in get_args(get_args(sections.Objective)[0])}
-    assert kinds == set(objectives.OBJECTIVES) | {"fitnets"}
+    assert kinds == set(objectives.OBJECTIVES)
     assert kinds - {"scratch"} == objectives.NEEDS_TEACHER
 
 
@@ -204,11 +204,6 @@ def test_the_guided_error_weighs_the_gap_by_w_times_w_minus_one() -> None:
 def test_an_objective_that_asks_for_nothing_is_refused(text: dict, expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         schema.Distill(objective=text)
-
-
-def test_a_bank_without_features_is_refused_for_hints() -> None:
-    with pytest.raises(ValidationError, match="set teacher_bank: 0"):
-        schema.Distill(objective={"kind": "fitnets"}, teacher_bank=100)
 
 
 def test_a_batch_without_teacher_outputs_cannot_be_distilled(batch: Batch) -> None:
