@@ -1,4 +1,4 @@
-"""Render the committed benchmark records into the README and docs/results.md, each between its markers.
+"""Render the committed benchmark records into the README and the pages of docs/, each between its markers.
 
     <!-- results:begin NAME -->  …  <!-- results:end NAME -->
 
@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: fresh or rewritten; 1: stale, with --check; 2: a mistake, told in one line."""
     parser = argparse.ArgumentParser(description="Render the committed benchmark records into the README.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the README is stale")
-    parser.add_argument("--readme", type=Path, nargs="+", default=[ROOT / "README.md", ROOT / "docs" / "results.md"])
+    parser.add_argument(
+        "--readme", type=Path, nargs="+", default=[ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     stale = False

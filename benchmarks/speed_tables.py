@@ -1,13 +1,22 @@
-"""The results of the speed benchmarks as Markdown."""
+"""The results of the benchmarks, other than records of `dashdeploy bench`, as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from dashdeploy.bench.cells import MISSING
 from dashdeploy.bench.record import SOLVERS
+from dashdeploy.compare import summary
+from dashdeploy.compare import tables as compare_tables
 
 Result = dict[str, Any]
+WAYS = {
+    "plain": "plain loop",
+    "ours": "dashdeploy",
+    "live teacher": "dashdeploy, live teacher",
+    "bank": "dashdeploy, teacher bank",
+}
 NAMES = {"onnx-cpu": "onnx-cpu (whole sampler)", "onnx-cpu-int8": "onnx-cpu-int8 (whole sampler)"}
 
 
@@ -143,6 +152,63 @@ def front(result: Result) -> str:
     return f"{intro}\n\n{table(headings, rows)}\n"
 
 
+def train_speed(result: Result) -> str:
+    """A row for each case, stage, precision and way to train."""
+    rows = []
+    for row in result["rows"]:
+        own = f"{row['over_arithmetic']:.2f}×" if "over_arithmetic" in row else MISSING
+        times = [f"{row['ms']:,.1f}", f"{row['images_per_s']:,.1f}", f"{row['over_plain']:.2f}×", own]
+        rows.append([row["case"], row["stage"], row["precision"], WAYS[row["way"]], str(row["batch_size"]), *times])
+    headings = ["Models", "Stage", "Precision", "Way", "Batch", "Step (ms)", "Images/s", "Plain ÷ this"]
+    sizes = ", ".join(
+        f"{name} {case['teacher_parameters'] / 1e6:.2f} M → {case['student_parameters'] / 1e6:.2f} M parameters, "
+        f"a bank's draw used {case['bank_uses']:.1f} times, median of {case['repeats']} steps"
+        for name, case in result["cases"].items()
+    )
+    intro = (
+        f"Steps in turns in one process: {sizes}. A bank's step pays its share of the teacher's work. "
+        f"{result['threads']} threads. Load of the machine before: {result['machine']['load_before']:.1f}. "
+        f"{where(result)}."
+    )
+    return f"{intro}\n\n{table([*headings, 'Over its arithmetic'], rows, text_columns=4)}\n"
+
+
+def inception_fid(result: Result) -> str:
+    """Both figures and how far apart they and the features are."""
+    rows = [
+        ["FID, dashdeploy", f"{result['fid']:.6f}"],
+        ["FID, torch-fidelity", f"{result['torch_fidelity_fid']:.6f}"],
+        ["difference of the two", f"{result['fid_difference']:.1e}"],
+        ["largest difference of a feature", f"{result['feature_max_difference']:.1e}"],
+        ["mean of a feature", f"{result['feature_mean']:.3f}"],
+    ]
+    intro = (
+        f"Two sets of {result['num_images']} images, one file of random weights in the published layout. "
+        f"{where(result)}, torch-fidelity {result['versions']['torch-fidelity']}."
+    )
+    return f"{intro}\n\n{table(['', ''], rows)}\n"
+
+
+def paper_cost(result: Result) -> str:
+    """A row for each stage: images, operations, and hours on each device."""
+    devices = list(result["devices"])
+    rows = []
+    for row in result["rows"]:
+        hours = [f"{row['hours'][name]:,.0f}" for name in devices]
+        rows.append([row["stage"], f"{row['images'] / 1e6:.2f} M", f"{row['flop'] / 1e15:,.0f}", *hours])
+    rates = "; ".join(f"{name}: {device['why']}" for name, device in result["devices"].items())
+    intro = f"Estimated from floating-point operations, not measured. {rates}."
+    return f"{intro}\n\n{table(['Stage', 'Images', 'PFLOP', *(f'{name} (h)' for name in devices)], rows)}\n"
+
+
+def comparison(result: Result) -> str:
+    """A comparison's compare.json: every variant, and the share of each term."""
+    found = result["comparison"]
+    seeds = ", ".join(map(str, found["seeds"]))
+    intro = f"Recipe `{found['recipe']}`, seeds {seeds}; measured on {where(result)}."
+    return f"{intro} {compare_tables.markdown(summary.parse(result))}"
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "cpu-artifacts": cpu_artifacts,
     "sampler-forms": sampler_forms,
@@ -150,5 +216,9 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "triton": triton,
     "cpp-runtime": cpp_runtime,
     "front": front,
+    "train-speed": train_speed,
+    "inception-fid": inception_fid,
+    "paper-cost": paper_cost,
+    "ablation": comparison,
 }
 """How a result's file name begins -> its renderer."""

@@ -62,6 +62,17 @@ def summarise(comparison: Comparison, records: Mapping[tuple[str, int], Record])
     return Summary(rows, shares, comparison.seeds, first["quality"]["features"]["name"])
 
 
+def parse(content: Mapping[str, Any]) -> Summary:
+    """The summary in a compare.json."""
+
+    def spreads(found: Mapping[str, Any]) -> dict[str, Spread]:
+        return {name: Spread(**value) for name, value in found.items()}
+
+    rows = [Row(**{**row, **{k: spreads(row[k]) for k in ("fid", "gap", "gap_by_t")}}) for row in content["rows"]]
+    shares = {term: spreads(found) for term, found in content["shares"].items()}
+    return Summary(rows, shares, tuple(content["seeds"]), content["features"])
+
+
 def fids(record: Record, model: str = "student") -> dict[str, float]:
     """FID by guidance of one record."""
     return {row["guidance"]: row["fid"]["value"] for row in record["quality"]["rows"] if row["model"] == model}

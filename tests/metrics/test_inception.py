@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -32,13 +33,23 @@ def load() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def modules_kept() -> Iterator[None]:
+    """torchvision's stand-in is gone after the test: others look whether torchvision is there."""
+    before = dict(sys.modules)
+    yield
+    for name in sys.modules.keys() - before.keys():
+        if name.partition(".")[0] in ("torchvision", "torch_fidelity"):
+            del sys.modules[name]
+    sys.modules.update(before)
+
+
 @pytest.mark.slow
-def test_features_and_fid_are_those_of_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("modules_kept")
+def test_features_and_fid_are_those_of_torch_fidelity(tmp_path: Path) -> None:
     if importlib.util.find_spec("torch_fidelity") is None:
         pytest.skip("torch-fidelity is not installed; pip install --no-deps torch-fidelity")
     torch.set_num_threads(1)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "torch_fidelity")]:
-        monkeypatch.delitem(sys.modules, name)
     found = load().compare(8, tmp_path)
     assert found["torch_fidelity_fid"] > 1
     assert found["fid_difference"] < 1e-3

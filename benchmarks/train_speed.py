@@ -1,0 +1,220 @@
+"""Training throughput against a straightforward loop: python benchmarks/train_speed.py [--cases digits paper32]
+
+One optimizer step of `teach` and of `distill`, each beside what one would write in plain PyTorch for the same models,
+batch and objective (plain_loop.py: two forwards of the teacher and two of the student, AdamW, a Python loop for the
+EMA). All take turns in one process. digits: the recipe; paper32: the paper's pair on 32×32 images at a small batch,
+with random weights, which serve for time.
+
+A bank is paid for: its step counts the share of the teacher's work that made the draws, as often as the recipe uses
+each one (digits), or five times (paper32). Beside it, what a step with a live teacher costs over its own arithmetic.
+Writes benchmarks/results/train-speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from networks import paper
+from plain_loop import Plain
+
+from dashdeploy import run
+from dashdeploy.bench.latency import interleave
+from dashdeploy.bench.machine import machine
+from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.locate import find
+from dashdeploy.recipe.load import load_recipe
+from dashdeploy.recipe.schema import Precision, Recipe, Training
+from dashdeploy.students.architecture import StudentPlan, design
+from dashdeploy.teachers import choose
+from dashdeploy.teachers.networks import config_of, count_parameters, create
+from dashdeploy.training import objectives
+from dashdeploy.training.bank import TeacherBank, build_bank
+from dashdeploy.training.batches import FreshDraws, Source
+from dashdeploy.training.distill import live_source, student_step
+from dashdeploy.training.loop import TrainingRun, make_accelerator
+from dashdeploy.training.step import TrainStep
+from dashdeploy.training.timestep_weights import TimestepWeights
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+PAPER_BATCH, PAPER_USES = 8, 5.0
+BANK_BATCHES = 4
+"""That the measured bank holds; its size does not change a step's time."""
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of models, their data and settings. uses: how often a draw of the bank is used."""
+
+    name: str
+    recipe: Recipe
+    data: LabelledImages
+    teacher: TorchDenoiser
+    student: StudentPlan
+    uses: float
+
+
+def digits() -> Case:
+    """The recipe of that name with its committed teacher."""
+    recipe = load_recipe("digits")
+    data = load_dataset(recipe.data)
+    folder = choose.find(recipe, Path("nowhere"), base=find("recipes", "digits").parent)
+    assert folder is not None
+    teacher = choose.open_teacher(folder, recipe, data).denoiser
+    uses = recipe.distill.steps * recipe.distill.batch_size / recipe.distill.teacher_bank
+    return Case("digits", recipe, data, teacher, design(recipe.student, config_of(teacher.unet)), uses)
+
+
+def paper32() -> Case:
+    """The paper's architecture on random images."""
+    settings = [f"{stage}.batch_size={PAPER_BATCH}" for stage in ("teach", "distill")]
+    recipe = load_recipe("cifar10-paper", overrides=settings)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8)
+    data = LabelledImages("random", images, rng.integers(0, 10, 64), tuple("0123456789"), horizontal_flip=False)
+    teacher = paper("paper32-teacher").requires_grad_(False)
+    return Case("paper32", recipe, data, teacher, design(recipe.student, config_of(teacher.unet)), PAPER_USES)
+
+
+CASES: dict[str, Callable[[], Case]] = {"digits": digits, "paper32": paper32}
+
+
+def training(step: TrainStep, source: Source, config: Training, work: str) -> TrainingRun:
+    """The loop's state between steps, as `teach` and `distill` have it."""
+    return TrainingRun(step, source, config, make_accelerator(config), Path(work), "key", 0)
+
+
+def counted(step: Callable[[int], object]) -> Call:
+    """A call without arguments: step 0, then 1, …"""
+    numbers = itertools.count()
+    return lambda: step(next(numbers))
+
+
+def teach_calls(case: Case, precision: Precision, work: str) -> dict[str, Call]:
+    """One step of the plain loop and of ours; the teacher is a new one."""
+    assert case.recipe.teach is not None
+    config = case.recipe.teach.model_copy(update={"precision": precision})
+    schedule = case.teacher.interface.schedule
+
+    def fresh() -> TorchDenoiser:
+        torch.manual_seed(0)
+        return TorchDenoiser(create(dict(case.teacher.unet.config)).train(), case.teacher.interface)
+
+    weights = TimestepWeights(config.timestep_weights, schedule)
+    step = TrainStep(fresh(), weights, partial(objectives.denoise, config=config))
+    train_data, _ = case.data.split(case.recipe.data.holdout)
+    source = FreshDraws(train_data, schedule, batch_size=config.batch_size, seed=0)
+    ours = training(step, source, config, work)
+    plain = Plain(fresh(), train_data, config, TimestepWeights(config.timestep_weights, schedule))
+    return {"plain": plain.teach, "ours": counted(ours.step)}
+
+
+def distill_calls(case: Case, precision: Precision, work: str) -> tuple[dict[str, Call], dict[str, Call]]:
+    """One step of each way to distil; and the parts: what a bank's batch takes, and a live step's own arithmetic."""
+    changed = {"precision": precision, "teacher_precision": precision, "teacher_bank": 0}
+    recipe = case.recipe.model_copy(update={"distill": case.recipe.distill.model_copy(update=changed)})
+    config = recipe.distill
+
+    def fresh() -> TrainStep:
+        weights = TimestepWeights(config.timestep_weights, case.teacher.interface.schedule)
+        return student_step(recipe, case.student, case.teacher, weights)
+
+    source = live_source(recipe, case.data, case.teacher)
+    live = training(fresh(), source, config, work)
+    bank = build_bank(source, num_draws=BANK_BATCHES * config.batch_size, device=torch.device("cpu"))
+    banked = training(fresh(), TeacherBank(bank, batch_size=config.batch_size, seed=0), config, work)
+    train_data, _ = case.data.split(recipe.data.holdout)
+    alone = fresh()
+    plain = Plain(alone.denoiser, train_data, config, alone.weights, teacher=case.teacher)
+    arithmetic = fresh()
+    batch = source.complete(source.draw(0))
+
+    def student() -> None:
+        with live.accelerator.autocast():
+            loss = arithmetic(batch, batch.t).total
+        loss.backward()
+        arithmetic.zero_grad(set_to_none=True)
+
+    calls = {"plain": plain.distill, "live teacher": counted(live.step), "bank": counted(banked.step)}
+    return calls, {"teacher": lambda: source.complete(batch), "student": student}
+
+
+def measure(case: Case, *, repeats: int) -> list[dict[str, Any]]:
+    """A row for each stage, precision and way; ratios are to the plain loop of the same precision."""
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        for precision in PRECISIONS:
+            for stage in ("teach", "distill"):
+                calls, parts = (
+                    (teach_calls(case, precision, work), {})
+                    if stage == "teach"
+                    else distill_calls(case, precision, work)
+                )
+                ms = medians({**calls, **parts}, repeats=repeats)
+                if stage == "distill":
+                    ms["bank"] += ms["teacher"] / case.uses
+                section = getattr(case.recipe, stage)
+                for way in calls:
+                    row = {"case": case.name, "stage": stage, "precision": precision, "way": way}
+                    row |= {"ms": ms[way], "images_per_s": section.batch_size / ms[way] * 1e3}
+                    row |= {"over_plain": ms["plain"] / ms[way], "batch_size": section.batch_size}
+                    if way == "live teacher":
+                        row["over_arithmetic"] = ms[way] / (ms["teacher"] + ms["student"])
+                    rows.append(row)
+    return rows
+
+
+def medians(calls: dict[str, Call], *, repeats: int) -> dict[str, float]:
+    """Milliseconds, in turns, after one call of each."""
+    for call in calls.values():
+        call()
+    return {k: statistics.median(v) * 1e3 for k, v in interleave(calls, repeats=repeats, warm=False).items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--repeats", type=int, nargs="+", default=[30, 5], help="timed steps, for each case in turn")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    load, rows, described = os.getloadavg()[0], [], {}
+    for name, repeats in zip(options.cases, options.repeats, strict=False):
+        case = CASES[name]()
+        described[name] = {
+            "student_parameters": case.student.parameters,
+            "teacher_parameters": count_parameters(dict(case.teacher.unet.config)),
+            "bank_uses": case.uses,
+            "repeats": repeats,
+        }
+        rows += measure(case, repeats=repeats)
+    result = {
+        "cases": described,
+        "rows": rows,
+        "threads": options.threads,
+        "machine": {**machine(), "load_before": load},
+        "versions": run.versions(),
+    }
+    (options.results / "train-speed.json").write_text(json.dumps(result, indent=1) + "\n")
+    for row in rows:
+        shown = f"{row['ms']:9.1f} ms  {row['images_per_s']:7.1f} images/s  {row['over_plain']:.2f}×"
+        print(f"{row['case']:8} {row['stage']:8} {row['precision']:5} {row['way']:13}{shown}")
+
+
+if __name__ == "__main__":
+    main()
