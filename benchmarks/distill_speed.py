@@ -38,7 +38,7 @@ def main(name: str) -> None:
     teacher = choose.open_teacher(folder, recipe, data).denoiser
     student = design(recipe.student, dict(teacher.unet.config))
     weights = transfer(recipe.distill.timestep_weights, teacher.interface.schedule, folder)
-    step = student_step(recipe, student, teacher, weights)
+    step = student_step(recipe, student, teacher, weights, data)
     source = live_source(recipe, data, teacher)
     with tempfile.TemporaryDirectory() as work:
         accelerator = make_accelerator(recipe.distill)

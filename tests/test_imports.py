@@ -14,6 +14,7 @@ BLOCKED = (
     "polygraphy",
     "openvino",
     "torch_fidelity",
+    "torch_pruning",
     "nncf",
 )
 # onnx is a requirement of the package, but it is export's alone: whatever does not export starts without it.
