@@ -131,7 +131,7 @@ def distill_calls(case: Case, precision: Precision, work: str) -> tuple[dict[str
 
     def fresh() -> TrainStep:
         weights = TimestepWeights(config.timestep_weights, case.teacher.interface.schedule)
-        return student_step(recipe, case.student, case.teacher, weights)
+        return student_step(recipe, case.student, case.teacher, weights, case.data)
 
     source = live_source(recipe, case.data, case.teacher)
     live = training(fresh(), source, config, work)

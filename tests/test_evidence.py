@@ -119,7 +119,7 @@ def test_the_plain_loop_takes_the_same_loss_as_ours() -> None:
     torch.manual_seed(0)
     config = case.recipe.distill.model_copy(update={"batch_size": 4})
     weights = speed.TimestepWeights(config.timestep_weights, case.teacher.interface.schedule)
-    step = speed.student_step(case.recipe, case.student, case.teacher, weights)
+    step = speed.student_step(case.recipe, case.student, case.teacher, weights, case.data)
     plain = speed.Plain(step.denoiser, case.data, config, weights, teacher=case.teacher)
     x_t, t, y, eps = plain.noised()
     plain.noised = lambda: (x_t, t, y, eps)

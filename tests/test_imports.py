@@ -13,6 +13,7 @@ BLOCKED = (
     "tensorrt_rtx",
     "polygraphy",
     "openvino",
+    "torch_pruning",
     "nncf",
 )
 # onnx is a requirement of the package, but it is export's alone: whatever does not export starts without it.

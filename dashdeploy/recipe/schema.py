@@ -8,6 +8,7 @@ from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_v
 
 from dashdeploy.recipe.architecture import Architecture, DiT
 from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Model, Number, Positive, Text, Whole
+from dashdeploy.recipe.initialisation import Init, Random
 from dashdeploy.recipe.objectives import Dash, Objective
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
@@ -143,6 +144,7 @@ class Student(Model):
     )
     architecture: Architecture | None = Field(None, description="an explicit UNet2DModel")
     dit: DiT | None = Field(None, description="an explicit DiTTransformer2DModel")
+    init: Init = Field(Random(), description="how its weights begin: random, or pruned from the teacher's")
 
     @model_validator(mode="after")
     def _one_way(self) -> Student:
@@ -150,6 +152,8 @@ class Student(Model):
             raise ValueError("give exactly one of compression, architecture and dit")
         if self.compression is None and self.layers_per_block is not None:
             raise ValueError("layers_per_block goes with compression; with architecture say it there")
+        if self.dit is not None and self.init.kind == "pruned":
+            raise ValueError("init: {kind: pruned} is for UNets; leave it out with dit")
         return self
 
 

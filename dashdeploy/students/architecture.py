@@ -8,6 +8,7 @@ from typing import Any
 
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Student
+from dashdeploy.students import blocks
 from dashdeploy.teachers.dit import dit_config
 from dashdeploy.teachers.networks import DIT, UNET, arguments, count_parameters
 from dashdeploy.teachers.unet2d import unet_config
@@ -50,21 +51,26 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
         teacher_config: the teacher's config.json.
 
     Raises:
-        UserError: the teacher cannot be made that small.
+        UserError: the teacher cannot be made that small; the student is to be pruned from it and cannot be.
     """
     network = teacher_config.get("_class_name", UNET)
     teacher = arguments(teacher_config)
     teacher_parameters = count_parameters(teacher, network=network)
     if student.compression is None:
-        config, network = _explicit(student, teacher)
-        return StudentPlan(config, count_parameters(config, network=network), teacher_parameters, network)
+        config, kind = _explicit(student, teacher)
+        if problems := _unprunable(student, config, teacher, networks={network, kind}):
+            raise _cannot_be_cut_out(problems)
+        return StudentPlan(config, count_parameters(config, network=kind), teacher_parameters, kind)
     if network == DIT and student.layers_per_block is not None:
         raise UserError("student.layers_per_block is a UNet's, and the teacher is a DiT: give student.dit.num_layers")
     budget = teacher_parameters / student.compression
     best: StudentPlan | None = None
     smallest = teacher_parameters
     some = dit_candidates(teacher) if network == DIT else candidates(teacher, layers_per_block=student.layers_per_block)
-    for config in some:
+    whys = [_unprunable(student, config, teacher, networks={network}) for config in some]
+    if all(whys):
+        raise _cannot_be_cut_out(whys[0])
+    for config in (config for config, why in zip(some, whys, strict=True) if not why):
         parameters = count_parameters(config, network=network)
         smallest = min(smallest, parameters)
         if parameters <= budget and (best is None or parameters > best.parameters):
@@ -81,6 +87,23 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
             f"(at most {teacher_parameters / smallest:.1f}) or give student.{key}."
         )
     return best
+
+
+def _unprunable(student: Student, config: dict[str, Any], teacher: dict[str, Any], *, networks: set[str]) -> list[str]:
+    """Why a student that is to be pruned from its teacher cannot be; empty: it can, or is not to be."""
+    if student.init.kind != "pruned":
+        return []
+    if networks != {UNET}:
+        return [f"both must be a {UNET}, and one is a {DIT}"]
+    return blocks.misfits(config, teacher)
+
+
+def _cannot_be_cut_out(problems: list[str]) -> UserError:
+    return UserError(
+        f"student.init pruned: the student cannot be cut out of its teacher: {'; '.join(problems)}. "
+        "student.compression gives one that differs in its channels and blocks alone. Or set student.init to "
+        "{kind: random}."
+    )
 
 
 def _explicit(student: Student, teacher: dict[str, Any]) -> tuple[dict[str, Any], str]:

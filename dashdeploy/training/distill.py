@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from rich.console import Console
+from rich.progress import track
 
 from dashdeploy import run, seeds
 from dashdeploy.data import load_dataset
@@ -20,6 +22,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe import schema
 from dashdeploy.recipe.objectives import hint_of
+from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentPlan, design
 from dashdeploy.teachers import choose, networks, unet2d
 from dashdeploy.training import bank as bank_file
@@ -33,6 +36,8 @@ from dashdeploy.training.timestep_weights import TimestepWeights, transfer
 
 BANK_SHARE = 0.25
 """A teacher bank may take this share of the machine's memory."""
+IMPORTANCE_BATCH = 64
+"""Images a forward and backward of the teacher, where the importance of its channels is measured."""
 
 
 def distill(
@@ -71,6 +76,7 @@ def distill(
         "seed": recipe.seed,
         **other_draws(recipe),
         **guidance_in_use(recipe),
+        **init_in_use(recipe.student),
     }
 
     def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, Source]:
@@ -81,14 +87,20 @@ def distill(
             bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank, **other_draws(recipe))
             path = (banks or work) / (f"{bank_key[:16]}.safetensors" if banks else "teacher_bank.safetensors")
             source = _bank(source, config, accelerator=accelerator, path=path, key=bank_key, seed=recipe.seed)
-        return student_step(recipe, student, teacher.denoiser, weights), source
+        return student_step(recipe, student, teacher.denoiser, weights, data), source
 
     def write(module: TrainStep, draft: run.Draft) -> None:
         networks.save(module.denoiser.unet, interface.schedule, draft.folder)
         module.weights.save(draft.folder)
-        draft.figures.update(student.describe(), teacher=str(folder.absolute()), classes=list(data.classes))
+        draft.figures.update(student.describe(), init=recipe.student.init.model_dump(mode="json"))
+        draft.figures.update(teacher=str(folder.absolute()), classes=list(data.classes))
 
     return train_stage(recipe, run_folder / "student", config, inputs=inputs, build=build, write=write, fresh=fresh)
+
+
+def init_in_use(config: schema.Student) -> dict[str, Any]:
+    """Where the student's weights begin, if not at random: part of the stage's inputs."""
+    return {} if config.init.kind == "random" else {"init": config.init.model_dump(mode="json")}
 
 
 def guidance_in_use(recipe: schema.Recipe) -> dict[str, Any]:
@@ -138,10 +150,10 @@ def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoi
 
 
 def student_step(
-    recipe: schema.Recipe, student: StudentPlan, teacher: TorchDenoiser, weights: TimestepWeights
+    recipe: schema.Recipe, student: StudentPlan, teacher: TorchDenoiser, weights: TimestepWeights, data: LabelledImages
 ) -> TrainStep:
-    """A fresh student with its objective and timestep weights."""
-    denoiser = TorchDenoiser(new_student(student, seed=recipe.seed).train(), teacher.interface)
+    """A new student with its objective and timestep weights."""
+    denoiser = TorchDenoiser(new_student(recipe, student, teacher, data).train(), teacher.interface)
     return TrainStep(denoiser, weights, make_objective(recipe, denoiser, teacher))
 
 
@@ -172,13 +184,32 @@ def plan_student(recipe: schema.Recipe, teacher: Path | None) -> str:
             recipe.teach.architecture, image_shape=data.image_shape, num_classes=data.num_classes
         )
     student = design(recipe.student, config)
-    return f": {student.teacher_parameters:,} → {student.parameters:,} parameters ({student.compression:.2f}×)"
+    init = recipe.student.init
+    start = f", pruned from the teacher by {init.importance}" if init.kind == "pruned" else ""
+    return f": {student.teacher_parameters:,} → {student.parameters:,} parameters ({student.compression:.2f}×){start}"
 
 
-def new_student(student: StudentPlan, *, seed: int) -> Any:
-    """A freshly initialised student; its weights depend on the recipe's seed alone."""
-    with seeds.torch_seed(seed, "student"):
+def new_student(recipe: schema.Recipe, student: StudentPlan, teacher: TorchDenoiser, data: LabelledImages) -> Any:
+    """A student as `student.init` has it begin: by the recipe's seed alone, or by its teacher too."""
+    init = recipe.student.init
+    with seeds.torch_seed(recipe.seed, "student"):
+        if init.kind == "pruned":
+            draws = _importance_draws(recipe, init.samples, teacher, data)
+            return pruning.prune(teacher, student.config, init, draws=draws, seed=recipe.seed)
         return networks.create(student.config, network=student.network)
+
+
+def _importance_draws(
+    recipe: schema.Recipe, num_draws: int, teacher: TorchDenoiser, data: LabelledImages
+) -> Iterator[Batch]:
+    """Noised training images to measure the importance of the teacher's channels on, drawn as they are asked for."""
+    train_data, _ = data.split(recipe.data.holdout)
+    seed = seeds.derive(recipe.seed, "importance")
+    source = FreshDraws(train_data, teacher.interface.schedule, batch_size=min(num_draws, IMPORTANCE_BATCH), seed=seed)
+    starts = range(0, num_draws, IMPORTANCE_BATCH)
+    shown = PartialState().is_main_process
+    for start in track(starts, "importance", console=Console(stderr=True), transient=True, disable=not shown):
+        yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))
 
 
 def _bank(

@@ -91,6 +91,13 @@ def test_the_baselines_differ_from_digits_in_their_objective_alone(suffix: str, 
     assert theirs.distill.model_copy(update=same) == ours.distill
 
 
+def test_the_pruned_recipe_differs_from_digits_in_its_start_alone() -> None:
+    ours, theirs = load_recipe("digits"), load_recipe("digits-pruned")
+    assert (ours.student.init.kind, theirs.student.init.kind) == ("random", "pruned")
+    assert theirs.model_copy(update={"name": ours.name, "student": ours.student}) == ours
+    assert theirs.student.model_copy(update={"init": ours.student.init}) == ours.student
+
+
 def test_the_full_recipe_has_the_same_teacher_and_is_trained_longer() -> None:
     quick, full = load_recipe("digits"), load_recipe("digits-full")
     assert (full.teach, full.teacher, full.data) == (quick.teach, quick.teacher, quick.data)

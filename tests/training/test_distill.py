@@ -18,12 +18,33 @@ from dashdeploy.run import open_run
 from dashdeploy.teachers import formats, networks, unet2d
 from dashdeploy.training import bank, distill, teach
 from dashdeploy.training.batches import FreshDraws
+from dashdeploy.training.progress import read_metrics
 
 
 @pytest.fixture
 def recipe_with(tiny_text: str, tiny_run: Path):
     """A function: overrides -> the tiny recipe with the ready teacher."""
     return lambda *overrides: load_text(tiny_text, name="t", overrides=[f"teacher.path={tiny_run}/teacher", *overrides])
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor"])
+def test_a_student_that_starts_from_its_teacher_trains_and_is_the_same_each_time(
+    recipe_with, tmp_path: Path, importance: str
+) -> None:
+    recipe = recipe_with(f"student.init={{kind: pruned, importance: {importance}, samples: 40}}")
+    first, again = (distill.distill(recipe, open_run(tmp_path / name, "t")) for name in ("a", "b"))
+    assert first.figures["init"] == {"kind": "pruned", "importance": importance, "samples": 40}
+    assert read_metrics(first.folder / "metrics.jsonl")[0]["loss"] > 0
+    one, two = (load_file(s.folder / "unet" / networks.WEIGHTS) for s in (first, again))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    UNet2DModel.from_pretrained(first.folder, subfolder="unet")
+
+
+def test_another_start_is_another_student(recipe_with, tmp_path: Path) -> None:
+    folder = open_run(tmp_path, "t")
+    fresh = distill.distill(recipe_with(), folder)
+    assert fresh.figures["init"] == {"kind": "random"}
+    assert distill.distill(recipe_with("student.init.kind=pruned"), folder).manifest["key"] != fresh.manifest["key"]
 
 
 TERMS = {"dash": ["imitation", "unconditional", "anchor"], "cond_only": ["imitation", "anchor"], "scratch": ["denoise"]}

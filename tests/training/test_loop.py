@@ -118,6 +118,17 @@ def test_the_teacher_bank_too_resumes_exactly(taught: tuple[Path, Path], tmp_pat
     assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
 
 
+def test_a_student_that_starts_from_its_teacher_resumes_exactly(taught: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, _ = taught
+    student = "{compression: 2, init: {kind: pruned, importance: taylor, samples: 32}}"
+    pruned = (*SLOW_STEPS, "--set", f"student={student}")
+    assert run("distill", recipe, "--run-dir", tmp_path / "a", *pruned).returncode == 0
+    kill_at(20, tmp_path / "b" / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path / "b", *pruned)
+    done = run("distill", recipe, "--run-dir", tmp_path / "b", *pruned)
+    assert "resuming at step" in done.stderr
+    assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
