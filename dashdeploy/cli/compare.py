@@ -18,11 +18,17 @@ def compare(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Take every N-th run beginning with the I-th (from 1).")
     ] = "1/1",
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="CPU threads of every run; without it as the recipe says."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order, and do nothing.")] = False,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train and measure every variant at every seed with one teacher and one budget; finished runs are not made again.
+    """Train and measure every variant at every seed with one budget; finished runs are not made again.
+
+    All have one teacher, unless variants change how it is taught (teach.…, with teacher.path: null).
 
     Writes compare.json, compare.md, fid.svg and gap.svg. To spread runs over devices or machines, give each a shard; to
     spread each run's batches, start this by `accelerate launch`.
@@ -48,7 +54,7 @@ def compare(
     from dashdeploy.compare.tables import all_of
 
     base = locate.find("recipes", found.recipe).parent
-    summary = carry_out(found, run_dir, base=base, shard=part, fresh=fresh, say=warn)
+    summary = carry_out(found, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
     if summary is None:
         return
     if as_json:

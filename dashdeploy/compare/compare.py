@@ -1,7 +1,7 @@
 """Carry out a comparison: every variant at every seed, each trained and measured as any run, then one summary.
 
-Finished runs are not made again, so that a comparison resumes where it stopped. One teacher is trained or opened for
-all; its samples and its banks of outputs are kept beside the variants and used by all of them.
+Finished runs are not made again, so that a comparison resumes where it stopped. A teacher is trained or opened once for
+all variants that mean the same; its samples and banks of outputs are kept beside the variants and used by all of them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from dashdeploy import run
 from dashdeploy.bench import samples
 from dashdeploy.bench.machine import machine
 from dashdeploy.compare import plots, tables
-from dashdeploy.compare.summary import Summary, summarise
+from dashdeploy.compare.summary import Run, Summary, summarise
+from dashdeploy.compare.teachers import teacher_of
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
-from dashdeploy.training.teach import teach
 
 BANKS = ".banks"
+WEIGHTS = "timestep_weight_by_decile"
 QUICK: dict[str, Any] = {
     "export": [],
     "bench.quality.torch_student": "all",
@@ -42,6 +43,7 @@ def compare(
     *,
     base: Path,
     shard: tuple[int, int] = (0, 1),
+    threads: int | None = None,
     fresh: bool = False,
     say: Callable[[str], None],
 ) -> Summary | None:
@@ -51,24 +53,26 @@ def compare(
         base: the folder of the recipe file, which a relative teacher.path is looked for in.
         shard: (i, n): take every n-th job beginning with the i-th. Shards may run on other devices or machines that
             share run_dir.
+        threads: CPU threads of training and measuring. None: as the recipe says.
 
     Returns:
         the summary; None: other shards have not finished.
     """
     root = run.open_run(run_dir, comparison.name)
-    shared = _teacher(comparison, root, base, say)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
         say(f"[{place + 1}/{len(todo)}] {variant}, seed {seed}")
-        recipe = recipe_of(comparison, variant, seed, more={**QUICK, **shared})
+        changes = {**QUICK, **_threads(comparison, variant, threads)}
+        changes |= teacher_of(comparison, variant, root, more=changes)
+        recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = run.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
         run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=lambda text: None)
-    records = {job: _record(root / job[0] / f"seed{job[1]}") for job in todo}
-    if missing := [f"{variant} seed {seed}" for (variant, seed), found in records.items() if found is None]:
+    runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
+    if missing := [f"{variant} seed {seed}" for (variant, seed), found in runs.items() if found is None]:
         say(f"not finished by other shards: {', '.join(missing)}")
         return None
-    summary = summarise(comparison, {job: found for job, found in records.items() if found is not None})
+    summary = summarise(comparison, {job: found for job, found in runs.items() if found is not None})
     write(root, comparison, summary)
     return summary
 
@@ -87,16 +91,6 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         (root / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
-def _teacher(comparison: Comparison, root: Path, base: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """The change of the recipes that gives all of them one teacher; nothing where they name a ready one."""
-    recipe = recipe_of(comparison, next(iter(comparison.variants)), comparison.seeds[0])
-    if recipe.teacher.path is not None:
-        return {}
-    stage = teach(recipe, root)
-    say(f"teacher   {stage.folder}")
-    return {"teacher.path": str(stage.folder.absolute())}
-
-
 def _share_samples(root: Path, folder: Path) -> None:
     """One cache of images for all runs: the teacher's are made once."""
     common, own = root / f".{samples.FOLDER}", folder / f".{samples.FOLDER}"
@@ -105,9 +99,26 @@ def _share_samples(root: Path, folder: Path) -> None:
         own.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
+def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[str, Any]:
+    """The change of the recipe by which all of a run takes so many CPU threads."""
+    if threads is None:
+        return {}
+    teaches = recipe_of(comparison, variant, comparison.seeds[0]).teach is not None
+    parts = ("distill", "bench.latency", *(("teach",) if teaches else ()))
+    return {f"{part}.threads": threads for part in parts}
+
+
+def _finished(folder: Path) -> Run | None:
     path = folder / "bench" / "bench.json"
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    student = run.read_manifest(folder / "student")
+    teacher = Path(student["figures"]["teacher"])
+    # A ready teacher may come without a manifest, and another machine's may lie elsewhere.
+    taught = run.read_manifest(teacher)["figures"] if (teacher / run.MANIFEST).is_file() else {}
+    return Run(
+        record=json.loads(path.read_text(encoding="utf-8")),
+        teacher=student["inputs"]["teacher"],
+        weights=student["figures"].get(WEIGHTS, ()),
+        teacher_weights=taught.get(WEIGHTS, ()),
+    )

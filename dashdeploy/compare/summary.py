@@ -1,16 +1,30 @@
-"""What a comparison's records add up to: means over seeds with their range, and the share of each term."""
+"""What a comparison's runs add up to: means over seeds with their range, and the share of each term."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dashdeploy.recipe.comparison import Comparison
+from dashdeploy.training.timestep_weights import starved
 
 Record = Mapping[str, Any]
 GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its benchmark record, the teacher's SHA-256, and both timestep weights by decile of t.
+
+    Empty weights: not known, as of a ready teacher that no manifest came with.
+    """
+
+    record: Record
+    teacher: str
+    weights: Sequence[float]
+    teacher_weights: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant, or the teacher. fid by guidance as tables name it; gap and gap_by_t against the teacher."""
+    """One variant, or a teacher. fid by guidance as tables name it; gap and gap_by_t against the variant's own teacher.
+
+    Attributes:
+        teacher: the row that holds the variant's teacher; None: this is a teacher.
+        weight_by_decile: share of the loss's timestep weight in each tenth of t from clean to noise, as trained with.
+        starved: the deciles (0 = cleanest) that hold less than 1 % of it.
+    """
 
     name: str
     label: str
@@ -37,29 +57,50 @@ class Row:
     gap_by_t: dict[str, Spread]  # relative error by range of t, as in 0–99
     parameters: int
     images_seen: int
+    teacher: str | None
+    weight_by_decile: tuple[float, ...]
+    starved: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """rows: the teacher and every variant; shares: term -> guidance -> share of the gain that is lost without it."""
+    """rows: each teacher, then every variant; shares: term -> guidance -> share of the gain that is lost without it."""
 
     rows: list[Row]
     shares: dict[str, dict[str, Spread]]
     seeds: tuple[int, ...]
     features: str
 
+    @property
+    def teachers(self) -> list[Row]:
+        return [row for row in self.rows if row.teacher is None]
+
+    @property
+    def students(self) -> list[Row]:
+        return [row for row in self.rows if row.teacher is not None]
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def summarise(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -> Summary:
-    """One summary of the benchmark records of every (variant, seed)."""
+def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Summary:
+    """One summary of the runs of every (variant, seed)."""
+    records = {job: found.record for job, found in runs.items()}
     first = records[next(iter(comparison.variants)), comparison.seeds[0]]
-    rows = [_teacher_row([records[job] for job in records])]
+    users: dict[str, list[str]] = {}  # teacher's SHA-256 -> the variants that have it
+    for name in comparison.variants:
+        users.setdefault(runs[name, comparison.seeds[0]].teacher, []).append(name)
+    teachers, students = [], []
+    for names in users.values():
+        title = "teacher" if len(users) == 1 else f"teacher of {comparison.variants[names[0]].label}"
+        name = "teacher" if len(users) == 1 else f"teacher:{names[0]}"
+        teachers.append(_teacher_row(name, title, [runs[n, seed] for n in names for seed in comparison.seeds]))
     for name, variant in comparison.variants.items():
-        rows.append(_row(name, variant.label, [records[name, seed] for seed in comparison.seeds]))
+        found = [runs[name, seed] for seed in comparison.seeds]
+        place = list(users).index(found[0].teacher)
+        students.append(_row(name, variant.label, found, teacher=teachers[place].name))
     shares = _shares(comparison, records) if comparison.shares else {}
-    return Summary(rows, shares, comparison.seeds, first["quality"]["features"]["name"])
+    return Summary([*teachers, *students], shares, comparison.seeds, first["quality"]["features"]["name"])
 
 
 def parse(content: Mapping[str, Any]) -> Summary:
@@ -78,10 +119,12 @@ def fids(record: Record, model: str = "student") -> dict[str, float]:
     return {row["guidance"]: row["fid"]["value"] for row in record["quality"]["rows"] if row["model"] == model}
 
 
-def _row(name: str, label: str, found: list[Record]) -> Row:
+def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
+    found = [one.record for one in runs]
     by_seed = [fids(record) for record in found]
     fidelity = [record["fidelity"]["rows"][0] for record in found]
     bins = [{f"{b['t_low']}–{b['t_high'] - 1}": b["relative_error"] for b in one["bins"]} for one in fidelity]
+    weights = runs[0].weights
     return Row(
         name=name,
         label=label,
@@ -90,13 +133,17 @@ def _row(name: str, label: str, found: list[Record]) -> Row:
         gap_by_t={span: Spread.of([one[span] for one in bins]) for span in bins[0]},
         parameters=found[0]["models"]["student"]["parameters"],
         images_seen=found[0]["images_seen"],
+        teacher=teacher,
+        weight_by_decile=tuple(weights),
+        starved=tuple(starved(weights)),
     )
 
 
-def _teacher_row(found: list[Record]) -> Row:
-    scales = {scale: value for record in found for scale, value in fids(record, "teacher").items()}
+def _teacher_row(name: str, label: str, runs: list[Run]) -> Row:
+    scales = {scale: value for one in runs for scale, value in fids(one.record, "teacher").items()}
     same = {scale: Spread(value, value, value) for scale, value in scales.items()}
-    return Row("teacher", "teacher", same, {}, {}, found[0]["models"]["teacher"]["parameters"], 0)
+    parameters, weights = runs[0].record["models"]["teacher"]["parameters"], runs[0].teacher_weights
+    return Row(name, label, same, {}, {}, parameters, 0, None, tuple(weights), tuple(starved(weights)))
 
 
 def _shares(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -> dict[str, dict[str, Spread]]:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from dashdeploy.bench.cells import MISSING, significant
+from dashdeploy.bench.cells import MISSING, percent, significant
 from dashdeploy.bench.table import Table, to_markdown
 from dashdeploy.compare.summary import Row, Spread, Summary
 
 GAP_HEADINGS = {"relative_error": "Gap error", "energy_cosine": "Cosine", "rho": "ρ"}
+UNIFORM_WITHIN = 1e-3
 
 
 def quality(summary: Summary) -> Table:
-    """A row for each variant: FID by guidance, and the gap's fidelity."""
+    """A row for each variant: FID by guidance, and the gap's fidelity; with its teacher where there are several."""
     scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid))
-    headings = ["", *(f"FID, {scale}" for scale in scales), *GAP_HEADINGS.values()]
+    several = len(summary.teachers) > 1
+    labels = {row.name: row.label for row in summary.teachers}
+    headings = ["", *(f"FID, {scale}" for scale in scales), *GAP_HEADINGS.values(), *(["Teacher"] if several else [])]
     rows = []
     for row in summary.rows:
         gaps = [row.gap.get(name) for name in GAP_HEADINGS]
-        rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps)))
-    return _table(f"Mean [smallest, largest] of {len(summary.seeds)} seeds", headings, rows)
+        own = [labels.get(row.teacher or "", MISSING)] if several else []
+        rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *own))
+    title = f"Mean [smallest, largest] of {len(summary.seeds)} seeds"
+    return _table(f"{title}; the gap is against each student's own teacher" if several else title, headings, rows)
+
+
+def weights(summary: Summary) -> Table:
+    """A row for each teacher and variant: how its loss is spread over t."""
+    headings = ["", *(f"{10 * i}–{10 * i + 10}" for i in range(10))]
+    rows = []
+    for row in (row for row in summary.rows if row.weight_by_decile):
+        marks = ("*" if i in row.starved else "" for i in range(10))
+        rows.append((row.label, *(percent(m) + mark for m, mark in zip(row.weight_by_decile, marks, strict=True))))
+    title = "Timestep weight (%) by tenths of t (% of T, clean → noise) as trained with; * starved: less than 1 %"
+    return _table(title, headings, rows)
 
 
 def shares(summary: Summary) -> Table:
@@ -31,13 +47,15 @@ def shares(summary: Summary) -> Table:
 
 
 def all_of(summary: Summary) -> list[Table]:
-    """Every table that the summary has figures for."""
-    return [quality(summary), *([shares(summary)] if summary.shares else [])]
+    """Every table that the summary has figures for; timestep weights unless all are uniform."""
+    found = [quality(summary), *([shares(summary)] if summary.shares else [])]
+    uneven = any(abs(mass - 0.1) > UNIFORM_WITHIN for row in summary.rows for mass in row.weight_by_decile)
+    return [*found, *([weights(summary)] if uneven else [])]
 
 
 def markdown(summary: Summary) -> str:
     """Every table with its title."""
-    head = f"{size(summary.rows[1:])}FID in features of {summary.features}."
+    head = f"{size(summary.students)}FID in features of {summary.features}."
     return "\n\n".join([head, *(f"**{t.title}**\n\n{to_markdown(t)}" for t in all_of(summary))]) + "\n"
 
 
@@ -60,5 +78,5 @@ def cell(found: Spread | None) -> str:
 
 
 def _table(title: str, headings: list[str], rows: list[tuple[str, ...]]) -> Table:
-    numeric = (False, *(True for _ in headings[1:]))
+    numeric = tuple(heading not in ("", "Teacher") for heading in headings)
     return Table(title, tuple(headings), ("",) * len(headings), numeric, tuple(rows))

@@ -36,7 +36,10 @@ class Shares(Model):
 
 
 class Comparison(Model):
-    """Variants × seeds of one recipe, with one teacher, one order of the data and one budget."""
+    """Variants × seeds of one recipe, with one order of the data and one budget.
+
+    Variants that change keys under `teach`, with `teacher.path: null`, have teachers of their own.
+    """
 
     name: str = Field(pattern=NAME, description="names the folder: runs/<name>")
     recipe: Text = Field(description="what every variant starts from: a name, or a YAML file")
@@ -75,10 +78,23 @@ def load_comparison(name: str) -> Comparison:
     found = load_model(Comparison, path)
     for variant in found.variants:
         try:
-            recipe_of(found, variant, found.seeds[0])
+            _check_teacher(found, variant)
         except UserError as error:
             raise UserError(f"{path}: variant {variant}: {error}") from error
     return found
+
+
+def _check_teacher(comparison: Comparison, variant: str) -> None:
+    """Refuse changes of `teach` that a ready teacher would make void."""
+    recipe = recipe_of(comparison, variant, comparison.seeds[0])
+    changed = [
+        key for key in {**comparison.set, **comparison.variants[variant].set} if key.partition(".")[0] == "teach"
+    ]
+    if changed and recipe.teacher.path is not None:
+        raise UserError(
+            f"it changes {', '.join(changed)}, and its teacher is ready: teacher.path {recipe.teacher.path!r}. "
+            "Set teacher.path: null too, and the teacher is trained."
+        )
 
 
 def recipe_of(comparison: Comparison, variant: str, seed: int, *, more: Mapping[str, Any] | None = None) -> Recipe:

@@ -14,6 +14,7 @@ All but `published` and `uncertainty` are normalised over all T, so that E_t[ŵ_
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -109,7 +110,7 @@ class TimestepWeights(nn.Module):
 
     def starved(self) -> list[int]:
         """Deciles (0 = cleanest) that hold less than STARVED of the weight."""
-        return [i for i, mass in enumerate(self.mass_by_decile()) if mass < STARVED]
+        return starved(self.mass_by_decile())
 
     def save(self, folder: Path) -> None:
         """Write λ with all that a transfer has to check; nothing for kinds that learn nothing."""
@@ -125,6 +126,11 @@ class TimestepWeights(nn.Module):
             "mass_by_decile": json.dumps([round(m, 6) for m in self.mass_by_decile()]),
         }
         save_file({"lambda": self.lam.detach().float().cpu().contiguous()}, folder / FILE, metadata)
+
+
+def starved(masses: Sequence[float]) -> list[int]:
+    """Places of the shares that are less than STARVED."""
+    return [i for i, mass in enumerate(masses) if mass < STARVED]
 
 
 def _base(config: Config, schedule: NoiseSchedule) -> torch.Tensor:

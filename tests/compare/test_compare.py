@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,7 @@ def test_it_trains_and_measures_every_variant_and_resumes(
     assert len(rows["dash"]["gap_by_t"]) == 4
 
     root = runs / "small"
-    assert (root / "teacher" / "manifest.json").is_file()
+    assert len(list(root.glob(".teachers/*/teacher/manifest.json"))) == 1
     teachers = {json.loads(p.read_text())["inputs"]["teacher"] for p in root.glob("*/seed1/student/manifest.json")}
     assert len(teachers) == 1
     assert len(list((root / ".banks").iterdir())) == 1, "dash and no-un share one bank"
@@ -69,6 +71,59 @@ def test_it_trains_and_measures_every_variant_and_resumes(
     assert re.search(r"\| DASH \| [\d.]+ \| [\d.]+ \|", text)
     for name in ("fid.svg", "gap.svg"):
         assert (root / name).read_text().startswith("<svg")
+
+
+OWN_TEACHERS = """
+name: own
+recipe: {recipe}
+seeds: [1]
+set: {{bench.quality.guidance: [1.0], sampling.guidance: 1.0}}
+variants:
+  tirt: {{label: TIRT}}
+  mixed: {{label: TIRT teacher, set: {{distill.timestep_weights.kind: uniform}}}}
+  uniform: {{label: uniform, set: {{teach.timestep_weights.kind: uniform, distill.timestep_weights.kind: uniform}}}}
+"""
+
+
+@pytest.mark.slow
+def test_variants_that_teach_otherwise_have_a_teacher_of_their_own_made_once_by_two_shards(
+    capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path
+) -> None:
+    path, runs = tmp_path / "own.yaml", tmp_path / "runs"
+    path.write_text(OWN_TEACHERS.format(recipe=tiny_yaml))
+    command = [sys.executable, "-m", "dashdeploy", "compare", str(path), "--run-dir", str(runs), "--threads", "1"]
+    # Both begin with a student of the same teacher.
+    shards = [subprocess.Popen([*command, "--shard", f"{i}/2"], stderr=subprocess.PIPE, text=True) for i in (1, 2)]
+    ended = [(shard.communicate(timeout=300)[1], shard.returncode) for shard in shards]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert (runs / "own" / "compare.md").is_file(), "the last shard sums up"
+    made = {p: p.stat().st_mtime_ns for p in runs.rglob("manifest.json")}
+
+    code, out, err = call(capsys, path, "--run-dir", runs, "--threads", "1", "--json")
+    assert code == 0, err
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("manifest.json")} == made, "nothing is made again"
+    rows = {row["name"]: row for row in json.loads(out)["rows"]}
+    assert {name: row["teacher"] for name, row in rows.items()} == {
+        "teacher:tirt": None,
+        "teacher:uniform": None,
+        "tirt": "teacher:tirt",
+        "mixed": "teacher:tirt",
+        "uniform": "teacher:uniform",
+    }
+    teachers = [json.loads(p.read_text()) for p in runs.glob("own/.teachers/*/teacher/manifest.json")]
+    assert [t["seed"] for t in teachers] == [1, 1], "the comparison's first seed, whatever the student's"
+    assert rows["tirt"]["weight_by_decile"] == pytest.approx(rows["teacher:tirt"]["weight_by_decile"], abs=1e-6)
+    assert rows["tirt"]["starved"] and not rows["uniform"]["starved"] and not rows["mixed"]["starved"]
+    assert "teacher of TIRT" in (runs / "own" / "compare.md").read_text()
+
+
+def test_a_change_of_the_teaching_of_a_ready_teacher_is_refused(
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path
+) -> None:
+    small.write_text(small.read_text().replace("label: DASH}", "label: DASH, set: {teach.steps: 9, teacher.path: x}}"))
+    code, _, err = call(capsys, small, "--run-dir", tmp_path / "runs")
+    assert code == 2
+    assert "variant dash: it changes teach.steps, and its teacher is ready: teacher.path 'x'" in err
 
 
 def test_a_dry_run_prints_the_order_and_writes_nothing(

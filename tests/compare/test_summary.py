@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dashdeploy.compare import plots, tables
-from dashdeploy.compare.summary import Spread, summarise
+from dashdeploy.compare.summary import Run, Spread, Summary, summarise
 from dashdeploy.recipe.comparison import Comparison
 
 FIDS = {  # variant -> seed -> FID at w = 1 and w = 2
@@ -42,10 +42,23 @@ def record(fids: tuple[float, float], gap: float) -> dict[str, Any]:
     }
 
 
+EVEN = [0.1] * 10
+FALLING = [0.5, 0.3, 0.1, 0.05, 0.02, 0.012, 0.009, 0.006, 0.002, 0.001]
+
+
+def summary_of(teachers: dict[str, str], weights: list[float]) -> Summary:
+    """teachers: variant -> its teacher's hash; all have these timestep weights, and less is taught evenly."""
+    runs = {
+        (v, s): Run(record(fids, 0.1 + s), teachers[v], weights, EVEN if v == "less" else weights)
+        for v, found in FIDS.items()
+        for s, fids in found.items()
+    }
+    return summarise(COMPARISON, runs)
+
+
 @pytest.fixture
-def summary():
-    records = {(v, s): record(fids, 0.1 + s) for v, found in FIDS.items() for s, fids in found.items()}
-    return summarise(COMPARISON, records)
+def summary() -> Summary:
+    return summary_of(dict.fromkeys(FIDS, "a"), EVEN)
 
 
 def test_rows_are_means_with_their_range(summary) -> None:
@@ -69,3 +82,36 @@ def test_tables_and_plots_show_every_variant(summary) -> None:
     for svg in plots.all_of(summary).values():
         assert all(label in svg for label in ("SCRATCH", "DASH", "LESS"))
     assert plots.all_of(summary) == plots.all_of(summary)
+
+
+def test_every_teacher_has_a_row_that_its_students_name() -> None:
+    summary = summary_of({"scratch": "a", "dash": "a", "less": "b"}, FALLING)
+    assert [(row.name, row.teacher) for row in summary.rows] == [
+        ("teacher:scratch", None),
+        ("teacher:less", None),
+        ("scratch", "teacher:scratch"),
+        ("dash", "teacher:scratch"),
+        ("less", "teacher:less"),
+    ]
+    text = tables.markdown(summary)
+    assert "2 seeds; the gap is against each student's own teacher**" in text
+    assert "| teacher of LESS | 1.00 | 2.00 | – | – | – | – |" in text
+    assert (
+        "| DASH | 3.00 [2.00, 4.00] | 17.0 [4.00, 30.0] | 0.600 [0.100, 1.10] | 0.500 | 1.00 | teacher of SCRATCH |"
+        in text
+    )
+    assert "teacher of" not in plots.all_of(summary)["fid"]
+
+
+def test_starved_tenths_of_t_are_marked() -> None:
+    summary = summary_of({"scratch": "a", "dash": "a", "less": "b"}, FALLING)
+    rows = {row.name: row for row in summary.rows}
+    assert rows["dash"].starved == rows["teacher:scratch"].starved == (6, 7, 8, 9)
+    assert rows["teacher:less"].starved == ()
+    text = tables.markdown(summary)
+    assert "| DASH | 50.0 | 30.0 | 10.0 | 5.0 | 2.0 | 1.2 | 0.9* | 0.6* | 0.2* | 0.1* |" in text
+    assert f"| teacher of LESS |{' 10.0 |' * 10}" in text
+
+
+def test_uniform_weights_alone_are_no_table(summary) -> None:
+    assert "Timestep weight" not in tables.markdown(summary)

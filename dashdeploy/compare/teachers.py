@@ -1,0 +1,38 @@
+"""The teachers of a comparison: one for all variants that teach with the same settings, trained once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from dashdeploy import run
+from dashdeploy.recipe.comparison import Comparison, recipe_of
+from dashdeploy.training.teach import teach
+
+TEACHERS = ".teachers"
+
+
+def teacher_of(comparison: Comparison, variant: str, root: Path, *, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The change of a variant's recipe that gives it its teacher, trained first if it is not there yet.
+
+    It lies in root/.teachers/<hash of its settings>/teacher and has the comparison's first seed, whatever the
+    student's. Of several shards one trains it, and the others that need it wait. Nothing is changed for a variant that
+    names a ready teacher. `more` is changed in the recipe first.
+    """
+    recipe = recipe_of(comparison, variant, comparison.seeds[0], more=more)
+    if recipe.teacher.path is not None:
+        return {}
+    values = recipe.model_dump(mode="json", include={"data", "noise_schedule", "teach", "seed"})
+    key = run.digest({**values, "teach": run.training_settings(values["teach"])})
+    folder = run.open_run(root / TEACHERS, key[:16])
+    state = PartialState()
+    with run.in_turn(folder / "lock") if state.is_main_process else nullcontext():
+        # The processes of one launch look for the teacher together, after the lock is theirs.
+        state.wait_for_everyone()
+        stage = teach(recipe, folder)
+        state.wait_for_everyone()
+    return {"teacher.path": str(stage.folder.absolute())}
