@@ -25,11 +25,12 @@ WEIGHTS = "timestep_weight_by_decile"
 QUICK: dict[str, Any] = {
     "export": [],
     "bench.quality.torch_student": "all",
+    "bench.quality.bootstrap": 0,
     "bench.latency.batch_sizes": [1],
     "bench.latency.repeats": 3,
     "bench.latency.sampler_repeats": 1,
 }
-"""A comparison is of quality: students are sampled in torch, and the latency is not looked at."""
+"""A comparison is of quality, spread over seeds: latencies, and intervals within one run, are not looked at."""
 
 
 def jobs(comparison: Comparison) -> list[tuple[str, int]]:

@@ -42,7 +42,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant, or a teacher. fid by guidance as tables name it; gap and gap_by_t against the variant's own teacher.
+    """One variant, or a teacher. gap and gap_by_t are against the variant's own teacher.
+
+    fid, kid and accuracy (a share) are by guidance as tables name it.
 
     Attributes:
         teacher: the row that holds the variant's teacher; None: this is a teacher.
@@ -53,6 +55,8 @@ class Row:
     name: str
     label: str
     fid: dict[str, Spread]
+    kid: dict[str, Spread]
+    accuracy: dict[str, Spread]
     gap: dict[str, Spread]
     gap_by_t: dict[str, Spread]  # relative error by range of t, as in 0–99
     parameters: int
@@ -109,26 +113,46 @@ def parse(content: Mapping[str, Any]) -> Summary:
     def spreads(found: Mapping[str, Any]) -> dict[str, Spread]:
         return {name: Spread(**value) for name, value in found.items()}
 
-    rows = [Row(**{**row, **{k: spreads(row[k]) for k in ("fid", "gap", "gap_by_t")}}) for row in content["rows"]]
+    def row(found: Mapping[str, Any]) -> Row:
+        measured = {name: spreads(found[name]) for name in ("fid", "kid", "accuracy", "gap", "gap_by_t")}
+        lists = {name: tuple(found[name]) for name in ("weight_by_decile", "starved")}
+        return Row(**{**found, **measured, **lists})
+
+    rows = [row(found) for found in content["rows"]]
     shares = {term: spreads(found) for term, found in content["shares"].items()}
     return Summary(rows, shares, tuple(content["seeds"]), content["features"])
 
 
 def fids(record: Record, model: str = "student") -> dict[str, float]:
     """FID by guidance of one record."""
-    return {row["guidance"]: row["fid"]["value"] for row in record["quality"]["rows"] if row["model"] == model}
+    return {scale: row["fid"]["value"] for scale, row in _quality(record, model).items()}
+
+
+def _quality(record: Record, model: str) -> dict[str, Any]:
+    return {row["guidance"]: row for row in record["quality"]["rows"] if row["model"] == model}
+
+
+def _measured(records: list[Record], model: str) -> dict[str, dict[str, Spread]]:
+    """FID, KID and, where a classifier gives the features, accuracy: by guidance, over the records that have it."""
+    found: dict[str, dict[str, list[float]]] = {"fid": {}, "kid": {}, "accuracy": {}}
+    for record in records:
+        for scale, row in _quality(record, model).items():
+            values = {"fid": row["fid"]["value"], "kid": row["kid"]["value"], "accuracy": row["accuracy"]}
+            for name, value in values.items():
+                if value is not None:
+                    found[name].setdefault(scale, []).append(value)
+    return {name: {scale: Spread.of(values) for scale, values in of.items()} for name, of in found.items()}
 
 
 def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
     found = [one.record for one in runs]
-    by_seed = [fids(record) for record in found]
     fidelity = [record["fidelity"]["rows"][0] for record in found]
     bins = [{f"{b['t_low']}–{b['t_high'] - 1}": b["relative_error"] for b in one["bins"]} for one in fidelity]
     weights = runs[0].weights
     return Row(
         name=name,
         label=label,
-        fid={scale: Spread.of([one[scale] for one in by_seed]) for scale in by_seed[0]},
+        **_measured(found, "student"),
         gap={metric: Spread.of([one["overall"][metric] for one in fidelity]) for metric in GAPS},
         gap_by_t={span: Spread.of([one[span] for one in bins]) for span in bins[0]},
         parameters=found[0]["models"]["student"]["parameters"],
@@ -140,10 +164,19 @@ def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
 
 
 def _teacher_row(name: str, label: str, runs: list[Run]) -> Row:
-    scales = {scale: value for one in runs for scale, value in fids(one.record, "teacher").items()}
-    same = {scale: Spread(value, value, value) for scale, value in scales.items()}
-    parameters, weights = runs[0].record["models"]["teacher"]["parameters"], runs[0].teacher_weights
-    return Row(name, label, same, {}, {}, parameters, 0, None, tuple(weights), tuple(starved(weights)))
+    found = runs[0]
+    return Row(
+        name=name,
+        label=label,
+        **_measured([one.record for one in runs], "teacher"),
+        gap={},
+        gap_by_t={},
+        parameters=found.record["models"]["teacher"]["parameters"],
+        images_seen=0,
+        teacher=None,
+        weight_by_decile=tuple(found.teacher_weights),
+        starved=tuple(starved(found.teacher_weights)),
+    )
 
 
 def _shares(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -> dict[str, dict[str, Spread]]:

@@ -25,6 +25,18 @@ def quality(summary: Summary) -> Table:
     return _table(f"{title}; the gap is against each student's own teacher" if several else title, headings, rows)
 
 
+def other_quality(summary: Summary) -> Table:
+    """A row for each variant: KID and the classifier's accuracy by guidance."""
+    scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.kid))
+    headings = ["", *(f"KID, {scale}" for scale in scales), *(f"Accuracy, {scale} (%)" for scale in scales)]
+    rows = []
+    for row in summary.rows:
+        shares = (row.accuracy.get(s) for s in scales)
+        shown = [p and Spread(100 * p.mean, 100 * p.low, 100 * p.high) for p in shares]
+        rows.append((row.label, *(cell(row.kid.get(s)) for s in scales), *map(cell, shown)))
+    return _table("KID, and the share of images that the classifier takes for what they are", headings, rows)
+
+
 def weights(summary: Summary) -> Table:
     """A row for each teacher and variant: how its loss is spread over t."""
     headings = ["", *(f"{10 * i}–{10 * i + 10}" for i in range(10))]
@@ -48,7 +60,7 @@ def shares(summary: Summary) -> Table:
 
 def all_of(summary: Summary) -> list[Table]:
     """Every table that the summary has figures for; timestep weights unless all are uniform."""
-    found = [quality(summary), *([shares(summary)] if summary.shares else [])]
+    found = [quality(summary), other_quality(summary), *([shares(summary)] if summary.shares else [])]
     uneven = any(abs(mass - 0.1) > UNIFORM_WITHIN for row in summary.rows for mass in row.weight_by_decile)
     return [*found, *([weights(summary)] if uneven else [])]
 

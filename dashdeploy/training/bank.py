@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -86,7 +85,7 @@ def _kept(batch: Batch) -> Batch:
 
 def save_bank(bank: Batch, path: Path, *, key: str) -> None:
     """Write a bank so that a resumed run, or another student, need not compute it again; atomic."""
-    part = path.with_suffix(f".{os.getpid()}.part")  # two shards of a comparison may write the same bank at once
+    part = path.with_suffix(".part")
     save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
     part.replace(path)
 

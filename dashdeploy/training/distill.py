@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, PartialState
 from rich.console import Console
 from rich.progress import track
@@ -224,25 +225,28 @@ def _bank(
             f"distill.teacher_bank {config.teacher_bank}: it would take {size / 2**30:.1f} GiB, more than "
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
         )
-    bank = bank_file.load_bank(path, key=key)
-    if accelerator.is_main_process and bank is None:
-        fresh = FreshDraws(
-            source.stream.data,
-            source.schedule,
-            batch_size=min(config.teacher_bank, 256),
-            seed=seeds.derive(seed, "bank"),
-            teacher=source.teacher,
-            features=source.features,
-            precision=source.precision,
-            timesteps=tuple(source.timesteps.tolist()),
-        )
-        with bank_file.bank_progress(config.teacher_bank) as advance:
-            bank = bank_file.build_bank(
-                fresh, num_draws=config.teacher_bank, device=accelerator.device, on_draws=advance
-            )
+    if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        bank_file.save_bank(bank, path, key=key)
+        with run.in_turn(path.with_suffix(".lock")):  # another shard of a comparison may be making the same bank
+            if bank_file.load_bank(path, key=key) is None:
+                bank_file.save_bank(_made_bank(source, config, accelerator.device, seed=seed), path, key=key)
     accelerator.wait_for_everyone()
-    bank = bank or bank_file.load_bank(path, key=key)
+    bank = bank_file.load_bank(path, key=key)
     assert bank is not None
     return TeacherBank(bank, batch_size=config.batch_size, seed=seed)
+
+
+def _made_bank(source: FreshDraws, config: schema.Distill, device: torch.device, *, seed: int) -> Batch:
+    """The bank's draws, which are not those of any training step."""
+    fresh = FreshDraws(
+        source.stream.data,
+        source.schedule,
+        batch_size=min(config.teacher_bank, 256),
+        seed=seeds.derive(seed, "bank"),
+        teacher=source.teacher,
+        features=source.features,
+        precision=source.precision,
+        timesteps=tuple(source.timesteps.tolist()),
+    )
+    with bank_file.bank_progress(config.teacher_bank) as advance:
+        return bank_file.build_bank(fresh, num_draws=config.teacher_bank, device=device, on_draws=advance)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from dashdeploy.compare import plots, tables
-from dashdeploy.compare.summary import Run, Spread, Summary, summarise
+from dashdeploy.compare.summary import Run, Spread, Summary, parse, summarise
 from dashdeploy.recipe.comparison import Comparison
 
 FIDS = {  # variant -> seed -> FID at w = 1 and w = 2
@@ -29,7 +30,13 @@ COMPARISON = Comparison.model_validate(
 def record(fids: tuple[float, float], gap: float) -> dict[str, Any]:
     overall = {"relative_error": gap, "energy_cosine": 0.5, "rho": 1.0, "guided_error": 0.1}
     rows = [
-        {"model": model, "guidance": f"w={w}", "fid": {"value": value}}
+        {
+            "model": model,
+            "guidance": f"w={w}",
+            "fid": {"value": value},
+            "kid": {"value": value / 100},
+            "accuracy": 1 / (1 + value) if w == 1 else None,
+        }
         for model, values in (("teacher", (1.0, 2.0)), ("student", fids))
         for w, value in zip((1, 2), values, strict=True)
     ]
@@ -115,3 +122,17 @@ def test_starved_tenths_of_t_are_marked() -> None:
 
 def test_uniform_weights_alone_are_no_table(summary) -> None:
     assert "Timestep weight" not in tables.markdown(summary)
+
+
+def test_kid_and_accuracy_are_kept_and_shown(summary) -> None:
+    rows = {row.name: row for row in summary.rows}
+    assert rows["dash"].kid["w=1"] == Spread(pytest.approx(0.03), 0.02, 0.04)
+    assert rows["teacher"].accuracy == {"w=1": Spread(0.5, 0.5, 0.5)}, "none where the features are of no classifier"
+    table = tables.other_quality(summary)
+    assert table.headings[1:] == ("KID, w=1", "KID, w=2", "Accuracy, w=1 (%)", "Accuracy, w=2 (%)")
+    assert table.rows[0] == ("teacher", "0.0100", "0.0200", "50.0", "–")
+
+
+def test_a_summary_is_read_back_from_its_json(summary) -> None:
+    for one in (summary, summary_of({"scratch": "a", "dash": "a", "less": "b"}, FALLING)):
+        assert parse(json.loads(json.dumps(one.as_dict()))) == one
