@@ -37,7 +37,8 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
-        return cls(statistics.fmean(values), min(values), max(values))
+        low, high = min(values), max(values)
+        return cls(min(max(statistics.fmean(values), low), high), low, high)  # equal values round to another mean
 
 
 @dataclass(frozen=True)

@@ -136,3 +136,11 @@ def test_kid_and_accuracy_are_kept_and_shown(summary) -> None:
 def test_a_summary_is_read_back_from_its_json(summary) -> None:
     for one in (summary, summary_of({"scratch": "a", "dash": "a", "less": "b"}, FALLING)):
         assert parse(json.loads(json.dumps(one.as_dict()))) == one
+
+
+def test_the_mean_of_equal_values_is_that_value() -> None:
+    values = [0.1] * 3
+    assert sum(values) / 3 != 0.1, "as rounding has it"
+    for value in (0.1, 0.7, 1.1, 30.3):
+        for count in range(1, 12):
+            assert Spread.of([value] * count) == Spread(value, value, value)
