@@ -24,8 +24,9 @@ Path({pids!r}).write_text(f"{{__import__('os').getpid()}} {{own.pid}}")
 time.sleep(120)
 """
 DOCTOR = """
-import sys
+import signal, sys
 from dashdeploy.doctor.examine import examine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 examine(["first", "second", "third"], timeout_s=60, child=(sys.executable, {script!r}))
 """
 
