@@ -28,8 +28,9 @@ class Dash(Model):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Dash:
-        if self.imitation == self.unconditional == self.anchor == self.hint == 0 and not self.gap:
-            raise ValueError("all coefficients are 0: there is nothing to learn")
+        if self.imitation == self.unconditional == self.anchor == 0 and not self.gap:
+            but = " but hint, which asks nothing of the output" if self.hint else ": there is nothing to learn"
+            raise ValueError(f"all coefficients are 0{but}")
         if self.gap == "guidance" and self.imitation + self.unconditional == 0:
             raise ValueError("gap: guidance scales itself to imitation + unconditional, and both are 0")
         return self

@@ -79,8 +79,13 @@ def bank_bytes(num_draws: int, source: FreshDraws, device: torch.device) -> int:
 
 def _kept(batch: Batch) -> Batch:
     """A batch as a bank holds it: on the CPU, the teacher's features in float16 (they are most of it)."""
-    features = batch.teacher_features
-    return replace(batch, teacher_features=None if features is None else features.half()).to(torch.device("cpu"))
+    features = None if batch.teacher_features is None else batch.teacher_features.half()
+    if features is not None and not torch.isfinite(features).all():
+        raise UserError(
+            "the teacher's middle features exceed what float16 holds (65504), and a bank keeps them so: set "
+            "distill.teacher_bank to 0"
+        )
+    return replace(batch, teacher_features=features).to(torch.device("cpu"))
 
 
 def save_bank(bank: Batch, path: Path, *, key: str) -> None:

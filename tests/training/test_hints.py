@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DModel
 
 from dashdeploy.data import load_dataset
+from dashdeploy.errors import UserError
 from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe.load import load_text
 from dashdeploy.run import open_run
@@ -85,3 +86,14 @@ def test_a_student_trained_with_hints_is_a_plain_model(
     student = distill(recipe, folder)
     UNet2DModel.from_pretrained(student.folder / "unet")
     assert {"imitation", "hint", "anchor"} <= student.figures.keys()
+
+
+def test_features_past_float16_are_not_kept_in_a_bank(teacher, tiny_recipe) -> None:
+    data = load_dataset(tiny_recipe.data)
+    with torch.no_grad():
+        teacher.unet.mid_block.resnets[-1].conv2.bias.fill_(1e6)
+    source = FreshDraws(
+        data, teacher.interface.schedule, batch_size=16, seed=0, teacher=teacher, features=middle_features
+    )
+    with pytest.raises(UserError, match=r"exceed what float16 holds.*teacher_bank to 0"):
+        build_bank(source, num_draws=16, device=torch.device("cpu"))

@@ -197,6 +197,7 @@ def test_the_guided_error_weighs_the_gap_by_w_times_w_minus_one() -> None:
     [
         ({"kind": "dash", "imitation": 0, "unconditional": 0, "gap": "guidance"}, "gap: guidance scales itself"),
         ({"kind": "dash", "imitation": 0, "unconditional": 0, "anchor": 0}, "all coefficients are 0"),
+        ({"kind": "dash", "imitation": 0, "unconditional": 0, "anchor": 0, "hint": 1}, "are 0 but hint"),
         ({"kind": "multi_w", "w_min": 3, "w_max": 2}, r"w_max \(2\) must be above w_min \(3\)"),
         ({"kind": "gap_match", "anchor": 0}, "greater than 0"),
     ],
