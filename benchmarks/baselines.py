@@ -22,12 +22,12 @@ from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.load import load_recipe
 
 LABELS = {"": "DASH", "-scratch": "from scratch", "-cond-only": "conditional branch only"}
-QUICK_LATENCY = ["bench.latency.batch_sizes=[1]", "bench.latency.repeats=3", "bench.latency.sampler_repeats=1"]
+NO_LATENCY = ["bench.latency.batch_sizes=[]"]
 
 
 def measure(name: str, seed: int, run_dir: Path) -> dict[str, Any]:
     """The bench record of one recipe at one seed; the student is sampled in torch, nothing is exported."""
-    overrides = [f"seed={seed}", "export=[]", "bench.quality.torch_student=all", *QUICK_LATENCY]
+    overrides = [f"seed={seed}", "export=[]", "bench.quality.torch_student=all", *NO_LATENCY]
     recipe = load_recipe(name, overrides=overrides)
     folder = run.open_run(run_dir / f"seed{seed}", recipe.name)
     stage = run_all(recipe, folder, base=find("recipes", name).parent, say=lambda text: print(text, file=sys.stderr))

@@ -59,9 +59,10 @@ def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str
         f"export   {(found := package.load(name)).description} into {run_folder / place(found) / found.name}"
         for name in recipe.export
     ]
-    quality = recipe.bench.quality
+    quality, sizes = recipe.bench.quality, recipe.bench.latency.batch_sizes
+    timed = f"latency at batch {', '.join(map(str, sizes))}; " if sizes else ""
     lines.append(
-        f"bench    latency at batch {', '.join(map(str, recipe.bench.latency.batch_sizes))}; quality of "
+        f"bench    {timed}quality of "
         f"{quality.num_images} images at {len(quality.guidance)} guidances into {run_folder / 'bench'}"
     )
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,31 +46,44 @@ def describe(
     plan: Plan,
     threads: int,
 ) -> dict[str, ModelInfo]:
-    """Sizes, memory and load times by model, each measured in processes of its own."""
-    batch_size = max(recipe.bench.latency.batch_sizes)
+    """Sizes by model; memory and load times too, each in processes of its own, if the recipe has times taken."""
+    own = {name: folders[name] for name in models}
+    sizes = recipe.bench.latency.batch_sizes
+    cost = _cost_to_hold(own, models, recipe, batch_size=max(sizes), threads=threads) if sizes else {}
     found = {}
+    for name, model in models.items():
+        stage = artifacts.get(name)
+        build_s, build_peak_mib = checks.build_figures(stage.manifest["artifact"] if stage else {})
+        load_ms, first_call_ms, peak_rss_mib = cost.get(name, (math.nan, math.nan, math.nan))
+        found[name] = ModelInfo(
+            label=model.label,
+            runtime=model.runtime,
+            parameters=model.parameters,
+            file_bytes=model.file_bytes,
+            artifact_bytes=stage.figures["bytes"] if stage else None,
+            sha256=model.sha256,
+            peak_rss_mib=peak_rss_mib,
+            precision=model.precision,
+            way=model.way(plan),
+            load_ms=load_ms,
+            first_call_ms=first_call_ms,
+            build_s=build_s,
+            build_peak_mib=build_peak_mib,
+        )
+    return found
+
+
+def _cost_to_hold(
+    folders: dict[str, Path], models: dict[str, Model], recipe: Recipe, *, batch_size: int, threads: int
+) -> dict[str, tuple[float, float, float]]:
+    """(time of loading, of the first call, both ms, peak memory in MiB) by model."""
     with progress("loading and memory", total=1 + len(models)) as advance:
         runtimes = {model.runtime for model in models.values()}
-        opened_folders = {name: folders[name] for name in models}
-        loaded = loading.load_times(opened_folders, runtimes, recipe.sampling, threads=threads)
+        loaded = loading.load_times(folders, runtimes, recipe.sampling, threads=threads)
         advance(1)
-        for name, model in models.items():
-            stage = artifacts.get(name)
-            build_s, build_peak_mib = checks.build_figures(stage.manifest["artifact"] if stage else {})
-            found[name] = ModelInfo(
-                label=model.label,
-                runtime=model.runtime,
-                parameters=model.parameters,
-                file_bytes=model.file_bytes,
-                artifact_bytes=stage.figures["bytes"] if stage else None,
-                sha256=model.sha256,
-                peak_rss_mib=memory.peak_rss_mib(folders[name], batch_size=batch_size, threads=threads),
-                precision=model.precision,
-                way=model.way(plan),
-                load_ms=loaded[name][0],
-                first_call_ms=loaded[name][1],
-                build_s=build_s,
-                build_peak_mib=build_peak_mib,
-            )
+        found = {}
+        for name, folder in folders.items():
+            peak_rss_mib = memory.peak_rss_mib(folder, batch_size=batch_size, threads=threads)
+            found[name] = (*loaded[name], peak_rss_mib)
             advance(1)
     return found

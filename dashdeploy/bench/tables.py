@@ -45,6 +45,7 @@ MODELS: tuple[Column[str], ...] = (
         "Peak memory (MiB)",
         lambda r, key: fixed(r.models[key].peak_rss_mib, 0),
         "the most memory its process held, runtime and Python included",
+        optional=True,
     ),
     Column(
         "Load (ms)",
@@ -204,7 +205,7 @@ def overview_columns(record: Record, batch_size: int | None) -> tuple[Column[str
         Column("FID [95 %]", fid, optional=True),
         Column("Gap error", lambda r, key: fixed(gaps[key].relative_error) if key in gaps else MISSING, optional=True),
         Column("Size (kB)", lambda r, key: kilobytes(r.models[key].file_bytes)),
-        Column("Memory (MiB)", lambda r, key: fixed(r.models[key].peak_rss_mib, 0)),
+        Column("Memory (MiB)", lambda r, key: fixed(r.models[key].peak_rss_mib, 0), optional=True),
     )
 
 

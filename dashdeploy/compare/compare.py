@@ -26,9 +26,7 @@ QUICK: dict[str, Any] = {
     "export": [],
     "bench.quality.torch_student": "all",
     "bench.quality.bootstrap": 0,
-    "bench.latency.batch_sizes": [1],
-    "bench.latency.repeats": 3,
-    "bench.latency.sampler_repeats": 1,
+    "bench.latency.batch_sizes": [],
 }
 """A comparison is of quality, spread over seeds: latencies, and intervals within one run, are not looked at."""
 

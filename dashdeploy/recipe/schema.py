@@ -224,7 +224,9 @@ class Sampling(Model):
 class Latency(Model):
     """What the latency benchmark times."""
 
-    batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field((1, 8, 64), min_length=1)
+    batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
+        (1, 8, 64), description="none: no times are taken, of loading neither, and no memory"
+    )
     warmup: Count = 3
     repeats: Whole = Field(20, ge=3, description="timed single steps a batch size")
     sampler_repeats: Positive = Field(3, description="timed whole samplers a batch size")

@@ -67,6 +67,9 @@ def test_it_trains_and_measures_every_variant_and_resumes(
     assert len(list((root / ".banks").glob("*.safetensors"))) == 1, "dash and no-un share one bank"
     kept = json.loads((root / "compare.json").read_text())
     assert kept["rows"] == summary["rows"] and kept["comparison"]["name"] == "small"
+    record = json.loads((root / "dash" / "seed1" / "bench" / "bench.json").read_text())
+    assert record["latency"] == [] and record["models"]["student"]["peak_rss_mib"] is None, "it is of quality alone"
+    assert "Memory (MiB)" not in (root / "dash" / "seed1" / "bench" / "report.html").read_text()
     text = (root / "compare.md").read_text()
     assert re.search(r"\| DASH \| [\d.]+ \| [\d.]+ \|", text)
     for name in ("fid.svg", "gap.svg"):
