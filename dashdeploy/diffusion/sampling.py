@@ -98,14 +98,12 @@ def ddim(
 
     A step whose guidance scale is 1 needs the conditional branch alone and runs only that.
     """
-    alphas_cumprod = torch.cat([denoiser.interface.schedule.alphas_cumprod, torch.ones(1)]).to(noise.device)
-    x = noise
-    for i, (now, previous, w) in enumerate(zip(run.timesteps, run.previous, run.weights, strict=True)):
-        eps = predict(denoiser, x, y, t=now, w=w)
-        x = ddim_step(x, eps, alphas_cumprod[now], alphas_cumprod[previous], clip_sample=run.clip_sample)
-        if on_step is not None:
-            on_step(i)
-    return x.clamp(-1, 1)
+    alphas_cumprod = _with_clean(denoiser).to(noise.device)
+
+    def update(x: torch.Tensor, eps: torch.Tensor, now: int, previous: int) -> torch.Tensor:
+        return ddim_step(x, eps, alphas_cumprod[now], alphas_cumprod[previous], clip_sample=run.clip_sample)
+
+    return _loop(denoiser, noise, y, run, update, on_step)
 
 
 @torch.no_grad()
@@ -123,11 +121,13 @@ def dpmpp_2m(
     image: λ is ∞ there, and no second order exists. (The authors do that below 15 steps; their runs end before λ = ∞.)
     With clip_sample the predicted x_0 is clipped to [−1, 1] before it is extrapolated.
     """
-    alphas_cumprod = torch.cat([denoiser.interface.schedule.alphas_cumprod, torch.ones(1)]).double()
+    alphas_cumprod = _with_clean(denoiser).double()
     alpha, sigma = alphas_cumprod.sqrt().tolist(), (1 - alphas_cumprod).sqrt().tolist()
-    x, x_0_before, h_before = noise, None, math.nan
-    for i, (now, previous, w) in enumerate(zip(run.timesteps, run.previous, run.weights, strict=True)):
-        eps = predict(denoiser, x, y, t=now, w=w)
+    x_0_before: torch.Tensor | None = None
+    h_before = math.nan
+
+    def update(x: torch.Tensor, eps: torch.Tensor, now: int, previous: int) -> torch.Tensor:
+        nonlocal x_0_before, h_before
         x_0 = (x - sigma[now] * eps) / alpha[now]
         if run.clip_sample:
             x_0 = x_0.clamp(-1, 1)
@@ -136,12 +136,33 @@ def dpmpp_2m(
         h = math.inf if clean else math.log(alpha[previous] / sigma[previous]) - math.log(alpha[now] / sigma[now])
         # Algorithm 2, line 9: D = (1 + 1/2r) x_0 − 1/2r x_0_before, r = h_before / h.
         d = x_0 if clean or x_0_before is None else x_0 + h / (2 * h_before) * (x_0 - x_0_before)
-        # Line 10; at h = ∞ the clean image is D itself.
-        x = sigma[previous] / sigma[now] * x - alpha[previous] * math.expm1(-h) * d
         x_0_before, h_before = x_0, h
+        # Line 10; at h = ∞ the clean image is D itself.
+        return sigma[previous] / sigma[now] * x - alpha[previous] * math.expm1(-h) * d
+
+    return _loop(denoiser, noise, y, run, update, on_step)
+
+
+def _loop(
+    denoiser: Denoiser,
+    noise: torch.Tensor,
+    y: torch.Tensor,
+    run: Plan,
+    update: Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor],
+    on_step: Callable[[int], None] | None,
+) -> torch.Tensor:
+    """A prediction and then `update(x, eps, t, previous t)` at every step; the last image, clipped."""
+    x = noise
+    for i, (now, previous, w) in enumerate(zip(run.timesteps, run.previous, run.weights, strict=True)):
+        x = update(x, predict(denoiser, x, y, t=now, w=w), now, previous)
         if on_step is not None:
             on_step(i)
     return x.clamp(-1, 1)
+
+
+def _with_clean(denoiser: Denoiser) -> torch.Tensor:
+    """The schedule's alphas_cumprod (T + 1,), the clean image's 1 at index −1."""
+    return torch.cat([denoiser.interface.schedule.alphas_cumprod, torch.ones(1)])
 
 
 def predict(denoiser: Denoiser, x: torch.Tensor, y: torch.Tensor, *, t: int, w: float) -> torch.Tensor:

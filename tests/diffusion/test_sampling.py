@@ -7,7 +7,7 @@ from wave_denoiser import SCHEDULE, Wave
 
 from dashdeploy.diffusion import sampling
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Sampling
+from dashdeploy.recipe.schema import Sampling, Solver
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -53,7 +53,8 @@ def test_one_step_agrees_with_the_formula_in_float64() -> None:
     torch.testing.assert_close(sampling.ddim_step(x, eps, now, after, clip_sample=True), expected)
 
 
-def test_a_perfect_denoiser_returns_the_image_in_any_number_of_steps() -> None:
+@pytest.mark.parametrize("solver", sampling.SOLVERS)
+def test_a_perfect_denoiser_returns_the_image_in_any_number_of_steps(solver: Solver) -> None:
     image = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
     class Perfect(Wave):
@@ -63,8 +64,8 @@ def test_a_perfect_denoiser_returns_the_image_in_any_number_of_steps() -> None:
 
     noise = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(3))
     for steps in (1, 5, 50):
-        run = sampling.plan(Sampling(num_inference_steps=steps, guidance=3.0), 1000)
-        torch.testing.assert_close(sampling.ddim(Perfect(), noise, torch.tensor([0]), run), image, rtol=0, atol=1e-4)
+        run = sampling.plan(Sampling(num_inference_steps=steps, guidance=3.0, solver=solver), 1000)
+        torch.testing.assert_close(sampling.solve(Perfect(), noise, torch.tensor([0]), run), image, rtol=0, atol=1e-4)
 
 
 def test_guidance_off_runs_the_conditional_branch_alone() -> None:

@@ -11,6 +11,7 @@ from dashdeploy.export import parity
 from dashdeploy.export.export import check_targets, export, summary
 from dashdeploy.runtime.opening import open_path
 from dashdeploy.target import Calibration, Engine, GateLimits, ParityLimits, Profile, Target, load_target
+from tests.limits import HARDLY_TRAINED
 
 
 @pytest.fixture
@@ -51,19 +52,8 @@ def test_a_student_that_was_tampered_with_is_refused(copied: Path) -> None:
 
 
 def loose(**changes) -> Target:
-    """A target for a student that is hardly trained: its gap is small, so any rounding is large beside it."""
-    limits = GateLimits(
-        branch_error=0.5,
-        gap_relative_error=9.0,
-        gap_relative_error_bin=50.0,
-        gap_cosine=0.01,
-        guided_error=0.5,
-        step_error=0.5,
-        image_error=0.5,
-        num_draws=32,
-        t_bins=2,
-    )
-    fields = {"name": "trial", "description": "test", "group_norm": "instance", "gate": limits}
+    """A target for a student that is hardly trained."""
+    fields = {"name": "trial", "description": "test", "group_norm": "instance", "gate": HARDLY_TRAINED}
     return Target(**{**fields, "parity": ParityLimits(batch_sizes=(1, 3), t_bins=2), **changes})
 
 

@@ -13,8 +13,9 @@ from dashdeploy.diffusion.sampling import ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.target import Calibration, GateLimits, Target
+from dashdeploy.target import Calibration, Target
 from dashdeploy.teachers import formats
+from tests.limits import HARDLY_TRAINED
 
 pytest.importorskip("openvino", reason="pip install 'dashdeploy[openvino]'")
 
@@ -75,16 +76,6 @@ def test_the_order_of_a_targets_graphs_does_not_matter_to_nncf(tiny_run: Path, t
     pytest.importorskip("nncf", reason="pip install 'dashdeploy[openvino]'")
     folder = tmp_path / "tiny"
     shutil.copytree(tiny_run, folder)
-    limits = GateLimits(
-        branch_error=0.5,
-        gap_relative_error=9.0,
-        gap_relative_error_bin=50.0,
-        gap_cosine=0.01,
-        guided_error=0.5,
-        step_error=0.5,
-        num_draws=32,
-        t_bins=2,
-    )
     target = Target(
         name="ov8",
         description="test",
@@ -94,7 +85,7 @@ def test_the_order_of_a_targets_graphs_does_not_matter_to_nncf(tiny_run: Path, t
         opset=20,
         group_norm="instance",
         calibration=Calibration(quantizer="nncf", num_images=4, num_steps=2),
-        gate=limits,
+        gate=HARDLY_TRAINED,
     )
     stage = export(folder, target)
     assert list(stage.manifest["artifact"]["graphs"]) == ["cond", "guided"]

@@ -14,9 +14,10 @@ from dashdeploy.recipe.architecture import DiT
 from dashdeploy.recipe.load import load_text
 from dashdeploy.run import open_run
 from dashdeploy.runtime.opening import open_path
-from dashdeploy.target import GateLimits, ParityLimits, Target
+from dashdeploy.target import ParityLimits, Target
 from dashdeploy.teachers import dit, formats, networks
 from dashdeploy.training import distill
+from tests.limits import HARDLY_TRAINED
 
 RECIPE = """
 name: dit
@@ -96,17 +97,7 @@ def test_both_branches_are_the_same_in_onnx_runtime_at_two_batch_sizes(run_folde
 
 
 def test_half_precision_keeps_the_norms_in_float32_and_passes_the_gate(run_folder: Path) -> None:
-    limits = GateLimits(
-        branch_error=0.05,
-        gap_relative_error=9.0,
-        gap_relative_error_bin=50.0,
-        gap_cosine=0.01,
-        guided_error=0.5,
-        step_error=0.5,
-        image_error=0.5,
-        num_draws=32,
-        t_bins=2,
-    )
+    limits = HARDLY_TRAINED.model_copy(update={"branch_error": 0.05})
     stage = export(run_folder, Target(name="half", description="test", precision="fp16", parity=PARITY, gate=limits))
     assert 1e-6 < stage.figures["gate"]["rungs"][-1]["overall"]["cond_error"] < 0.05
 
