@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dashdeploy.bench.plots import GRID, INK, MARKERS, SERIES
+from dashdeploy.bench.plots import INK, MARKERS, SERIES, on_white, panel
 from dashdeploy.bench.record import SOLVERS
-
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "front",  # the same result, the same file
-    "svg.fonttype": "none",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.parse_math": False,
-}
 
 
 def plot(result: dict[str, Any]) -> str:
     """A line for each guidance (colour) and solver (solid, dashed); a point for each number of steps."""
     guidances = list(dict.fromkeys(row["guidance"] for row in result["rows"]))
     solvers = list(dict.fromkeys(row["solver"] for row in result["rows"]))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        FigureCanvasSVG(figure)
-        ax = figure.add_subplot()
+    with panel("front", "FID (lower is better)") as (ax, finish):
         for i, guidance in enumerate(guidances):
             for j, solver in enumerate(solvers):
                 own = [row for row in result["rows"] if (row["guidance"], row["solver"]) == (guidance, solver)]
@@ -61,10 +35,9 @@ def plot(result: dict[str, Any]) -> str:
             ax.set_xticks(ticks)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_ylim(bottom=0)
         ax.margins(y=0.1)
+        ax.set_ylim(bottom=0)
         ax.set_xlabel(f"median time of a batch of {result['batch_size']} (ms); the numbers are steps")
-        ax.set_ylabel("FID (lower is better)")
         lines = [Line2D([], [], color=SERIES[i], label=guidance) for i, guidance in enumerate(guidances)]
         lines += [
             Line2D(
@@ -79,10 +52,7 @@ def plot(result: dict[str, Any]) -> str:
             )
             for j, solver in enumerate(solvers)
         ]
-        figure.legend(handles=lines, loc="outside upper left", ncols=3, frameon=False, fontsize=8.5)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-        return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+        return on_white(finish(lines))
 
 
 def _inside(limits: tuple[float, float], value: float) -> bool:

@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from dashdeploy.bench.plots import on_white
 from dashdeploy.compare import plots
 from dashdeploy.compare.summary import parse
 from dashdeploy.errors import UserError
@@ -33,7 +34,7 @@ def keep(run: Path, *, results: Path, docs: Path) -> list[Path]:
     if not name.startswith("ablation"):
         raise UserError(f"{path}: comparison {name!r}: render.py takes names that begin with ablation")
     written = {results / f"{name}.json": text}
-    written |= {docs / f"{name}-{kind}.svg": svg for kind, svg in plots.all_of(parse(content)).items()}
+    written |= {docs / f"{name}-{kind}.svg": on_white(svg) for kind, svg in plots.all_of(parse(content)).items()}
     for file, content in written.items():
         file.write_text(content, encoding="utf-8")
     return list(written)

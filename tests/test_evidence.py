@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from dashdeploy.bench.plots import on_white
 from dashdeploy.cli.app import main
 from dashdeploy.compare.summary import parse
 from dashdeploy.compare.tables import markdown
@@ -75,7 +76,7 @@ def test_a_comparison_is_kept_and_rendered_as_its_own_tables(compared: Path, tmp
     assert render.main([*options, "--check"]) == 0
     for kind in ("fid", "gap"):
         svg = (docs / f"ablation-small-{kind}.svg").read_text()
-        assert svg == (compared / f"{kind}.svg").read_text()
+        assert svg == on_white((compared / f"{kind}.svg").read_text())
         ElementTree.fromstring(svg)
 
 

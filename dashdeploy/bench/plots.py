@@ -273,6 +273,11 @@ def panel(name: str, title: str) -> Iterator[tuple[Axes, _Finish]]:
         yield ax, _Finish(figure, ax, name, title)
 
 
+def on_white(svg: str) -> str:
+    """A panel as a file of its own: on white, whatever the page that shows it has."""
+    return svg.replace("<svg", '<svg style="background: #ffffff"', 1)
+
+
 def _inline(svg: str, name: str, title: str) -> str:
     """Without prologue; ids made unique to this plot; colours as CSS variables with themselves as fallback."""
     svg = svg[svg.index("<svg") :]
