@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -248,8 +249,16 @@ def exclusive(work: Path) -> Iterator[None]:
 
 
 @contextmanager
-def in_turn(lock: Path) -> Iterator[None]:
-    """Wait until no other process holds this lock file, and hold it; it is free again once its holder has ended."""
+def in_turn(lock: Path, *, what: str) -> Iterator[None]:
+    """Wait until no other process holds this lock file, and hold it; it is free again once its holder has ended.
+
+    Args:
+        what: is being made under the lock; said on stderr if another process is at it.
+    """
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for {what}, which another process is making", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,24 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
         pass
     with run.exclusive(work):
         pass
+
+
+def test_who_waits_for_another_process_says_for_what(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lock = tmp_path / "lock"
+    order: list[str] = []
+
+    def second() -> None:
+        with run.in_turn(lock, what="the bank"):
+            order.append("second")
+
+    with run.in_turn(lock, what="the bank"):
+        other = threading.Thread(target=second)  # a file that is opened again is locked as by another process
+        other.start()
+        while "waiting for the bank" not in (said := capfd.readouterr().err):
+            assert other.is_alive()
+            time.sleep(0.01)
+        order.append("first")
+    other.join(timeout=30)
+    assert order == ["first", "second"] and "another process" in said
+    with run.in_turn(lock, what="the bank"):
+        assert capfd.readouterr().err == ""

@@ -30,7 +30,7 @@ def teacher_of(comparison: Comparison, variant: str, root: Path, *, more: Mappin
     key = run.digest({**values, "teach": run.training_settings(values["teach"])})
     folder = run.open_run(root / TEACHERS, key[:16])
     state = PartialState()
-    with run.in_turn(folder / "lock") if state.is_main_process else nullcontext():
+    with run.in_turn(folder / "lock", what="the teacher") if state.is_main_process else nullcontext():
         # The processes of one launch look for the teacher together, after the lock is theirs.
         state.wait_for_everyone()
         stage = teach(recipe, folder)

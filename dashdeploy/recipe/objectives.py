@@ -89,6 +89,12 @@ class FitNets(Model):
     hint: Annotated[float, Field(gt=0)] = 1.0
     anchor: Coefficient = 0.1
 
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> FitNets:
+        if self.imitation == self.anchor == 0:
+            raise ValueError("imitation and anchor are 0: hints alone ask nothing of the output")
+        return self
+
 
 class SharedMask(Model):
     """One label-drop mask for teacher and student: each sample imitates one branch, 90 to 10 at random."""

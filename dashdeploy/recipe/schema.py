@@ -14,7 +14,8 @@ from dashdeploy.recipe.objectives import Dash, Objective
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
 Precision = Literal["fp32", "bf16", "fp16"]
 LossWeightKind = Literal["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
-LEARNED_WEIGHTS: frozenset[str] = frozenset({"published", "tirt", "uncertainty", "loss_ema"})
+LEARNED_WEIGHTS = {"published": "tirt", "tirt": "tirt", "uncertainty": "uncertainty", "loss_ema": "loss_ema"}
+"""Kinds that learn a λ, and what this λ is called: kinds of one λ can take each other's."""
 
 
 class Data(Model):
@@ -307,6 +308,26 @@ class Recipe(Model):
     def _clips_images_alone(self) -> Recipe:
         if self.data.gives_latents and self.sampling.clip_sample:
             raise ValueError("set sampling.clip_sample to false: latents, unlike images, are not within [-1, 1]")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_the_lambda_that_it_transfers(self) -> Recipe:
+        if self.teacher.path is not None or self.teach is None:
+            return self  # a ready teacher's λ is read with it
+        taught, wanted = self.teach.timestep_weights, self.distill.timestep_weights
+        lam = LEARNED_WEIGHTS.get(wanted.kind)
+        if lam is None:
+            return self
+        problem = ""
+        if LEARNED_WEIGHTS.get(taught.kind) != lam:
+            problem = f"teach.timestep_weights.kind is {taught.kind!r}"
+        elif lam == "tirt" and taught.gamma != wanted.gamma:
+            problem = f"gamma is {wanted.gamma:g}, and {taught.gamma:g} in teach"
+        if problem:
+            raise ValueError(
+                f"distill.timestep_weights.kind {wanted.kind!r} takes its λ from the teacher, but {problem}; "
+                "say the same in both"
+            )
         return self
 
     @model_validator(mode="after")

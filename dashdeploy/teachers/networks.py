@@ -123,7 +123,7 @@ def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: P
     try:
         network = CLASSES[config.get("_class_name", UNET)].from_config(config)
         network.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError, KeyError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
         detail = " ".join(str(error).split())[:300]
         raise UserError(f"{role} {folder_of(folder)}: weights and config.json do not fit together: {detail}") from error
     return without_label_dropout(network).eval().requires_grad_(False)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dashdeploy import run, seeds
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
 from dashdeploy.training.batches import Batch, FreshDraws
+
+BANK_SHARE = 0.25
+"""A bank may take this share of the machine's memory."""
+MADE_AT_ONCE = 256
+"""Draws a forward of the teacher."""
 
 
 class TeacherBank:
@@ -32,6 +40,49 @@ class TeacherBank:
     def complete(self, batch: Batch) -> Batch:
         """Nothing to add."""
         return batch
+
+
+def banked(
+    source: FreshDraws,
+    num_draws: int,
+    *,
+    batch_size: int,
+    seed: int,
+    path: Path,
+    key: str,
+    accelerator: Accelerator,
+) -> TeacherBank:
+    """A bank of `num_draws` of the source's draws: computed by the main process, kept at `path`, read by all.
+
+    Args:
+        batch_size: draws a training step.
+        seed: the order of the draws; the bank's own draws are those of no training step.
+        key: what the bank is made from; a file with another is replaced.
+
+    Raises:
+        UserError: it would take more than BANK_SHARE of the machine's memory.
+    """
+    size = bank_bytes(num_draws, source, accelerator.device)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > BANK_SHARE * memory:
+        raise UserError(
+            f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
+            f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
+        )
+    if accelerator.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with run.in_turn(
+            path.with_suffix(".lock"), what="the teacher bank"
+        ):  # another shard of a comparison may be making the same bank
+            if load_bank(path, key=key) is None:
+                own = source.others(batch_size=min(num_draws, MADE_AT_ONCE), seed=seeds.derive(seed, "bank"))
+                with bank_progress(num_draws) as advance:
+                    made = build_bank(own, num_draws=num_draws, device=accelerator.device, on_draws=advance)
+                save_bank(made, path, key=key)
+    accelerator.wait_for_everyone()
+    bank = load_bank(path, key=key)
+    assert bank is not None
+    return TeacherBank(bank, batch_size=batch_size, seed=seed)
 
 
 def build_bank(

@@ -102,6 +102,19 @@ class FreshDraws:
         self.stream = ImageStream(data, batch_size=batch_size, seed=seed)
         self.schedule, self.seed, self.teacher, self.features = schedule, seed, teacher, features
 
+    def others(self, *, batch_size: int, seed: int) -> FreshDraws:
+        """Draws of the same kind by another seed."""
+        return FreshDraws(
+            self.stream.data,
+            self.schedule,
+            batch_size=batch_size,
+            seed=seed,
+            teacher=self.teacher,
+            features=self.features,
+            precision=self.precision,
+            timesteps=tuple(self.timesteps.tolist()),
+        )
+
     def draw(self, step: int) -> Batch:
         """Images, then uniform t and normal eps from the step's own generator."""
         pixels, labels = self.stream.batch(step)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator, PartialState
 from rich.console import Console
 from rich.progress import track
@@ -26,17 +24,14 @@ from dashdeploy.recipe.objectives import hint_of
 from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentPlan, design
 from dashdeploy.teachers import choose, networks, unet2d
-from dashdeploy.training import bank as bank_file
 from dashdeploy.training import objectives
-from dashdeploy.training.bank import TeacherBank
+from dashdeploy.training.bank import banked
 from dashdeploy.training.batches import Batch, FreshDraws, Source
 from dashdeploy.training.hints import Hints, middle_features
 from dashdeploy.training.stage import train_stage
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights, transfer
 
-BANK_SHARE = 0.25
-"""A teacher bank may take this share of the machine's memory."""
 IMPORTANCE_BATCH = 64
 """Images a forward and backward of the teacher, where the importance of its channels is measured."""
 
@@ -81,13 +76,21 @@ def distill(
     }
 
     def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, Source]:
-        source: Source = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
+        live = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
+        source: Source = live
         if config.objective.kind in objectives.NEEDS_TEACHER and config.teacher_bank:
             kept = {name: inputs[name] for name in ("data", "holdout", "teacher", "seed")}
             kept |= {"features": True} if hint_of(config.objective) else {}
             bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank, **other_draws(recipe))
-            path = (banks or work) / (f"{bank_key[:16]}.safetensors" if banks else "teacher_bank.safetensors")
-            source = _bank(source, config, accelerator=accelerator, path=path, key=bank_key, seed=recipe.seed)
+            source = banked(
+                live,
+                config.teacher_bank,
+                batch_size=config.batch_size,
+                seed=recipe.seed,
+                path=(banks or work) / (f"{bank_key[:16]}.safetensors" if banks else "teacher_bank.safetensors"),
+                key=bank_key,
+                accelerator=accelerator,
+            )
         return student_step(recipe, student, teacher.denoiser, weights, data), source
 
     def write(module: TrainStep, draft: run.Draft) -> None:
@@ -211,42 +214,3 @@ def _importance_draws(
     shown = PartialState().is_main_process
     for start in track(starts, "importance", console=Console(stderr=True), transient=True, disable=not shown):
         yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))
-
-
-def _bank(
-    source: Source, config: schema.Distill, *, accelerator: Accelerator, path: Path, key: str, seed: int
-) -> TeacherBank:
-    """The recipe's teacher bank: computed by the main process, kept at `path`, read by all."""
-    assert isinstance(source, FreshDraws)
-    size = bank_file.bank_bytes(config.teacher_bank, source, accelerator.device)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > BANK_SHARE * memory:
-        raise UserError(
-            f"distill.teacher_bank {config.teacher_bank}: it would take {size / 2**30:.1f} GiB, more than "
-            f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
-        )
-    if accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with run.in_turn(path.with_suffix(".lock")):  # another shard of a comparison may be making the same bank
-            if bank_file.load_bank(path, key=key) is None:
-                bank_file.save_bank(_made_bank(source, config, accelerator.device, seed=seed), path, key=key)
-    accelerator.wait_for_everyone()
-    bank = bank_file.load_bank(path, key=key)
-    assert bank is not None
-    return TeacherBank(bank, batch_size=config.batch_size, seed=seed)
-
-
-def _made_bank(source: FreshDraws, config: schema.Distill, device: torch.device, *, seed: int) -> Batch:
-    """The bank's draws, which are not those of any training step."""
-    fresh = FreshDraws(
-        source.stream.data,
-        source.schedule,
-        batch_size=min(config.teacher_bank, 256),
-        seed=seeds.derive(seed, "bank"),
-        teacher=source.teacher,
-        features=source.features,
-        precision=source.precision,
-        timesteps=tuple(source.timesteps.tolist()),
-    )
-    with bank_file.bank_progress(config.teacher_bank) as advance:
-        return bank_file.build_bank(fresh, num_draws=config.teacher_bank, device=device, on_draws=advance)

@@ -162,12 +162,11 @@ def transfer(config: Config, schedule: NoiseSchedule, teacher: Path) -> Timestep
             found, lam = file.metadata() or {}, file.get_tensor("lambda")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}). Train the teacher again.") from error
-    same_lambda = {"tirt": "tirt", "published": "tirt"}
-    kinds = [same_lambda.get(kind or "", kind) for kind in (found.get("kind"), config.kind)]
+    lam_kind = LEARNED_WEIGHTS[config.kind]
     problems = []
-    if kinds[0] != kinds[1]:
+    if LEARNED_WEIGHTS.get(found.get("kind", "")) != lam_kind:
         problems.append(f"kind is {found.get('kind')!r} there and {config.kind!r} here")
-    if kinds[1] == "tirt" and float(found.get("gamma", "nan")) != config.gamma:
+    if lam_kind == "tirt" and float(found.get("gamma", "nan")) != config.gamma:
         problems.append(f"gamma is {found.get('gamma')} there and {config.gamma} here")
     if len(lam) != schedule.num_train_timesteps:
         problems.append(f"λ has {len(lam)} timesteps and the noise schedule {schedule.num_train_timesteps}")

@@ -183,6 +183,10 @@ def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> 
             "distill: {objective: {kind: cond_only, imitation: 0, anchor: 0}}",
             "distill.objective: all coefficients are 0: there is nothing to learn",
         ),
+        (
+            "distill: {objective: {kind: fitnets, imitation: 0, anchor: 0}}",
+            "distill.objective: imitation and anchor are 0: hints alone ask nothing of the output",
+        ),
         ("distill: {steps: 20, warmup_steps: 21}", "distill: warmup_steps 21 exceeds steps 20; set it lower too"),
         (
             "noise_schedule: {num_train_timesteps: 40}\nsampling: {num_inference_steps: 41}",
@@ -193,6 +197,27 @@ def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> 
 def test_a_value_that_makes_no_sense_is_one_problem_on_its_own_path(more: str, expected: str) -> None:
     (found,) = problems(more)
     assert found.split(": ", 1)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("taught", "wanted", "problem"),
+    [
+        ("{kind: uniform}", "{kind: tirt}", "teach.timestep_weights.kind is 'uniform'"),
+        ("{kind: uncertainty}", "{kind: loss_ema}", "teach.timestep_weights.kind is 'uncertainty'"),
+        ("{kind: published}", "{kind: tirt, gamma: 4}", "gamma is 4, and 5 in teach"),
+    ],
+)
+def test_a_lambda_that_the_teacher_will_not_learn_is_told_before_it_is_trained(
+    taught: str, wanted: str, problem: str
+) -> None:
+    own = "name: x\nstudent: {compression: 4}\n"
+    stages = f"teach: {{timestep_weights: {taught}}}\ndistill: {{timestep_weights: {wanted}}}\n"
+    (found,) = problems(text=own + stages)
+    assert "takes its λ from the teacher, but " + problem in found
+    ready = load_text(f"{own}teacher: {{path: there}}\n{stages}", name="x.yaml")
+    assert ready.distill.timestep_weights.kind in wanted, "a ready teacher's λ is read with it"
+    same = load_text(own + stages.replace(taught, wanted), name="x.yaml")
+    assert same.teach is not None and same.teach.timestep_weights == same.distill.timestep_weights
 
 
 def test_whole_numbers_may_have_an_exponent() -> None:
