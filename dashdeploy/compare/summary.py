@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,8 @@ from dashdeploy.recipe.comparison import Comparison
 from dashdeploy.training.timestep_weights import starved
 
 Record = Mapping[str, Any]
+SPREADS = ("fid", "kid", "fid_to_teacher", "accuracy", "gap", "gap_by_t")
+"""Of a row, what is a spread by name."""
 GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
 
 
@@ -45,7 +48,7 @@ class Spread:
 class Row:
     """One variant, or a teacher. gap and gap_by_t are against the variant's own teacher.
 
-    fid, kid and accuracy (a share) are by guidance as tables name it.
+    fid, kid, fid_to_teacher (to the images of its teacher) and accuracy (a share) are by guidance as tables name it.
 
     Attributes:
         teacher: the row that holds the variant's teacher; None: this is a teacher.
@@ -57,6 +60,7 @@ class Row:
     label: str
     fid: dict[str, Spread]
     kid: dict[str, Spread]
+    fid_to_teacher: dict[str, Spread]
     accuracy: dict[str, Spread]
     gap: dict[str, Spread]
     gap_by_t: dict[str, Spread]  # relative error by range of t, as in 0–99
@@ -69,10 +73,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """rows: each teacher, then every variant; shares: term -> guidance -> share of the gain that is lost without it."""
+    """What a comparison found.
+
+    Attributes:
+        rows: each teacher, then every variant.
+        shares: term -> guidance -> share of the gain that is lost without it.
+        closed: variant -> guidance -> share of the FID distance to the teacher that it closes.
+    """
 
     rows: list[Row]
     shares: dict[str, dict[str, Spread]]
+    closed: dict[str, dict[str, Spread]]
     seeds: tuple[int, ...]
     features: str
 
@@ -105,7 +116,8 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
         place = list(users).index(found[0].teacher)
         students.append(_row(name, variant.label, found, teacher=teachers[place].name))
     shares = _shares(comparison, records) if comparison.shares else {}
-    return Summary([*teachers, *students], shares, comparison.seeds, first["quality"]["features"]["name"])
+    closed = _closed(comparison, records) if comparison.closes else {}
+    return Summary([*teachers, *students], shares, closed, comparison.seeds, first["quality"]["features"]["name"])
 
 
 def parse(content: Mapping[str, Any]) -> Summary:
@@ -115,13 +127,13 @@ def parse(content: Mapping[str, Any]) -> Summary:
         return {name: Spread(**value) for name, value in found.items()}
 
     def row(found: Mapping[str, Any]) -> Row:
-        measured = {name: spreads(found[name]) for name in ("fid", "kid", "accuracy", "gap", "gap_by_t")}
+        measured = {name: spreads(found[name]) for name in SPREADS}
         lists = {name: tuple(found[name]) for name in ("weight_by_decile", "starved")}
         return Row(**{**found, **measured, **lists})
 
     rows = [row(found) for found in content["rows"]]
-    shares = {term: spreads(found) for term, found in content["shares"].items()}
-    return Summary(rows, shares, tuple(content["seeds"]), content["features"])
+    shares, closed = ({name: spreads(found) for name, found in content[key].items()} for key in ("shares", "closed"))
+    return Summary(rows, shares, closed, tuple(content["seeds"]), content["features"])
 
 
 def fids(record: Record, model: str = "student") -> dict[str, float]:
@@ -134,14 +146,14 @@ def _quality(record: Record, model: str) -> dict[str, Any]:
 
 
 def _measured(records: list[Record], model: str) -> dict[str, dict[str, Spread]]:
-    """FID, KID and, where a classifier gives the features, accuracy: by guidance, over the records that have it."""
-    found: dict[str, dict[str, list[float]]] = {"fid": {}, "kid": {}, "accuracy": {}}
+    """Distances and, where a classifier gives the features, accuracy: by guidance, over the records that have it."""
+    found: dict[str, dict[str, list[float]]] = {"fid": {}, "kid": {}, "fid_to_teacher": {}, "accuracy": {}}
     for record in records:
         for scale, row in _quality(record, model).items():
-            values = {"fid": row["fid"]["value"], "kid": row["kid"]["value"], "accuracy": row["accuracy"]}
-            for name, value in values.items():
+            for name, values in found.items():
+                value = row[name]["value"] if isinstance(row[name], Mapping) else row[name]
                 if value is not None:
-                    found[name].setdefault(scale, []).append(value)
+                    values.setdefault(scale, []).append(value)
     return {name: {scale: Spread.of(values) for scale, values in of.items()} for name, of in found.items()}
 
 
@@ -192,9 +204,34 @@ def _shares(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -
         values: dict[str, list[float]] = {}
         for seed in comparison.seeds:
             full, base, less = (fids(records[name, seed]) for name in (asked.full, asked.baseline, without))
-            for scale in full.keys() & base.keys() & less.keys():
+            for scale in (s for s in full if s in base and s in less):
                 gain = base[scale] - full[scale]
                 values.setdefault(scale, []).append((less[scale] - full[scale]) / gain if gain > 0 else float("nan"))
-        order = [scale for scale in fids(records[asked.full, comparison.seeds[0]]) if scale in values]
-        found[term] = {s: Spread.of(values[s]) for s in order if all(v == v for v in values[s])}
+        found[term] = _known(values)
     return found
+
+
+def _closed(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -> dict[str, dict[str, Spread]]:
+    """(FID of the named variant − FID) / (FID of the named variant − FID of its teacher), seed by seed.
+
+    Guidances where the named variant is as good as its teacher at some seed are left out: there is nothing to close.
+    """
+    leaves = comparison.closes
+    assert leaves is not None
+    found: dict[str, dict[str, Spread]] = {}
+    for variant in (name for name in comparison.variants if name != leaves):
+        values: dict[str, list[float]] = {}
+        for seed in comparison.seeds:
+            left, own = fids(records[leaves, seed]), fids(records[variant, seed])
+            teacher = fids(records[leaves, seed], "teacher")
+            for scale in (s for s in left if s in own and s in teacher):
+                distance = left[scale] - teacher[scale]
+                share = (left[scale] - own[scale]) / distance if distance > 0 else float("nan")
+                values.setdefault(scale, []).append(share)
+        found[variant] = _known(values)
+    return found
+
+
+def _known(values: Mapping[str, list[float]]) -> dict[str, Spread]:
+    """Spreads over the seeds where none of them is NaN."""
+    return {scale: Spread.of(found) for scale, found in values.items() if not any(map(math.isnan, found))}

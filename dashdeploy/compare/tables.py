@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dashdeploy.bench.cells import MISSING, percent, significant
 from dashdeploy.bench.table import Table, to_markdown
 from dashdeploy.compare.summary import Row, Spread, Summary
@@ -31,10 +33,24 @@ def other_quality(summary: Summary) -> Table:
     headings = ["", *(f"KID, {scale}" for scale in scales), *(f"Accuracy, {scale} (%)" for scale in scales)]
     rows = []
     for row in summary.rows:
-        shares = (row.accuracy.get(s) for s in scales)
-        shown = [p and Spread(100 * p.mean, 100 * p.low, 100 * p.high) for p in shares]
-        rows.append((row.label, *(cell(row.kid.get(s)) for s in scales), *map(cell, shown)))
+        accuracies = [cell(_percent(row.accuracy.get(s))) for s in scales]
+        rows.append((row.label, *(cell(row.kid.get(s)) for s in scales), *accuracies))
     return _table("KID, and the share of images that the classifier takes for what they are", headings, rows)
+
+
+def to_teacher(summary: Summary) -> Table:
+    """A row for each variant: FID to its teacher's images by guidance."""
+    scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid_to_teacher))
+    rows = [(row.label, *(cell(row.fid_to_teacher.get(s)) for s in scales)) for row in summary.students]
+    return _table("FID to the teacher's own images of the same guidance", ["", *scales], rows)
+
+
+def closed(summary: Summary) -> Table:
+    """A row for each other variant: how much of the FID distance to the teacher it closes, in percent."""
+    labels = {row.name: row.label for row in summary.rows}
+    (left,) = {row.name for row in summary.students} - summary.closed.keys()
+    found = {labels[name]: shares for name, shares in summary.closed.items()}
+    return _shares_by_scale(f"Closed of the FID distance that {labels[left]} leaves to its teacher (%)", found)
 
 
 def weights(summary: Summary) -> Table:
@@ -50,17 +66,25 @@ def weights(summary: Summary) -> Table:
 
 def shares(summary: Summary) -> Table:
     """Share of the gain that is lost without each term, in percent."""
-    scales = list(dict.fromkeys(scale for found in summary.shares.values() for scale in found))
-    rows = []
-    for term, found in summary.shares.items():
-        percent = (found.get(s) for s in scales)
-        rows.append((term, *(cell(p and Spread(100 * p.mean, 100 * p.low, 100 * p.high)) for p in percent)))
-    return _table("Lost without the term (% of the gain)", ["", *scales], rows)
+    return _shares_by_scale("Lost without the term (% of the gain)", summary.shares)
+
+
+def _shares_by_scale(title: str, found: Mapping[str, Mapping[str, Spread]]) -> Table:
+    scales = list(dict.fromkeys(scale for shares in found.values() for scale in shares))
+    rows = [(name, *(cell(_percent(shares.get(s))) for s in scales)) for name, shares in found.items()]
+    return _table(title, ["", *scales], rows)
+
+
+def _percent(share: Spread | None) -> Spread | None:
+    return share and Spread(100 * share.mean, 100 * share.low, 100 * share.high)
 
 
 def all_of(summary: Summary) -> list[Table]:
     """Every table that the summary has figures for; timestep weights unless all are uniform."""
-    found = [quality(summary), other_quality(summary), *([shares(summary)] if summary.shares else [])]
+    found = [quality(summary), other_quality(summary)]
+    found += [to_teacher(summary)] if any(row.fid_to_teacher for row in summary.students) else []
+    found += [shares(summary)] if summary.shares else []
+    found += [closed(summary)] if summary.closed else []
     uneven = any(abs(mass - 0.1) > UNIFORM_WITHIN for row in summary.rows for mass in row.weight_by_decile)
     return [*found, *([weights(summary)] if uneven else [])]
 

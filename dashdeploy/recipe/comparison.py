@@ -47,6 +47,9 @@ class Comparison(Model):
     set: Changes = Field({}, description="changes of the recipe for every variant")
     variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(min_length=1)
     shares: Shares | None = None
+    closes: Text | None = Field(
+        None, description="a variant: how much of the FID distance that it leaves to its teacher each other one closes"
+    )
 
     @model_validator(mode="after")
     def _names_variants(self) -> Comparison:
@@ -54,6 +57,8 @@ class Comparison(Model):
             for name in (self.shares.full, self.shares.baseline, *self.shares.without.values()):
                 if name not in self.variants:
                     raise ValueError(f"shares: {unknown('variant', name, self.variants)}")
+        if self.closes is not None and self.closes not in self.variants:
+            raise ValueError(f"closes: {unknown('variant', self.closes, self.variants)}")
         return self
 
 

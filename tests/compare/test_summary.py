@@ -23,6 +23,7 @@ COMPARISON = Comparison.model_validate(
         "seeds": [0, 1],
         "variants": {name: {"label": name.upper()} for name in FIDS},
         "shares": {"full": "dash", "baseline": "scratch", "without": {"unconditional": "less"}},
+        "closes": "less",
     }
 )
 
@@ -35,6 +36,7 @@ def record(fids: tuple[float, float], gap: float) -> dict[str, Any]:
             "guidance": f"w={w}",
             "fid": {"value": value},
             "kid": {"value": value / 100},
+            "fid_to_teacher": {"value": value / 10} if model == "student" else None,
             "accuracy": 1 / (1 + value) if w == 1 else None,
         }
         for model, values in (("teacher", (1.0, 2.0)), ("student", fids))
@@ -79,6 +81,36 @@ def test_rows_are_means_with_their_range(summary) -> None:
 def test_a_share_is_what_is_lost_of_the_gain_seed_by_seed(summary) -> None:
     # w = 1: (6 − 2)/(10 − 2) and (6 − 4)/(12 − 4). At w = 2 seed 1 gains nothing, so there is no share.
     assert summary.shares == {"unconditional": {"w=1": Spread(0.375, 0.25, 0.5)}}
+
+
+def test_what_a_variant_closes_is_counted_from_the_named_one_to_the_teacher_seed_by_seed(summary) -> None:
+    # less leaves 6 − 1 at w = 1; dash closes 6 − 2 and 6 − 4 of it. At w = 2: (12 − 4)/(12 − 2) and (25 − 30)/(25 − 2).
+    assert summary.closed["dash"] == {
+        "w=1": Spread(pytest.approx(0.6), 0.4, 0.8),
+        "w=2": Spread(pytest.approx((0.8 - 5 / 23) / 2), pytest.approx(-5 / 23), pytest.approx(0.8)),
+    }
+    assert summary.closed["scratch"]["w=1"].mean == pytest.approx(-1.0), "it leaves more, not less"
+    assert tables.closed(summary).title == "Closed of the FID distance that LESS leaves to its teacher (%)"
+    assert tables.closed(summary).rows[1][0] == "DASH" and tables.closed(summary).rows[1][1] == "60.0 [40.0, 80.0]"
+
+
+def test_nothing_is_closed_where_the_teacher_is_no_better() -> None:
+    asked = COMPARISON.model_copy(update={"closes": "dash"})
+    runs = {
+        (v, s): Run(record((f[0], 2.0) if v == "dash" else f, 0.1), "a", EVEN, EVEN)
+        for v, found in FIDS.items()
+        for s, f in found.items()
+    }
+    assert {name: list(found) for name, found in summarise(asked, runs).closed.items()} == {
+        "scratch": ["w=1"],
+        "less": ["w=1"],
+    }
+
+
+def test_fid_to_the_teachers_images_is_a_table_of_students(summary) -> None:
+    table = tables.to_teacher(summary)
+    assert [row[0] for row in table.rows] == ["SCRATCH", "DASH", "LESS"]
+    assert table.rows[1][1] == "0.300 [0.200, 0.400]" and table.headings == ("", "w=1", "w=2")
 
 
 def test_tables_and_plots_show_every_variant(summary) -> None:
