@@ -150,6 +150,7 @@ def test_a_shard_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], sma
         (("kind: scratch", "kind: scratchh"), "variant scratch: .*did you mean 'scratch'"),
         (("unconditional: 0", "unconditionall: 0"), "variant no-un: .*unconditionall: unknown key"),
         (("full: dash", "full: dashh"), "shares: unknown variant 'dashh'. Did you mean 'dash'"),
+        (("shares:", "closes: dsh\nshares:"), "closes: unknown variant 'dsh'. Did you mean 'dash'"),
         (("seeds: [1]", "seeds: [1, 1]"), "seeds: value 1 .* repeats value 0"),
         (("variants:", "variantss:"), "not a comparison"),
         (("name: small", "name: Small Thing"), "name: must match"),
