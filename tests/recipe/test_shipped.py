@@ -6,7 +6,7 @@ import pytest
 
 from dashdeploy import locate
 from dashdeploy.data import DATASETS
-from dashdeploy.recipe.comparison import is_comparison, load_comparison
+from dashdeploy.recipe.comparison import is_comparison, load_comparison, recipe_of
 from dashdeploy.recipe.load import load_recipe, load_text, resolved_yaml
 from dashdeploy.recipe.schema import Dash, Data, Recipe, Tag, TimestepWeights
 from dashdeploy.students.architecture import StudentPlan, design
@@ -91,11 +91,15 @@ def test_the_baselines_differ_from_digits_in_their_objective_alone(suffix: str, 
     assert theirs.distill.model_copy(update=same) == ours.distill
 
 
-def test_the_pruned_recipe_differs_from_digits_in_its_start_alone() -> None:
-    ours, theirs = load_recipe("digits"), load_recipe("digits-pruned")
-    assert (ours.student.init.kind, theirs.student.init.kind) == ("random", "pruned")
-    assert theirs.model_copy(update={"name": ours.name, "student": ours.student}) == ours
+def test_offshoot_is_digits_with_what_its_comparison_found() -> None:
+    ours, theirs = load_recipe("digits"), load_recipe("digits-offshoot")
+    assert theirs.model_copy(update={k: getattr(ours, k) for k in ("name", "student", "distill")}) == ours
     assert theirs.student.model_copy(update={"init": ours.student.init}) == ours.student
+    added = ("objective", "ema_decay", "timestep_weights")
+    assert theirs.distill.model_copy(update={k: getattr(ours.distill, k) for k in added}) == ours.distill
+    compared = recipe_of(load_comparison("ablation-improvements"), "offshoot", 0)
+    assert theirs.student == compared.student
+    assert [getattr(theirs.distill, k) for k in added] == [getattr(compared.distill, k) for k in added]
 
 
 def test_the_full_recipe_has_the_same_teacher_and_is_trained_longer() -> None:
