@@ -42,6 +42,10 @@ MARKERS = "osD^vP"
 INK, GRID = "#1f2328", "#c9ced6"
 LEGEND_CHARACTERS = 52
 """Two labels of up to so many together stand side by side."""
+LEGEND_LINE = 13
+"""Height of a line of the legend, in points."""
+LEGEND_LINES = 3
+"""A panel grows by what its legend has more than these lines."""
 COINCIDES = 0.005
 """Series that nowhere differ by more than this share are said to coincide."""
 WIDE_RANGE = 15.0
@@ -243,7 +247,10 @@ class _Finish:
         shown = list(handles if handles is not None else self.ax.get_legend_handles_labels()[0])
         longest = sorted((len(str(handle.get_label())) for handle in shown), reverse=True)
         columns = 2 if sum(longest[:2]) <= LEGEND_CHARACTERS else 1
-        self.ax.set_title(self.title, loc="left", fontsize=10.5, pad=9 + 13 * math.ceil(len(shown) / columns))
+        lines = math.ceil(len(shown) / columns)
+        self.ax.set_title(self.title, loc="left", fontsize=10.5, pad=9 + LEGEND_LINE * lines)
+        more = max(0, lines - LEGEND_LINES)
+        self.figure.set_figheight(self.figure.get_figheight() + more * LEGEND_LINE / 72)
         if shown:
             legend = self.ax.legend(
                 handles=shown,
@@ -251,7 +258,7 @@ class _Finish:
                 bbox_to_anchor=(-0.01, 1.0),
                 ncols=columns,
                 borderaxespad=0.2,
-                handlelength=1.8,
+                handlelength=2.6,
                 columnspacing=1.4,
                 labelspacing=0.25,
             )
