@@ -39,11 +39,13 @@ def compare(
     found = load_comparison(comparison)
     part = parse_shard(shard)
     from dashdeploy.compare.compare import compare as carry_out
-    from dashdeploy.compare.compare import jobs
+    from dashdeploy.compare.compare import jobs, plans
 
+    base = locate.find("recipes", found.recipe).parent
     if dry_run:
+        students = plans(found, run_dir / found.name, base=base)
         for variant, seed in jobs(found):
-            print(f"{variant}  seed {seed}")
+            print(f"{variant}  seed {seed}{students[variant]}")
         return
     import json
 
@@ -53,7 +55,6 @@ def compare(
     from dashdeploy.cli.job import warn
     from dashdeploy.compare.tables import all_of
 
-    base = locate.find("recipes", found.recipe).parent
     summary = carry_out(found, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
     if summary is None:
         return

@@ -17,8 +17,11 @@ from dashdeploy.bench.machine import machine
 from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
 from dashdeploy.compare.teachers import teacher_of
+from dashdeploy.errors import UserError
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
+from dashdeploy.teachers import choose
+from dashdeploy.training.distill import plan_student
 
 BANKS = ".banks"
 WEIGHTS = "timestep_weight_by_decile"
@@ -34,6 +37,22 @@ QUICK: dict[str, Any] = {
 def jobs(comparison: Comparison) -> list[tuple[str, int]]:
     """Every (variant, seed), all variants of a seed together: what is stopped early is still fair."""
     return [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
+
+
+def plans(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
+    """What is known of each variant's student before anything runs; nothing is written.
+
+    Raises:
+        UserError: a variant's teacher is not there, or its student cannot be made.
+    """
+    found = {}
+    for variant in comparison.variants:
+        recipe = recipe_of(comparison, variant, comparison.seeds[0])
+        try:
+            found[variant] = plan_student(recipe, choose.find(recipe, root / variant, base=base))
+        except UserError as error:
+            raise UserError(f"variant {variant}: {error}") from None
+    return found
 
 
 def compare(
@@ -56,7 +75,11 @@ def compare(
 
     Returns:
         the summary; None: other shards have not finished.
+
+    Raises:
+        UserError: as by `plans`, before anything is made.
     """
+    plans(comparison, run_dir / comparison.name, base=base)
     root = run.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:

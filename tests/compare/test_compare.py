@@ -133,7 +133,23 @@ def test_a_dry_run_prints_the_order_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path
 ) -> None:
     code, out, _ = call(capsys, small, "--run-dir", tmp_path / "runs", "--dry-run")
-    assert (code, out) == (0, "scratch  seed 1\ndash  seed 1\nno-un  seed 1\n")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["scratch  seed 1", "dash  seed 1", "no-un  seed 1"]
+    assert all("→ 11,797 parameters" in line for line in lines)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_student_that_cannot_be_made_is_refused_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, more: list[str]
+) -> None:
+    other = "student: {architecture: {block_out_channels: [8, 8], norm_num_groups: 2}, init: {kind: pruned}}"
+    changed = f"label: DASH, set: {{{other}}}}}"
+    small.write_text(small.read_text().replace("label: DASH}", changed))
+    code, _, err = call(capsys, small, "--run-dir", tmp_path / "runs", *more)
+    assert code == 2
+    assert err.startswith("error: variant dash: student.init pruned: the student cannot be cut out of its teacher")
     assert not (tmp_path / "runs").exists()
 
 
