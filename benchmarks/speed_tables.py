@@ -205,7 +205,8 @@ def comparison(result: Result) -> str:
     """A comparison's compare.json: every variant, and the share of each term."""
     found = result["comparison"]
     seeds = ", ".join(map(str, found["seeds"]))
-    intro = f"Recipe `{found['recipe']}`, seeds {seeds}; measured on {where(result)}."
+    several = "seeds" if len(found["seeds"]) > 1 else "seed"
+    intro = f"Recipe `{found['recipe']}`, {several} {seeds}; measured on {where(result)}."
     return f"{intro} {compare_tables.markdown(summary.parse(result))}"
 
 

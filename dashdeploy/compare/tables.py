@@ -23,7 +23,7 @@ def quality(summary: Summary) -> Table:
         gaps = [row.gap.get(name) for name in GAP_HEADINGS]
         own = [labels.get(row.teacher or "", MISSING)] if several else []
         rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *own))
-    title = f"Mean [smallest, largest] of {len(summary.seeds)} seeds"
+    title = f"Mean [smallest, largest] of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "One seed"
     return _table(f"{title}; the gap is against each student's own teacher" if several else title, headings, rows)
 
 
