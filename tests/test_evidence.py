@@ -72,7 +72,7 @@ def test_a_comparison_is_kept_and_rendered_as_its_own_tables(compared: Path, tmp
     assert render.main(options) == 0
     text = page.read_text()
     assert (compared / "compare.md").read_text() in text
-    assert "seeds 0; measured on" in text and "| DASH |" in text
+    assert "seed 0; measured on" in text and "| DASH |" in text
     assert render.main([*options, "--check"]) == 0
     for kind in ("fid", "gap"):
         svg = (docs / f"ablation-small-{kind}.svg").read_text()

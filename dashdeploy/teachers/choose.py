@@ -45,7 +45,8 @@ def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
             f"teacher.path {recipe.teacher.path!r}: a teacher is a folder in diffusers format. A checkpoint of the "
             "paper's code becomes one by `dashdeploy adopt CHECKPOINT FOLDER`."
         )
-    roots = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
+    folders = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
+    roots = list(dict.fromkeys(folders))
     for root in roots:
         if (root / path).is_dir():
             return root / path
