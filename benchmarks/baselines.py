@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dashdeploy import run
-from dashdeploy.bench import baselines
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure import baselines
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.locate import data_root, find
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.load import load_recipe

@@ -24,7 +24,7 @@ import torch
 
 import dashdeploy.runtime
 from dashdeploy import run
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import initial_noise, plan
 from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Sampling

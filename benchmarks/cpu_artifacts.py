@@ -26,20 +26,15 @@ import numpy as np
 import torch
 
 from dashdeploy import run
-from dashdeploy.bench.latency import interleave, median_interval
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure.latency import interleave, median_interval
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import Denoiser, Interface, TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan, ddim, plan
 from dashdeploy.errors import UserError
-from dashdeploy.export import (
-    describe,
-    graphs,
-    onnx_graph,
-    quantize,
-    quantize_nncf,
-    sampler_graph,
-    trajectories,
-)
+from dashdeploy.export import describe
+from dashdeploy.export.checks import trajectories
+from dashdeploy.export.graph import graphs, onnx_graph, sampler_graph
+from dashdeploy.export.int8 import quantize, quantize_nncf
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.graphs_model import SMALL_MACS, Graphs, GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession

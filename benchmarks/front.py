@@ -24,9 +24,9 @@ from cpu_artifacts import median_ms
 from front_plot import plot
 
 from dashdeploy import run
-from dashdeploy.bench import quality
-from dashdeploy.bench.latency import interleave
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure import quality
+from dashdeploy.bench.measure.latency import interleave
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, initial_noise, plan

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dashdeploy.bench.plots import INK, MARKERS, SERIES, on_white, panel
-from dashdeploy.bench.record import SOLVERS
+from dashdeploy.bench.record.record import SOLVERS
+from dashdeploy.bench.report.plots import INK, MARKERS, SERIES, on_white, panel
 
 
 def plot(result: dict[str, Any]) -> str:

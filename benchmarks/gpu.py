@@ -25,13 +25,16 @@ import torch
 from cpu_artifacts import median_ms
 
 from dashdeploy import run
-from dashdeploy.bench.latency import interleave
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure.latency import interleave
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan, plan
 from dashdeploy.errors import UserError
-from dashdeploy.export import engine_build, graphs, onnx_graph, quantize, rewrite, trajectories
+from dashdeploy.export.checks import trajectories
 from dashdeploy.export.describe import graph_entry
+from dashdeploy.export.engine import build as engine_build
+from dashdeploy.export.graph import graphs, onnx_graph, rewrite
+from dashdeploy.export.int8 import quantize
 from dashdeploy.metrics.gap import relative_error
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.onnx_session import OnnxSession

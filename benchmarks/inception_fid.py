@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
 
 from dashdeploy import run
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.metrics import frechet
 from dashdeploy.metrics.features import InceptionFeatures
 from dashdeploy.metrics.inception import Inception

@@ -24,12 +24,14 @@ import torch
 from cpu_artifacts import median_ms
 
 from dashdeploy import run
-from dashdeploy.bench.latency import interleave
-from dashdeploy.bench.machine import machine
-from dashdeploy.bench.quality import balanced_labels, reference
+from dashdeploy.bench.measure.latency import interleave
+from dashdeploy.bench.measure.machine import machine
+from dashdeploy.bench.measure.quality import balanced_labels, reference
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import generate, plan
-from dashdeploy.export import gate, graphs, onnx_graph, quantize, sampler_graph, trajectories
+from dashdeploy.export.checks import gate, trajectories
+from dashdeploy.export.graph import graphs, onnx_graph, sampler_graph
+from dashdeploy.export.int8 import quantize
 from dashdeploy.metrics import frechet
 from dashdeploy.metrics.features import open_extractor
 from dashdeploy.recipe.schema import Recipe

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from dashdeploy.bench.plots import on_white
+from dashdeploy.bench.report.plots import on_white
 from dashdeploy.compare import plots
 from dashdeploy.compare.summary import parse
 from dashdeploy.errors import UserError

@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.export import graphs, onnx_graph, rewrite
+from dashdeploy.export.graph import graphs, onnx_graph, rewrite
 from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.onnxruntime_model import HostSession

@@ -20,11 +20,11 @@ import onnx
 import torch
 
 from dashdeploy import run
-from dashdeploy.bench.latency import interleave
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure.latency import interleave
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import plan
-from dashdeploy.export import onnx_graph, sampler_graph
-from dashdeploy.export.graphs import GRAPHS
+from dashdeploy.export.graph import onnx_graph, sampler_graph
+from dashdeploy.export.graph.graphs import GRAPHS
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession

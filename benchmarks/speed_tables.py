@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dashdeploy.bench.cells import MISSING
-from dashdeploy.bench.record import SOLVERS
+from dashdeploy.bench.record.record import SOLVERS
+from dashdeploy.bench.report.cells import MISSING
 from dashdeploy.compare import summary
 from dashdeploy.compare import tables as compare_tables
 

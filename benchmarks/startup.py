@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from dashdeploy import run
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure.machine import machine
 
 COMMANDS = (["--help"], ["distill", "--help"], ["recipes", "ls"], ["recipes", "validate", "digits"])
 REPEATS = 11

@@ -30,8 +30,8 @@ from networks import paper
 from plain_loop import Plain
 
 from dashdeploy import run
-from dashdeploy.bench.latency import interleave
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure.latency import interleave
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion.denoiser import TorchDenoiser

@@ -26,8 +26,8 @@ from tritonclient import grpc
 from tritonclient.grpc import model_config_pb2
 
 from dashdeploy import package, run
-from dashdeploy.bench.machine import machine
-from dashdeploy.export.packages import write_package
+from dashdeploy.bench.measure.machine import machine
+from dashdeploy.packages.stage import write_package
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

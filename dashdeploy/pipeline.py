@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dashdeploy import package, run
 from dashdeploy.bench.bench import bench, check_measurable
-from dashdeploy.export.packages import carry_out, place, summary
+from dashdeploy.packages.stage import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
 from dashdeploy.training.distill import distill, plan_student

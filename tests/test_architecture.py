@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dashdeploy"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 GROUND = {"recipe", "target", "package", "run", "errors", "lazy", "locate", "seeds", "weights_file"}
-MIDDLE = {"teachers", "students", "data", "runtime", "metrics"}
+MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}
 APART = {"doctor"}  # looks at the machine, and knows nothing of the rest
 BELOW = {
@@ -22,9 +22,10 @@ BELOW = {
     **dict.fromkeys(APART, GROUND),
     **dict.fromkeys(MIDDLE, GROUND | {"diffusion"}),
     **dict.fromkeys(STAGES, GROUND | {"diffusion"} | MIDDLE),
-    "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES,
+    "packages": GROUND | {"diffusion"} | MIDDLE | {"export"},
+    "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages"},
     "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"pipeline"},
-    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"pipeline", "compare"},
+    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "pipeline", "compare"},
     "__main__": {"cli"},
 }
 # Opening a torch model is what the teachers' adapters are for, and a student is a smaller teacher.

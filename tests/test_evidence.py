@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from dashdeploy.bench.plots import on_white
+from dashdeploy.bench.report.plots import on_white
 from dashdeploy.cli.app import main
 from dashdeploy.compare.summary import parse
 from dashdeploy.compare.tables import markdown

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dashdeploy.bench.record import parse
-from dashdeploy.bench.tables import markdown_results
+from dashdeploy.bench.record.record import parse
+from dashdeploy.bench.report.tables import markdown_results
 from dashdeploy.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

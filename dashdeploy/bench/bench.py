@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from dashdeploy import run
-from dashdeploy.bench import baselines, checks, interval, latency, models, quality, record, samples, speed
-from dashdeploy.bench.machine import machine
-from dashdeploy.bench.parts import IntervalStudy, LatencyRow, Pair, PlanInfo, QualityRow
-from dashdeploy.bench.progress import progress
-from dashdeploy.bench.report import write_report
+from dashdeploy.bench.measure import baselines, checks, interval, latency, models, quality, samples
+from dashdeploy.bench.measure.machine import machine
+from dashdeploy.bench.measure.progress import progress
+from dashdeploy.bench.record import record, speed
+from dashdeploy.bench.record.parts import IntervalStudy, LatencyRow, Pair, PlanInfo, QualityRow
+from dashdeploy.bench.report.page import write_report
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance

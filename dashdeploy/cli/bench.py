@@ -67,7 +67,7 @@ def run_bench(
     """
     from dashdeploy import run
     from dashdeploy.bench.bench import bench as bench_stage
-    from dashdeploy.bench.show import show
+    from dashdeploy.bench.report.show import show
     from dashdeploy.errors import UserError
     from dashdeploy.recipe.load import load_text, resolved_yaml
     from dashdeploy.recipe.schema import Recipe
@@ -133,10 +133,10 @@ def diff(
     """
     import json
 
-    from dashdeploy.bench.diff import Limits, compare, find
-    from dashdeploy.bench.diff_tables import diff_tables, summary
-    from dashdeploy.bench.show import print_tables
-    from dashdeploy.bench.table import to_rich
+    from dashdeploy.bench.record.diff import Limits, compare, find
+    from dashdeploy.bench.report.diff_tables import diff_tables, summary
+    from dashdeploy.bench.report.show import print_tables
+    from dashdeploy.bench.report.table import to_rich
 
     limits = Limits(
         max_slowdown=max_slowdown,

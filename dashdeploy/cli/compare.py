@@ -51,7 +51,7 @@ def compare(
 
     from rich.console import Console
 
-    from dashdeploy.bench.table import to_rich
+    from dashdeploy.bench.report.table import to_rich
     from dashdeploy.cli.job import warn
     from dashdeploy.compare.tables import all_of
 

@@ -34,7 +34,7 @@ def export(
 
     from dashdeploy import package, run
     from dashdeploy.export.export import check_targets
-    from dashdeploy.export.packages import carry_out, summary
+    from dashdeploy.packages.stage import carry_out, summary
 
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
     names = names or run.read_stage(run_folder / "student").manifest["recipe"]["export"]

@@ -19,7 +19,7 @@ def run(
     job = open_job(recipe, overrides, run_dir)
     if dry_run:
         return print_plan(job)
-    from dashdeploy.bench.show import show
+    from dashdeploy.bench.report.show import show
     from dashdeploy.pipeline import run_all
 
     stage = run_all(job.recipe, job.make_folder(), base=job.base, fresh=fresh, say=warn)

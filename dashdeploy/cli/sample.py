@@ -36,11 +36,11 @@ def sample(
     """Draw images of each class and write them as one PNG grid."""
     import torch
 
-    from dashdeploy.bench.grid import grid_png
     from dashdeploy.diffusion import guidance as scales
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
     from dashdeploy.errors import UserError, unknown
     from dashdeploy.recipe.schema import Sampling, Solver
+    from dashdeploy.report.grid import grid_png
     from dashdeploy.runtime.opening import open_path
 
     if out.suffix.lower() != ".png":

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dashdeploy import run
-from dashdeploy.bench import samples
-from dashdeploy.bench.machine import machine
+from dashdeploy.bench.measure import samples
+from dashdeploy.bench.measure.machine import machine
 from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
 from dashdeploy.compare.teachers import teacher_of

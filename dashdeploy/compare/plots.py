@@ -8,7 +8,7 @@ from itertools import cycle
 
 from matplotlib.axes import Axes
 
-from dashdeploy.bench.plots import MARKERS, SERIES, panel, scale_y
+from dashdeploy.bench.report.plots import MARKERS, SERIES, panel, scale_y
 from dashdeploy.compare.summary import Row, Spread, Summary
 
 DASHES = ("-", "--", ":")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dashdeploy.bench.cells import MISSING, percent, significant
-from dashdeploy.bench.table import Table, to_markdown
+from dashdeploy.bench.report.cells import MISSING, percent, significant
+from dashdeploy.bench.report.table import Table, to_markdown
 from dashdeploy.compare.summary import Row, Spread, Summary
 
 GAP_HEADINGS = {"relative_error": "Gap error", "energy_cosine": "Cosine", "rho": "ρ"}

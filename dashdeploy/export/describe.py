@@ -11,8 +11,8 @@ from torch import nn
 from dashdeploy import run
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.export import onnx_graph
-from dashdeploy.export.graphs import GRAPHS, SAMPLER_INPUTS, SAMPLER_OUTPUT
+from dashdeploy.export.graph import onnx_graph
+from dashdeploy.export.graph.graphs import GRAPHS, SAMPLER_INPUTS, SAMPLER_OUTPUT
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.target import Target
 

@@ -15,9 +15,11 @@ from dashdeploy import run
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
-from dashdeploy.export import describe, gate, graphs, onnx_graph, rewrite, sampler_graph
-from dashdeploy.export.int8 import Int8, gate_of
-from dashdeploy.export.verify import Verification, verify
+from dashdeploy.export import describe
+from dashdeploy.export.checks import gate
+from dashdeploy.export.checks.verify import Verification, verify
+from dashdeploy.export.graph import graphs, onnx_graph, rewrite, sampler_graph
+from dashdeploy.export.int8.int8 import Int8, gate_of
 from dashdeploy.lazy import resolve
 from dashdeploy.package import Package
 from dashdeploy.recipe.schema import Recipe
@@ -26,10 +28,10 @@ from dashdeploy.target import Target
 from dashdeploy.teachers import formats, networks
 
 BACKENDS: dict[str, str] = {
-    "onnxruntime": "dashdeploy.export.backend_onnxruntime:Backend",
-    "openvino": "dashdeploy.export.backend_openvino:Backend",
-    "tensorrt": "dashdeploy.export.backend_tensorrt:Backend",
-    "tensorrt_rtx": "dashdeploy.export.backend_tensorrt:Backend",
+    "onnxruntime": "dashdeploy.export.backends.onnxruntime:Backend",
+    "openvino": "dashdeploy.export.backends.openvino:Backend",
+    "tensorrt": "dashdeploy.export.backends.tensorrt:Backend",
+    "tensorrt_rtx": "dashdeploy.export.backends.tensorrt:Backend",
 }
 """Backend name -> ``(target, cache folder) -> object`` with `ready()` and `build(...)`, see backend_onnxruntime."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dashdeploy.bench.record import FILE, Record, parse
+from dashdeploy.bench.record.record import FILE, Record, parse
 
 LABELS = {"teacher": "teacher (torch)", "student": "student (torch)", "student-onnx-cpu": "student (ONNX Runtime)"}
 FID = {

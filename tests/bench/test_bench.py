@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dashdeploy import locate, run
-from dashdeploy.bench import models, samples
 from dashdeploy.bench.bench import bench
-from dashdeploy.bench.record import Record, load_record
+from dashdeploy.bench.measure import models, samples
+from dashdeploy.bench.record.record import Record, load_record
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import SOLVERS, plan
 from dashdeploy.errors import UserError

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dashdeploy import run
-from dashdeploy.export.packages import write_package
 from dashdeploy.package import Package, load
+from dashdeploy.packages.stage import write_package
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dashdeploy.diffusion.denoiser import TorchDenoiser
-from dashdeploy.export import gate, onnx_graph, rewrite, trajectories
+from dashdeploy.export.checks import gate, trajectories
+from dashdeploy.export.graph import onnx_graph, rewrite
 from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.target import GateLimits

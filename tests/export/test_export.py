@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dashdeploy.errors import UserError
-from dashdeploy.export import parity
+from dashdeploy.export.checks import parity
 from dashdeploy.export.export import check_targets, export, summary
 from dashdeploy.runtime.opening import open_path
 from dashdeploy.target import Calibration, Engine, GateLimits, ParityLimits, Profile, Target, load_target

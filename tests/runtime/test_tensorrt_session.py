@@ -275,7 +275,7 @@ def test_an_engine_runs_at_several_batches_from_device_and_host(flavour, tmp_pat
         tensorrt_library.compute_capability() not in tensorrt_library.RTX_COMPUTE_CAPABILITIES
     ):
         pytest.skip("TensorRT-RTX does not build for this GPU")
-    from dashdeploy.export.engine_build import build
+    from dashdeploy.export.engine.build import build
     from dashdeploy.target import Engine, Profile
 
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from dashdeploy import package, run
-from dashdeploy.export.packages import write_package
+from dashdeploy.packages.stage import write_package
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -24,8 +24,9 @@ import dashdeploy.runtime
 from dashdeploy import locate, package, run
 from dashdeploy.diffusion import noise, sampling
 from dashdeploy.errors import UserError
-from dashdeploy.export import package_triton, triton_config
-from dashdeploy.export.packages import write_package
+from dashdeploy.packages import triton as package_triton
+from dashdeploy.packages import triton_config
+from dashdeploy.packages.stage import write_package
 from dashdeploy.recipe.schema import Recipe, Tag
 from dashdeploy.target import SamplerGraph
 

@@ -1,0 +1,1 @@
+"""What the benchmark measures: latency, memory, loading, quality, guidance fidelity."""

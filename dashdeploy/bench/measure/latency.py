@@ -1,0 +1,217 @@
+"""Latency of guided steps and of the whole sampler: models interleaved in one run, percentiles and ratios."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dashdeploy import seeds
+from dashdeploy.bench.record.parts import SCOPES, Branches, LatencyRow, Scope, Way
+from dashdeploy.bench.record.record import RECIPE_PLAN
+from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.denoiser import Denoiser
+from dashdeploy.diffusion.sampling import HostLoop, Plan, Sampler
+from dashdeploy.recipe.schema import Latency
+from dashdeploy.runtime.model import Model
+
+K = TypeVar("K")
+SETTLE_S = 0.05
+MIN_RUNS = 6
+"""Least runs for an interval of the median: 1 − 2·0.5⁶ = 0.97."""
+RESAMPLES = 2000
+
+
+class TwoPass:
+    """A torch model whose branches run one after the other: guidance without batching, the naive reference."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.inner, self.interface = denoiser, denoiser.interface
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.inner(x, t, y)
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_uncond, eps_cond), each from a forward over B."""
+        return self.inner(x, t, torch.full_like(y, self.interface.null_class)), self.inner(x, t, y)
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """Guided eps from two forwards."""
+        return guidance.combine(*self.branches(x, t, y), w)
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """One row to measure: how a guided step and the whole sampler are called."""
+
+    model: str
+    branches: Branches
+    denoiser: Denoiser
+    sampler: Sampler
+    device: str
+
+
+def measure(
+    models: dict[str, Model],
+    config: Latency,
+    plan: Plan,
+    *,
+    seed: int,
+    name: str = RECIPE_PLAN,
+    on_row: Callable[[str], None] | None = None,
+) -> list[LatencyRow]:
+    """Time every model's guided step and sampler at every batch size; torch models also with two passes.
+
+    The sampler is `Model.sample`, which takes the artifact's fastest graph; rows say which. At each batch size the
+    models take turns, one timed call each, so that a change of the machine's speed meets all of them alike.
+
+    Args:
+        name: of the plan, as the record's plans have it.
+    """
+    rows = [_Timed(n, "batched", m.denoiser, m.sampler or HostLoop(m.denoiser), m.device) for n, m in models.items()]
+    for model, m in models.items():
+        if m.runtime == "torch":
+            twice = TwoPass(m.denoiser)
+            rows.append(_Timed(model, "two-pass", twice, HostLoop(twice), m.device))
+    found: list[LatencyRow] = []
+    for batch_size in config.batch_sizes:
+        calls = {(r.model, r.branches): _calls(r, batch_size, plan, seed=seed) for r in rows}
+        ways = {(r.model, r.branches): cast(Way, r.sampler.way(plan, batch_size)) for r in rows}
+        for step, _ in calls.values():
+            for _ in range(config.warmup):
+                step()
+        for scope in SCOPES:
+            timed = {k: pair[SCOPES.index(scope)] for k, pair in calls.items()}
+            for key, times in _interleave(timed, ways, scope, config).items():
+                model, branches = key
+                at = (name, ways[key]) if scope == "sampler" else (None, None)
+                found.append(row(times, model, branches, scope, batch_size, plan=at[0], way=at[1], seed=seed))
+            if on_row is not None:
+                on_row(f"{scope}, batch {batch_size}")
+    return found
+
+
+def measure_plans(name: str, model: Model, config: Latency, plans: dict[str, Plan], *, seed: int) -> list[LatencyRow]:
+    """Time one model's sampler at several plans, which take turns, at every batch size."""
+    timed = _Timed(name, "batched", model.denoiser, model.sampler or HostLoop(model.denoiser), model.device)
+    found = []
+    for batch_size in config.batch_sizes:
+        ways = {key: cast(Way, timed.sampler.way(plan, batch_size)) for key, plan in plans.items()}
+        calls = {key: _calls(timed, batch_size, plan, seed=seed)[1] for key, plan in plans.items()}
+        for key, times in _interleave(calls, ways, "sampler", config).items():
+            found.append(row(times, name, "batched", "sampler", batch_size, plan=key, way=ways[key], seed=seed))
+    return found
+
+
+def _interleave(
+    calls: dict[K, Callable[[], None]], ways: dict[K, Way], scope: Scope, config: Latency
+) -> dict[K, list[float]]:
+    """A sampler with a graph of its own, which may not have been opened yet, is called once untimed."""
+    if scope == "step":
+        return interleave(calls, repeats=config.repeats)
+    for key, call in calls.items():
+        if ways[key] != "guided":
+            call()
+    return interleave(calls, repeats=config.sampler_repeats, warm=False, budget_s=config.sampler_budget_s)
+
+
+def interleave(
+    calls: Mapping[K, Callable[[], object]], *, repeats: int, warm: bool = True, budget_s: float | None = None
+) -> dict[K, list[float]]:
+    """Seconds of each call, taken in turns; a call that has used up budget_s is left out of further turns.
+
+    The thread pools of torch and ONNX Runtime go on spinning for some milliseconds after a call and would
+    take the cores from the next model's. So each turn waits for them to come to rest, and with `warm` makes
+    one untimed call first.
+    """
+    times: dict[K, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            if budget_s is not None and sum(times[name]) >= budget_s:
+                continue
+            time.sleep(SETTLE_S)
+            if warm:
+                call()
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _calls(row: _Timed, batch_size: int, plan: Plan, *, seed: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    interface = row.denoiser.interface
+    generator = torch.Generator().manual_seed(seeds.derive(seed, "latency", batch_size))
+    noise = torch.randn((batch_size, *interface.image_shape), generator=generator).to(row.device)
+    y = (torch.arange(batch_size) % interface.num_classes).to(row.device)
+    t = torch.full_like(y, plan.timesteps[len(plan.timesteps) // 2])
+    w = torch.full(y.shape, 2.0, device=row.device)
+
+    @torch.inference_mode()
+    def step() -> None:
+        row.denoiser.guided(noise, t, y, w)
+        _wait(row.device)
+
+    @torch.inference_mode()
+    def sampler() -> None:
+        row.sampler(noise, y, plan)
+        _wait(row.device)
+
+    return step, sampler
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def row(
+    times: list[float],
+    model: str,
+    branches: Branches,
+    scope: Scope,
+    batch_size: int,
+    *,
+    plan: str | None,
+    way: Way | None,
+    seed: int,
+) -> LatencyRow:
+    """The figures of raw times in seconds."""
+    ms = np.array(times) * 1e3
+    p50, p90, p99 = (float(v) for v in np.percentile(ms, [50, 90, 99]))
+    low, high = median_interval(ms, seed=seed)
+    return LatencyRow(
+        model=model,
+        branches=branches,
+        scope=scope,
+        batch_size=batch_size,
+        plan=plan,
+        way=way,
+        p50_ms=p50,
+        p50_low_ms=low,
+        p50_high_ms=high,
+        p90_ms=p90,
+        p99_ms=p99,
+        mean_ms=float(ms.mean()),
+        repeats=len(ms),
+        images_per_s=batch_size / p50 * 1e3,
+    )
+
+
+def median_interval(values: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
+    """95 % interval of the median of (n,) values: the 2.5th and 97.5th percentile of its bootstrap.
+
+    NaN below MIN_RUNS values: from n runs even the whole range holds the true median with probability
+    1 − 2·0.5ⁿ only.
+    """
+    if len(values) < MIN_RUNS:
+        return math.nan, math.nan
+    generator = np.random.default_rng(seeds.derive(seed, "median-interval"))
+    drawn = generator.choice(values, (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,87 @@
+"""Peak memory of a model, measured in a process of its own that does nothing else.
+
+python -m dashdeploy.bench.measure.memory FOLDER BATCH_SIZE THREADS prints one JSON object. ONNX Runtime's artifacts are
+run by it and numpy alone, as an application would run them; torch is not imported then. Others are opened as Models.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from dashdeploy.run import MANIFEST
+
+STEPS = 3
+
+
+def peak_rss_mib(folder: Path, *, batch_size: int, threads: int | None) -> float:
+    """Largest resident memory (MiB) of a process that loads the model and runs a few guided steps of batch_size."""
+    command = [
+        sys.executable,
+        "-m",
+        "dashdeploy.bench.measure.memory",
+        str(folder.absolute()),
+        str(batch_size),
+        str(threads or 0),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise RuntimeError(f"memory probe of {folder} failed: {done.stderr[-2000:]}")
+    return float(json.loads(done.stdout)["peak_rss_mib"])
+
+
+def main(folder: Path, batch_size: int, threads: int | None) -> None:
+    """Load, run, and report this process's own peak."""
+    manifest = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
+    if manifest.get("artifact", {}).get("backend") == "onnxruntime":
+        _run_onnx(folder, manifest["artifact"], batch_size, threads)
+    else:
+        _run_opened(folder, batch_size, threads)
+    print(json.dumps({"peak_rss_mib": own_peak_mib()}))
+
+
+def own_peak_mib() -> float:
+    """Largest resident memory of this process since it was started.
+
+    Linux's ru_maxrss begins at what the parent held when it started the child, so VmHWM is read where there is one.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _run_onnx(folder: Path, artifact: dict[str, Any], batch_size: int, threads: int | None) -> None:
+    import numpy as np
+
+    from dashdeploy.runtime.onnx_session import CPU, OnnxSession
+
+    entry = artifact["graphs"]["guided"]
+    session = OnnxSession(folder / entry["file"], threads=threads, providers=artifact.get("providers") or CPU)
+    feeds = {i["name"]: np.zeros((batch_size, *i["shape"][1:]), i["dtype"]) for i in entry["inputs"]}
+    feeds["w"] += 2
+    for _ in range(STEPS):
+        session.run(feeds)
+    session.close()
+
+
+def _run_opened(folder: Path, batch_size: int, threads: int | None) -> None:
+    import torch
+
+    from dashdeploy.runtime.opening import open_path
+
+    with open_path(folder, threads=threads) as model, torch.inference_mode():
+        x = torch.zeros((batch_size, *model.denoiser.interface.image_shape), device=model.device)
+        t = y = torch.zeros(batch_size, dtype=torch.int64, device=model.device)
+        for _ in range(STEPS):
+            model.denoiser.guided(x, t, y, torch.full((batch_size,), 2.0, device=model.device))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) or None)

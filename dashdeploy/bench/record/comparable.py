@@ -1,0 +1,63 @@
+"""Whether two benchmark records can be compared, and which parts of them."""
+
+from __future__ import annotations
+
+from dashdeploy.bench.record.record import RECIPE_PLAN, TEACHER, Record
+
+
+def obstacles(a: Record, b: Record) -> list[str]:
+    """In what two records differ that makes all or most of their figures incomparable."""
+    found = [f"recipe ({a.recipe} and {b.recipe})"] if a.recipe != b.recipe else []
+    found += a.plans[RECIPE_PLAN].differences(b.plans[RECIPE_PLAN])
+    for what, one, two in (
+        ("number of images", a.quality.num_images, b.quality.num_images),
+        ("number of real images", a.quality.num_reference, b.quality.num_reference),
+    ):
+        found += [f"{what} ({one} and {two})"] if one != two else []
+    if a.quality.features.sha256 != b.quality.features.sha256:
+        found.append(f"feature network ({_features(a)} and {_features(b)})")
+    if other_machine(a, b):
+        return found
+    if a.threads != b.threads:
+        found.append(f"threads ({a.threads} and {b.threads})")
+    sizes = [{row.batch_size for row in r.latency} for r in (a, b)]
+    if missing := sorted(sizes[0] - sizes[1]):
+        found.append(f"batch sizes (the second lacks {', '.join(map(str, missing))})")
+    return found
+
+
+def other_machine(a: Record, b: Record) -> str:
+    """What tells the machines of two records apart; '' for the same. Kernels and versions may differ."""
+    pairs = ((name, getattr(a.machine, name), getattr(b.machine, name)) for name in ("cpu", "cores", "gpu"))
+    return "; ".join(f"{name}: {one or 'none'} and {two or 'none'}" for name, one, two in pairs if one != two)
+
+
+def other_gap(a: Record, b: Record) -> str:
+    """Why the guidance fidelity of two records cannot be compared; '' where it can."""
+    if a.models[TEACHER].sha256 != b.models[TEACHER].sha256:
+        return "the teachers differ"
+    one, two = a.fidelity, b.fidelity
+    if (one.num_pairs, one.guidance) != (two.num_pairs, two.guidance):
+        return f"{one.num_pairs} draws at {one.guidance}, and {two.num_pairs} at {two.guidance}"
+    return "the seeds of its draws differ" if a.seed != b.seed else ""
+
+
+def model_notes(a: Record, b: Record) -> list[str]:
+    """Which models only one of the records has."""
+    only = (
+        ("first", [k for k in a.models if k not in b.models]),
+        ("second", [k for k in b.models if k not in a.models]),
+    )
+    return [f"Only the {which} has {', '.join(keys)}." for which, keys in only if keys]
+
+
+def version_notes(a: Record, b: Record) -> list[str]:
+    """Which packages had another version."""
+    names = sorted(a.versions.keys() | b.versions.keys())
+    both = ((n, a.versions.get(n, "none"), b.versions.get(n, "none")) for n in names)
+    found = [f"{name} {one} → {two}" for name, one, two in both if one != two]
+    return [f"Versions differ: {', '.join(found)}."] if found else []
+
+
+def _features(record: Record) -> str:
+    return f"{record.quality.features.name} {record.quality.features.sha256[:12]}"

@@ -1,0 +1,1 @@
+"""The record as tables, plots and one HTML page."""

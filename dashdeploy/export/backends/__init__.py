@@ -1,0 +1,1 @@
+"""What turns ONNX graphs into the form that each runtime loads."""

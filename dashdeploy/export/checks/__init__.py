@@ -1,0 +1,1 @@
+"""What a finished artifact is held to: parity with torch, the guidance gate, whole trajectories."""

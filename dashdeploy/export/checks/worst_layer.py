@@ -1,0 +1,45 @@
+"""Which layer of a half-precision network does the guidance most harm: each layer alone, fed with float32's input."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.export.graph.rewrite import InPrecision
+from dashdeploy.metrics.gap import Probes, relative_error
+
+LAYERS = (nn.Conv2d, nn.Linear)
+
+
+@torch.no_grad()
+def find(reference: TorchDenoiser, rewritten: TorchDenoiser, probes: Probes, *, num: int = 32) -> tuple[str, float]:
+    """(layer, relative error of its own gap): the difference that its output makes between the two branches.
+
+    Infinite where its output overflows. `rewritten` is `rewrite.for_export` of the reference in another precision.
+    """
+    half: InPrecision = rewritten.unet
+    others = {name: layer for name, layer in half.unet.named_modules() if isinstance(layer, LAYERS)}
+    found: dict[str, float] = {}
+
+    def compare(name: str, inputs: torch.Tensor, output: torch.Tensor) -> None:
+        alone = others[name](inputs.to(half.dtype)).float()
+        middle = len(output) // 2
+        error = relative_error(alone[:middle] - alone[middle:], output[:middle] - output[middle:])
+        error = error if torch.isfinite(alone).all() else math.inf
+        found[name] = max(found.get(name, 0.0), error)
+
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output, name=name: compare(name, inputs[0], output))
+        for name, layer in reference.unet.named_modules()
+        if name in others
+    ]
+    try:
+        part = slice(0, len(probes.t), max(1, len(probes.t) // num))
+        reference.branches(probes.x_t[part], probes.t[part], probes.y[part])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(found.items(), key=lambda item: item[1])

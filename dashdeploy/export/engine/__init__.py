@@ -1,0 +1,1 @@
+"""TensorRT engines: built in a worker process, cached, inspected."""

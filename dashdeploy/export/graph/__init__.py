@@ -1,0 +1,1 @@
+"""The student as ONNX graphs: what is traced, rewritten, assembled and saved."""

@@ -1,0 +1,226 @@
+"""torch module -> checked ONNX file with a truly dynamic batch and self-describing metadata."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.errors import UserError
+from dashdeploy.export.graph.graphs import GRAPHS, example_inputs
+
+EXTERNAL_BYTES = 1024
+"""Smaller tensors stay in the graph: they are shapes and indices, which shape inference reads."""
+METADATA_PREFIX = "dashdeploy."
+MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
+
+
+def export(
+    graph: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    path: Path,
+    *,
+    inputs: Sequence[str],
+    output: str,
+    opset: int,
+    metadata: dict[str, Any],
+    single_file_mb: int,
+) -> Path:
+    """Trace `graph` and write it to `path`.
+
+    Every input's and the output's first dimension is the symbolic batch. The weights go into the
+    same file while they take less than single_file_mb (10⁶ bytes), else into <path>.data.
+
+    Args:
+        metadata: stored in the model's metadata_props as JSON, each key prefixed ``dashdeploy.``.
+
+    Raises:
+        UserError: torch cannot export the graph, or a batch dimension came out fixed.
+    """
+    batch = torch.export.Dim.DYNAMIC
+    with quiet():
+        try:
+            program = torch.onnx.export(
+                graph.eval(),
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_shapes=[{0: batch} for _ in example],
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise UserError(f"torch.onnx.export failed: {' '.join(str(error).split())[:400]}") from error
+    assert program is not None
+    model = program.model_proto
+    strip_traces(model)
+    name_batch(model)
+    assert_dynamic_batch(model)
+    return save(model, path, metadata=metadata, single_file_mb=single_file_mb)
+
+
+def export_graph(
+    rewritten: TorchDenoiser, name: str, path: Path, *, clip_sample: bool, opset: int, single_file_mb: int
+) -> Path:
+    """One of GRAPHS of a denoiser that `rewrite.for_export` has made, without metadata.
+
+    Args:
+        clip_sample: the step graph's.
+    """
+    graph = GRAPHS[name]
+    options = {"clip_sample": clip_sample} if name == "step" else {}
+    return export(
+        graph.module(rewritten, **options),
+        example_inputs(rewritten, graph.inputs),
+        path,
+        inputs=graph.inputs,
+        output=graph.output,
+        opset=opset,
+        metadata={},
+        single_file_mb=single_file_mb,
+    )
+
+
+def save(model: onnx.ModelProto, path: Path, *, metadata: dict[str, Any], single_file_mb: int) -> Path:
+    """Write a model, whose weights are in memory, to `path` and check it; `export` says where its weights go."""
+    del model.metadata_props[:]
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = METADATA_PREFIX + key, json.dumps(value)
+    data = path.with_name(path.name + ".data")
+    data.unlink(missing_ok=True)
+    apart = model.ByteSize() >= single_file_mb * 1_000_000
+    onnx.save(model, path, save_as_external_data=apart, location=data.name, size_threshold=EXTERNAL_BYTES)
+    onnx.checker.check_model(str(path), full_check=True)
+    return path
+
+
+def convolution_types(model: onnx.ModelProto) -> dict[str, int]:
+    """How many convolutions compute in which type, as their weights have it, loop bodies included.
+
+    Quantized weights (int8 through DequantizeLinear) count as int8.
+    """
+    found: Counter[str] = Counter()
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        made_by = {out: node for node in graph.node for out in node.output}
+        for node in graph.node:
+            graphs += [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+            if node.op_type == "Conv":
+                name = node.input[1]
+                while name not in weights and name in made_by:
+                    name = made_by[name].input[0]
+                kind = weights.get(name, onnx.TensorProto.UNDEFINED)
+                found[onnx.TensorProto.DataType.Name(kind).lower()] += 1
+    return dict(found)
+
+
+def require_precision(model: onnx.ModelProto, precision: str, *, graph: str) -> dict[str, int]:
+    """The convolutions' types, which must be those of the precision; beside int8 some may be in float.
+
+    Raises:
+        UserError: it gives the counts.
+    """
+    found = convolution_types(model)
+    expected = {"fp32": "float", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}[precision]
+    others = sum(found.values()) - found.get(expected, 0)
+    if not found.get(expected) or (others and precision != "int8"):
+        counts = ", ".join(f"{count} {kind}" for kind, count in found.items()) or "none"
+        raise UserError(f"{precision} was asked for, and the {graph} graph's convolutions are: {counts}")
+    return found
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """A model with its weights in memory, wherever they lie."""
+    return onnx.load(path)
+
+
+def files(path: Path) -> list[str]:
+    """The names of the files that a graph consists of."""
+    data = path.with_name(path.name + ".data")
+    return [path.name, *([data.name] if data.is_file() else [])]
+
+
+def strip_traces(model: onnx.ModelProto) -> None:
+    """Drop torch's notes on each node (stack traces with local paths) but for the torch module that it came from."""
+    for node in model.graph.node:
+        kept = [(p.key, p.value) for p in node.metadata_props if p.key == MODULE_OF_NODE]
+        del node.metadata_props[:]
+        for key, value in kept:
+            entry = node.metadata_props.add()
+            entry.key, entry.value = key, value
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = ""
+
+
+def name_batch(model: onnx.ModelProto) -> None:
+    """Call the symbolic batch of all inputs and outputs ``batch`` where torch named it otherwise."""
+    symbols = {
+        tensor.type.tensor_type.shape.dim[0].dim_param
+        for tensor in model.graph.input
+        if tensor.type.tensor_type.shape.dim[0].HasField("dim_param")
+    }
+    everything = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    for dim in (d for tensor in everything for d in tensor.type.tensor_type.shape.dim):
+        if dim.dim_param in symbols:
+            dim.dim_param = "batch"
+        elif dim.dim_param:
+            for symbol in symbols:
+                dim.dim_param = dim.dim_param.replace(symbol, "batch")
+
+
+def assert_dynamic_batch(model: onnx.ModelProto) -> None:
+    """Every input's and output's first dimension must be the symbol ``batch``.
+
+    Raises:
+        UserError: it names the tensors whose batch is fixed.
+    """
+    fixed = []
+    for tensor in [*model.graph.input, *model.graph.output]:
+        dims = tensor.type.tensor_type.shape.dim
+        if not dims or dims[0].dim_param != "batch":
+            fixed.append(f"{tensor.name}: {dims[0].dim_value if dims else 'scalar'}")
+    if fixed:
+        raise UserError(
+            f"the exported graph's batch is fixed ({', '.join(fixed)}): torch specialised on the example's batch size. "
+            "Slice or reshape stacked batches instead of calling torch.chunk in the model."
+        )
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """The metadata that `export` stored."""
+    return {
+        p.key.removeprefix(METADATA_PREFIX): json.loads(p.value)
+        for p in model.metadata_props
+        if p.key.startswith(METADATA_PREFIX)
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch.onnx's progress prints, and its warnings about parts that are not installed, off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

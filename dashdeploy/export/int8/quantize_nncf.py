@@ -1,0 +1,49 @@
+"""int8 for OpenVINO by NNCF, on the same draws and with the same layers left in float as ONNX Runtime's quantizer."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Collection
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from dashdeploy.export.int8.quantize import Reader
+from dashdeploy.lazy import require
+
+FLOAT_OPERATORS = [
+    *("MatMul", "Add", "Subtract", "Multiply", "Divide", "MVN", "Concat", "Sqrt"),
+    *("ScaledDotProductAttention", "Interpolate", "Power"),
+]
+"""Only the inputs of convolutions are rounded. With NNCF's own choice, which rounds sums and products as well, a small
+student's gap error was 0.48 in place of 0.18, and a step took 10 % longer."""
+
+
+def quantize(graph: Path, reader: Reader, nodes: Collection[str]) -> Any:
+    """An OpenVINO model of an ONNX file with int8 convolutions.
+
+    Args:
+        nodes: names of ONNX convolutions that stay in float.
+
+    Raises:
+        UserError: openvino or nncf is not installed.
+    """
+    openvino: Any = require("openvino", extra="openvino")
+    nncf: Any = require("nncf", extra="openvino")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    feeds = []
+    while (batch := reader.get_next()) is not None:
+        feeds.append(batch)
+    model = openvino.convert_model(str(graph))
+    # OpenVINO's front end splits a convolution from its bias.
+    wanted = {name for node in nodes for name in (node, f"{node}/WithoutBiases")}
+    there = [op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() in wanted]
+    with redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize(
+            model,
+            nncf.Dataset(feeds),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(feeds),
+            ignored_scope=nncf.IgnoredScope(names=there, types=FLOAT_OPERATORS, validate=False),
+        )

@@ -1,0 +1,37 @@
+"""What is taken from an artifact's manifest: engines' figures and layer types."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from dashdeploy import run
+from dashdeploy.bench.measure import checks
+
+HEAVY = {"source": "network definition", "heavy": {"convolution": {"int8": 30, "float16": 2}}}
+INSPECTED = {"source": "both", "heavy": {"matmul": {"float16": 14}}, "engine": {"gemm": {"float16": 9}}}
+GRAPHS: dict[str, Any] = {
+    "guided": {"engine": {"build_s": 12.5, "build_peak_mib": 900, "layers": HEAVY}},
+    "sampler": {"engine": {"build_s": 30.0, "build_peak_mib": 1400.5, "layers": INSPECTED}},
+    "step": {"engine": {"build_s": None, "build_peak_mib": None, "layers": None}},
+    "cond": {"file": "cond.onnx"},
+}
+
+
+def test_build_time_is_added_up_and_build_memory_is_the_most_of_one() -> None:
+    assert checks.build_figures({"graphs": GRAPHS}) == (42.5, 1400.5)
+    assert all(math.isnan(v) for v in checks.build_figures({"graphs": {"cond": {}}}))
+    assert all(math.isnan(v) for v in checks.build_figures({}))
+
+
+def test_layers_are_counted_by_kind_and_type_of_the_network_and_of_the_engine(tiny_run: Path) -> None:
+    stage = run.read_stage(tiny_run / "artifacts" / "onnx-cpu")
+    manifest = {**stage.manifest, "artifact": {**stage.manifest["artifact"], "graphs": GRAPHS}}
+    found = checks.artifact_checks("student-x", run.Stage(stage.folder, manifest))
+    assert found.layer_types == {
+        "guided": {"convolution int8": 30, "convolution float16": 2},
+        "sampler": {"matmul float16": 14},
+        "sampler, engine": {"gemm float16": 9},
+    }
+    assert found.limits.keys() == {"relative_error", "sampler_error"} and found.rungs == ()

@@ -1,0 +1,213 @@
+"""The guidance gate passes what is sound and refuses each kind of planted damage."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.errors import UserError
+from dashdeploy.export.checks import gate, trajectories, worst_layer
+from dashdeploy.export.checks.verify import check_batches
+from dashdeploy.export.graph import onnx_graph, rewrite
+from dashdeploy.export.int8 import quantize, sensitivity
+from dashdeploy.recipe.schema import Sampling, Tag
+from dashdeploy.runtime.onnxruntime_model import open_guided
+from dashdeploy.target import GateLimits, ParityLimits, Target
+from tests.export.conftest import export_graph
+
+LOOSE = GateLimits(
+    t_bins=4,
+    branch_error=0.15,
+    gap_relative_error=0.4,
+    gap_relative_error_bin=2.0,
+    gap_cosine=0.9,
+    guided_error=0.2,
+)
+
+
+@pytest.fixture(scope="module")
+def calibrated(guided_onnx: Path, draws, tmp_path_factory: pytest.TempPathFactory) -> quantize.Calibrated:
+    reader = quantize.Reader(draws[0], ("x", "t", "y", "w"), null_class=10, scale=2.0)
+    return quantize.calibrate(guided_onnx, tmp_path_factory.mktemp("calibration"), reader, method="minmax")
+
+
+def opened(model: onnx.ModelProto, path: Path, interface: Interface):
+    return open_guided(onnx_graph.save(model, path, metadata={}, single_file_mb=100), interface, threads=1)
+
+
+def test_draws_cover_all_of_t_both_halves_of_guidance_and_every_class(trained: TorchDenoiser) -> None:
+    found = trajectories.draw(
+        trained, Sampling(num_inference_steps=6, guidance=Tag()), num_images=20, num_points=3, seed=0
+    )
+    assert found.x_t.shape == (60, 1, 8, 8)
+    assert sorted(set(found.t.tolist())) == [166, 666, 999]
+    assert set(found.y.tolist()) == set(range(10))
+    again = trajectories.draw(
+        trained, Sampling(num_inference_steps=6, guidance=Tag()), num_images=20, num_points=3, seed=0
+    )
+    assert torch.equal(found.x_t, again.x_t)
+
+
+def test_float32_and_float16_graphs_pass(trained: TorchDenoiser, guided_onnx: Path, its_gate, tmp_path: Path) -> None:
+    plain = its_gate.judge(open_guided(guided_onnx, trained.interface, threads=1), "fp32")
+    assert plain.failures == [] and plain.overall.relative_error < 1e-4
+    half = export_graph(trained, "guided", tmp_path / "half.onnx", precision="fp16", opset=22)
+    rung = its_gate.judge(open_guided(half, trained.interface, threads=1), "fp16")
+    assert rung.failures == [], gate.table(rung)
+    assert 1e-5 < rung.overall.relative_error < 0.05
+
+
+def test_int8_costs_the_gap_more_than_the_branches(trained, calibrated, its_gate, tmp_path: Path) -> None:
+    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
+    model = quantize.quantize(calibrated, layers=layers, symmetric=False)
+    rung = its_gate.judge(opened(model, tmp_path / "int8.onnx", trained.interface), "int8")
+    assert rung.overall.relative_error > 2 * rung.overall.cond_error
+    assert rung.excess > 1 and "gap" in " ".join(rung.failures)
+
+
+def scaled_by_4(model: onnx.ModelProto) -> onnx.ModelProto:
+    damaged = copy.deepcopy(model)
+    scales = {node.input[1] for node in damaged.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in damaged.graph.initializer:
+        if tensor.name in scales:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(4), tensor.name))
+    return damaged
+
+
+def test_int8_scales_off_by_4_are_refused(trained, draws, calibrated, tmp_path: Path) -> None:
+    loose = gate.prepare(trained, draws[1], LOOSE, scale=2.0)
+    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
+    sound = quantize.quantize(calibrated, layers=layers, symmetric=False)
+    assert loose.judge(opened(sound, tmp_path / "a.onnx", trained.interface), "int8").failures == []
+    assert loose.judge(opened(scaled_by_4(sound), tmp_path / "b.onnx", trained.interface), "int8").failures != []
+
+
+class Swapped:
+    """The two branches the wrong way round."""
+
+    def __init__(self, inner: TorchDenoiser) -> None:
+        self.inner, self.interface = inner, inner.interface
+
+    def branches(self, x, t, y):
+        uncond, cond = self.inner.branches(x, t, y)
+        return cond, uncond
+
+
+def test_swapped_branches_are_refused(trained, its_gate) -> None:
+    rung = its_gate.judge(Swapped(trained), "swapped")
+    assert any("gap cosine" in line for line in rung.failures)
+    assert rung.overall.energy_cosine < -0.99
+
+
+def test_a_null_class_off_by_one_is_refused(trained, its_gate) -> None:
+    other = TorchDenoiser(trained.unet, Interface(9, trained.interface.image_shape, trained.interface.schedule))
+    rung = its_gate.judge(other, "null class")
+    assert any("uncond branch error" in line for line in rung.failures)
+    assert rung.overall.cond_error < 1e-6
+
+
+def test_a_frozen_batch_is_refused(trained) -> None:
+    class Frozen:
+        interface = trained.interface
+
+        def branches(self, x, t, y):
+            return trained.branches(x, t, y)
+
+        def guided(self, x, t, y, w):
+            return trained.guided(x[:4], t[:4], y[:4], w[:4])
+
+    target = Target(name="t", description="d", precision="fp16", parity=ParityLimits(batch_sizes=(3, 5)))
+    with torch.no_grad():
+        check_batches(trained, target, seed=0)
+        with pytest.raises(UserError, match="at batch 5"):
+            check_batches(Frozen(), target, seed=0)
+
+
+def test_one_guidance_scale_for_the_whole_batch_is_refused(trained) -> None:
+    class OneW:
+        interface = trained.interface
+
+        def branches(self, x, t, y):
+            return trained.branches(x, t, y)
+
+        def guided(self, x, t, y, w):
+            return trained.guided(x, t, y, w[:1].expand_as(w))
+
+    target = Target(name="t", description="d", precision="fp16", parity=ParityLimits(batch_sizes=(1, 3)))
+    with torch.no_grad(), pytest.raises(UserError, match="at batch 3"):
+        check_batches(OneW(), target, seed=0)
+
+
+def test_float16_overflow_is_refused_and_its_layer_is_named(trained, its_gate, draws) -> None:
+    # The same function in float32; in float16 what conv2 of the middle block gives is beyond 65504.
+    loud = copy.deepcopy(trained)
+    block = loud.unet.mid_block.resnets[0]
+    with torch.no_grad():
+        block.conv2.weight *= 1e6
+        block.conv2.bias *= 1e6
+        block.output_scale_factor = 1.0
+    rewritten = rewrite.for_export(loud, group_norm="instance", precision="fp16")
+    limits = its_gate.limits
+    rung = gate.prepare(loud, draws[1], limits, scale=2.0).judge(rewritten, "fp16")
+    assert rung.excess == float("inf") and "NaN or Inf" in rung.failures[0]
+    layer, error = worst_layer.find(loud, rewritten, draws[1])
+    assert layer == "mid_block.resnets.0.conv2" and error == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("out", "what"),
+    [
+        (torch.tensor([float("nan"), 1.0]).repeat(2, 1, 1, 1), "NaN or Inf in 50.0 %"),
+        (torch.zeros(2, 1, 2, 2), "all zero"),
+        (torch.ones(2, 1, 2, 2), "constant"),
+    ],
+)
+def test_unusable_outputs_are_named(out: torch.Tensor, what: str) -> None:
+    assert what in gate.unusable(out, "cond")[0]
+    assert gate.unusable(torch.randn(2, 1, 2, 2), "cond") == []
+
+
+def test_the_search_leaves_the_fewest_worst_layers_in_float(trained, calibrated, draws, tmp_path: Path) -> None:
+    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT][-6:]
+
+    def build(chosen):
+        model = quantize.quantize(calibrated, layers=chosen, symmetric=False)
+        return opened(model, tmp_path / "trial.onnx", trained.interface)
+
+    whole = gate.prepare(trained, draws[1], GateLimits(t_bins=4), scale=2.0)
+    all_six = whole.judge(build(layers), "int8")
+    between = GateLimits(
+        **{**LOOSE.model_dump(), "gap_relative_error": all_six.overall.relative_error * 0.9, "gap_cosine": 0.5}
+    )
+    limited = gate.prepare(trained, draws[1], between, scale=2.0)
+    found = sensitivity.search(layers, build, limited, most=4)
+    assert 1 <= len(found.float_layers) <= 4
+    assert list(found.damage.values()) == sorted(found.damage.values(), reverse=True)
+    assert found.float_layers == list(found.damage)[: len(found.float_layers)]
+    assert found.rung.failures == []
+    strict = gate.prepare(trained, draws[1], GateLimits(t_bins=4, gap_relative_error=1e-6), scale=2.0)
+    with pytest.raises(UserError, match=r"(?s)guidance gate failed at int8.*The worst layer is [a-z_.0-9]+: alone"):
+        sensitivity.search(layers, build, strict, most=0)
+
+
+def test_tensorrts_form_is_symmetric_and_leaves_biases_in_float(calibrated) -> None:
+    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
+    model = quantize.quantize(calibrated, layers=layers, symmetric=True)
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    zero_points = [values[n.input[2]] for n in model.graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2]
+    assert zero_points and all((z == 0).all() and z.dtype == np.int8 for z in zero_points)
+    assert not any(v.dtype == np.int32 for v in values.values())
+    found = onnx_graph.require_precision(model, "int8", graph="guided")
+    assert found == {"int8": len(layers), "float": len(quantize.ALWAYS_FLOAT)}
+
+
+def test_a_layer_that_is_not_there_is_named(calibrated) -> None:
+    with pytest.raises(UserError, match=r"no such layer: mid_block\.nothing"):
+        quantize.quantize(calibrated, layers=["mid_block.nothing"], symmetric=False)

@@ -1,0 +1,91 @@
+"""The cond, step and sampler graphs follow torch's sampler, and a wrong schedule is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.sampling import plan
+from dashdeploy.errors import UserError
+from dashdeploy.export.checks import sampling_check
+from dashdeploy.export.graph import onnx_graph, sampler_graph
+from dashdeploy.export.graph.graphs import GRAPHS, SAMPLER_INPUTS
+from dashdeploy.recipe.schema import Tag
+from dashdeploy.runtime.onnx_session import OnnxSession
+from dashdeploy.runtime.onnxruntime_model import HostSession
+from tests.export.conftest import SAMPLING, export_graph
+
+PLAN = plan(SAMPLING, 1000)
+LIMITS = {"step_error": 1e-4, "image_error": 1e-3, "max_difference": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def path(trained: TorchDenoiser) -> sampling_check.Trajectory:
+    return sampling_check.trajectory(trained, PLAN, scale=Tag(), seed=0, batch_size=5)
+
+
+def session(file: Path, inputs: tuple[str, ...]) -> HostSession:
+    return HostSession(OnnxSession(file, inputs=inputs, threads=1), inputs)
+
+
+def assembled(step: Path, file: Path, form: str, output: str = "float32", timesteps=PLAN.timesteps) -> HostSession:
+    model = sampler_graph.assemble(onnx.load(step), timesteps, form=form, output=output)
+    onnx_graph.save(model, file, metadata={}, single_file_mb=100)
+    return session(file, SAMPLER_INPUTS)
+
+
+def test_the_step_graph_follows_torch_step_by_step_and_to_the_end(step_onnx: Path, path) -> None:
+    found = sampling_check.check_step(session(step_onnx, GRAPHS["step"].inputs), path, PLAN)
+    sampling_check.require(found, **LIMITS)
+    assert 0 < found.step_error < 1e-5 and found.max_difference < 1e-4
+
+
+def test_the_cond_graph_gives_either_branch(trained: TorchDenoiser, path, tmp_path: Path) -> None:
+    graph = session(export_graph(trained, "cond", tmp_path / "cond.onnx"), GRAPHS["cond"].inputs)
+    assert sampling_check.check_cond(graph, trained, path, PLAN).step_error < 1e-5
+    other = sampling_check.check_cond(graph, TorchDenoiser(trained.unet, trained.interface), path, PLAN)
+    assert other.step_error < 1e-5
+
+
+@pytest.mark.parametrize("form", ["loop", "unrolled"])
+@pytest.mark.parametrize("output", ["float32", "uint8"])
+def test_the_sampler_graph_gives_the_images_of_the_host_loop(
+    step_onnx: Path, path, tmp_path: Path, form: str, output: str
+) -> None:
+    graph = assembled(step_onnx, tmp_path / "sampler.onnx", form, output)
+    images = graph(path.noise, path.y, path.w)
+    assert images.dtype == getattr(torch, output) and images.shape == path.noise.shape
+    found = sampling_check.check_sampler(graph, path)
+    # One level of 255 where a value lies on the border between two.
+    assert found.max_difference < (1e-4 if output == "float32" else 1.01 * 2 / 255)
+
+
+def test_wrong_alphas_cumprod_are_refused(trained: TorchDenoiser, path, tmp_path: Path) -> None:
+    file = export_graph(trained, "step", tmp_path / "step.onnx")
+    model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.shape == (1001,):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 40), tensor.name))
+            break
+    else:
+        pytest.fail("the graph has no table of alphas_cumprod")
+    onnx.save(model, file)
+    found = sampling_check.check_step(session(file, GRAPHS["step"].inputs), path, PLAN)
+    with pytest.raises(UserError, match="the step graph does not follow torch: error of a single step"):
+        sampling_check.require(found, **LIMITS)
+    sampler = sampling_check.check_sampler(assembled(file, tmp_path / "sampler.onnx", "loop"), path)
+    with pytest.raises(UserError, match="the sampler graph does not follow torch: error of the final images"):
+        sampling_check.require(sampler, **LIMITS)
+
+
+def test_other_timesteps_are_refused(step_onnx: Path, path, tmp_path: Path) -> None:
+    shifted = tuple(max(0, t - 60) for t in PLAN.timesteps)
+    graph = assembled(step_onnx, tmp_path / "sampler.onnx", "loop", timesteps=shifted)
+    with pytest.raises(UserError, match="sampler graph does not follow"):
+        sampling_check.require(sampling_check.check_sampler(graph, path), **LIMITS)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from dashdeploy.errors import UserError
+from dashdeploy.export.graph import graphs, onnx_graph
+from dashdeploy.run import read_stage
+from dashdeploy.teachers import formats
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: Path) -> onnx.ModelProto:
+    return onnx.load(tiny_run / "artifacts" / "onnx-cpu" / "guided.onnx")
+
+
+def test_the_graph_has_the_promised_inputs_and_output_with_a_symbolic_batch(model: onnx.ModelProto) -> None:
+    kinds = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
+    found = {
+        t.name: (
+            kinds[t.type.tensor_type.elem_type],
+            [d.dim_param or d.dim_value for d in t.type.tensor_type.shape.dim],
+        )
+        for t in [*model.graph.input, *model.graph.output]
+    }
+    image = ["batch", 1, 8, 8]
+    assert found == {
+        "x": ("float32", image),
+        "t": ("int64", ["batch"]),
+        "y": ("int64", ["batch"]),
+        "w": ("float32", ["batch"]),
+        "eps": ("float32", image),
+    }
+
+
+def test_it_is_one_file_at_opset_22(model: onnx.ModelProto, tiny_run: Path) -> None:
+    assert [o.version for o in model.opset_import if o.domain == ""] == [22]
+    assert sorted(p.name for p in (tiny_run / "artifacts" / "onnx-cpu").iterdir()) == [
+        *("cond.onnx", "guided.onnx", "manifest.json", "manifest.json.sha256", "sampler.onnx", "step.onnx")
+    ]
+
+
+def test_the_model_describes_itself(model: onnx.ModelProto, tiny_run: Path) -> None:
+    found = onnx_graph.read_metadata(model)
+    student = read_stage(tiny_run / "student")
+    assert found["num_classes"] == 10
+    assert found["null_class"] == 10
+    assert found["prediction_type"] == "epsilon"
+    assert found["student_sha256"] == student.sha256
+    assert len(found["recipe_sha256"]) == 64
+    assert len(found["betas"]) == 1000
+    manifest = json.loads((tiny_run / "artifacts" / "onnx-cpu" / "manifest.json").read_text())
+    assert found.pop("graph") == "guided"
+    assert {k: manifest["artifact"][k] for k in found} == found
+
+
+class Chunked(nn.Module):
+    """The trap: torch.chunk on the stacked batch makes torch specialise on the example's size."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        a, b = torch.cat([x, x]).chunk(2)
+        return a + w[0] * b.reshape(4, 1, 8, 8) + t.sum() + y.sum()
+
+
+def test_a_graph_whose_batch_came_out_fixed_is_refused(tmp_path: Path) -> None:
+    example = (torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.zeros(4).long(), torch.ones(4))
+    with pytest.raises(UserError, match=r"batch is fixed|torch.onnx.export failed"):
+        onnx_graph.export(
+            Chunked(),
+            example,
+            tmp_path / "model.onnx",
+            inputs=graphs.GRAPHS["guided"].inputs,
+            output="eps",
+            opset=22,
+            metadata={},
+            single_file_mb=100,
+        )
+
+
+def test_a_fixed_batch_dimension_is_named() -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 1])
+    out = onnx.helper.make_tensor_value_info("eps", onnx.TensorProto.FLOAT, ["batch", 1])
+    graph = onnx.helper.make_graph([], "g", [value], [out])
+    with pytest.raises(UserError, match="x: 4"):
+        onnx_graph.assert_dynamic_batch(onnx.helper.make_model(graph))
+
+
+def test_weights_past_the_limit_go_into_a_file_beside_the_graph(tmp_path: Path) -> None:
+    linear = nn.Linear(8, 64)
+    path = onnx_graph.export(
+        linear,
+        (torch.zeros(4, 8),),
+        tmp_path / "model.onnx",
+        inputs=["x"],
+        output="eps",
+        opset=22,
+        metadata={},
+        single_file_mb=0,
+    )
+    assert path.with_name("model.onnx.data").is_file()
+
+
+def test_no_local_path_is_left_in_the_file_and_nodes_still_name_their_module(model: onnx.ModelProto) -> None:
+    text = model.SerializeToString()
+    assert b"site-packages" not in text
+    assert str(Path.home()).encode() + b"/" not in text
+    notes = [p.value for node in model.graph.node for p in node.metadata_props if p.key == onnx_graph.MODULE_OF_NODE]
+    assert any("down_blocks.0.resnets.0" in note for note in notes)
+
+
+@pytest.fixture(scope="module")
+def convolutions(tiny_run: Path) -> int:
+    unet = formats.load(tiny_run / "student", role="student").unet
+    return sum(isinstance(module, nn.Conv2d) for module in unet.modules())
+
+
+@pytest.mark.parametrize("asked", ["fp16", "bf16", "int8"])
+def test_a_float32_graph_is_never_taken_for_less(model: onnx.ModelProto, convolutions: int, asked: str) -> None:
+    assert onnx_graph.require_precision(model, "fp32", graph="guided") == {"float": convolutions}
+    message = f"{asked} was asked for, and the guided graph's convolutions are: {convolutions} float"
+    with pytest.raises(UserError, match=message):
+        onnx_graph.require_precision(model, asked, graph="guided")
+
+
+def test_convolutions_inside_of_a_loop_are_counted(tiny_run: Path, convolutions: int) -> None:
+    sampler = onnx.load(tiny_run / "artifacts" / "onnx-cpu" / "sampler.onnx")
+    assert onnx_graph.convolution_types(sampler) == {"float": convolutions}
