@@ -1,7 +1,8 @@
 """How long a model takes to open, and to make its first image, each time in a process that has not done so before.
 
-python -m dashdeploy.bench.measure.loading JOB, with JOB as JSON, prints one JSON list. That process imports the runtimes
-once and forks for every opening, so that each starts with the imports done and nothing else: import time is not counted.
+python -m dashdeploy.bench.measure.loading JOB, with JOB as JSON, prints one JSON list. That process imports the
+runtimes once and forks for every opening, so that each starts with the imports done and nothing else: import time is
+not counted.
 Files are in the page cache, as they are for an application that is started again. On a GPU, starting CUDA counts.
 """
 

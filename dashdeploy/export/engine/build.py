@@ -252,7 +252,7 @@ def _worker(job: dict[str, Any], output: Path, title: str) -> Generator[dict[str
 def _process(job: dict[str, Any], printed: IO[str]) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """A worker and its events; it is stopped when the block is left early, by an error or by Ctrl-C."""
     reading, writing = os.pipe()
-    package = str(Path(__file__).resolve().parents[2])
+    package = str(Path(__file__).resolve().parents[3])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **tensorrt_library.environment(job["flavour"]), "PYTHONPATH": os.pathsep.join(paths)}
     process = subprocess.Popen(
