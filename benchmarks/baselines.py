@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure import baselines
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.locate import data_root, find
@@ -29,7 +29,7 @@ def measure(name: str, seed: int, run_dir: Path) -> dict[str, Any]:
     """The bench record of one recipe at one seed; the student is sampled in torch, nothing is exported."""
     overrides = [f"seed={seed}", "export=[]", "bench.quality.torch_student=all", *NO_LATENCY]
     recipe = load_recipe(name, overrides=overrides)
-    folder = run.open_run(run_dir / f"seed{seed}", recipe.name)
+    folder = stages.open_run(run_dir / f"seed{seed}", recipe.name)
     stage = run_all(recipe, folder, base=find("recipes", name).parent, say=lambda text: print(text, file=sys.stderr))
     record: dict[str, Any] = json.loads((stage.folder / "bench.json").read_text())
     record["objective"] = recipe.distill.objective.kind
@@ -88,7 +88,7 @@ def main() -> None:
         "recovery": mean(recoveries),
         "recovery_range": spread(recoveries),
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
     }
     path = data_root("recipes") / "baselines" / f"{options.recipe}.json"
     path.parent.mkdir(exist_ok=True)

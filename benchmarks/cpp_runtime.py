@@ -23,7 +23,7 @@ import openvino
 import torch
 
 import dashdeploy.runtime
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import initial_noise, plan
 from dashdeploy.locate import data_root
@@ -124,7 +124,7 @@ def main() -> None:
         "threads": threads,
         "rows": rows,
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
     }
     path = Path(__file__).parent / "results" / "cpp-runtime.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

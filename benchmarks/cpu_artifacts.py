@@ -25,7 +25,7 @@ import networks
 import numpy as np
 import torch
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave, median_interval
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import Denoiser, Interface, TorchDenoiser
@@ -180,7 +180,7 @@ def main() -> None:
         "threads": options.threads,
         "rows": rows,
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
         "seed": 0,
     }
     path = Path(__file__).parent / "results" / f"cpu-artifacts-{result['network']}.json"

@@ -23,7 +23,7 @@ import torch
 from cpu_artifacts import median_ms
 from front_plot import plot
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure import quality
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
-    stage = run.read_stage(options.run / "artifacts" / options.artifact)
+    stage = stages.read_stage(options.run / "artifacts" / options.artifact)
     recipe = Recipe.model_validate(stage.manifest["recipe"])
     with torch.inference_mode(), open_path(stage.folder, threads=options.threads) as model:
         points = variants(recipe, model.denoiser.interface.schedule.num_train_timesteps, tuple(options.steps))
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
         },
         "rows": [row | time for row, time in zip(found, times, strict=True)],
         "machine": {**machine(), "load_before": load},
-        "versions": run.versions(),
+        "versions": stages.versions(),
         "seed": SEED,
     }
     name = f"front-{recipe.name}"

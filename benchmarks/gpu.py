@@ -24,7 +24,7 @@ import networks
 import torch
 from cpu_artifacts import median_ms
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import TorchDenoiser
@@ -242,7 +242,7 @@ def main() -> None:
         "compute_capability": ".".join(map(str, torch.cuda.get_device_capability(DEVICE))),
         "num_inference_steps": options.steps,
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
         "seed": 0,
         "networks": [],
     }

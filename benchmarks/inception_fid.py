@@ -26,7 +26,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.metrics import frechet
 from dashdeploy.metrics.features import InceptionFeatures
@@ -94,7 +94,7 @@ def compare(num_images: int, work: Path) -> dict[str, Any]:
     """Features and FID by both, and how far they are apart."""
     theirs = torch_fidelity()
     weights = random_weights(work / "weights.pth")
-    ours = InceptionFeatures(weights, sha256=run.file_sha256(weights))
+    ours = InceptionFeatures(weights, sha256=stages.file_sha256(weights))
     a, b = two_sets(num_images)
     features = [ours(images)[0] for images in (a, b)]
     net = theirs.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
@@ -114,7 +114,7 @@ def compare(num_images: int, work: Path) -> dict[str, Any]:
     return {
         "num_images": num_images,
         "seed": SEED,
-        "weights_sha256": run.file_sha256(weights),
+        "weights_sha256": stages.file_sha256(weights),
         "fid": our_fid,
         "torch_fidelity_fid": their_fid,
         "fid_difference": abs(our_fid - their_fid),
@@ -129,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         result = compare(options.images, Path(work))
-    versions = {**run.versions(), "torch-fidelity": metadata.version("torch-fidelity")}
+    versions = {**stages.versions(), "torch-fidelity": metadata.version("torch-fidelity")}
     result |= {"machine": machine(), "versions": versions}
     path = Path(__file__).parent / "results" / "inception-fid.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -23,7 +23,7 @@ import onnxruntime
 import torch
 from cpu_artifacts import median_ms
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.bench.measure.quality import balanced_labels, reference
@@ -78,7 +78,7 @@ def one_sided(calibrated: quantize.Calibrated, layers: list[str], *, weights: bo
 
 
 def main(folder: Path) -> None:
-    recipe = Recipe.model_validate(run.read_stage(folder / "student").manifest["recipe"])
+    recipe = Recipe.model_validate(stages.read_stage(folder / "student").manifest["recipe"])
     threads = torch.get_num_threads()
     denoiser = networks.load(str(folder))
     interface, sampling = denoiser.interface, recipe.sampling
@@ -168,7 +168,7 @@ def main(folder: Path) -> None:
         "step_ms_by_operator": profiles,
         "rows": rows,
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
         "seed": 0,
     }
     path = Path(__file__).parent / "results" / "int8-tradeoff.json"

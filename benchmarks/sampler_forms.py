@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import torch
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import plan
@@ -86,7 +86,7 @@ def main(folder: Path) -> None:
         "forms": forms,
         "rows": rows,
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
     }
     path = Path(__file__).parent / "results" / "sampler-forms.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

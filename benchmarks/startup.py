@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.machine import machine
 
 COMMANDS = (["--help"], ["distill", "--help"], ["recipes", "ls"], ["recipes", "validate", "digits"])
@@ -27,7 +27,7 @@ def main() -> None:
             subprocess.run([program, *command], check=True, capture_output=True)
             times[" ".join(command)].append(time.perf_counter() - start)
     medians = {name: sorted(values)[REPEATS // 2] for name, values in times.items()}
-    result = {"repeats": REPEATS, "median_s": medians, "machine": machine(), "versions": run.versions()}
+    result = {"repeats": REPEATS, "median_s": medians, "machine": machine(), "versions": stages.versions()}
     (Path(__file__).parent / "results" / "startup.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(medians, indent=1))
 

@@ -16,7 +16,7 @@ from torch import nn
 from dashdeploy.data import load_dataset
 from dashdeploy.metrics.features import NETWORKS, FeatureNet, normalise
 from dashdeploy.recipe.schema import Data
-from dashdeploy.run import file_sha256
+from dashdeploy.stages import file_sha256
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import torch
 from networks import paper
 from plain_loop import Plain
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.data import load_dataset
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": rows,
         "threads": options.threads,
         "machine": {**machine(), "load_before": load},
-        "versions": run.versions(),
+        "versions": stages.versions(),
     }
     (options.results / "train-speed.json").write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:

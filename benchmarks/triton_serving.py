@@ -25,7 +25,7 @@ from google.protobuf import text_format
 from tritonclient import grpc
 from tritonclient.grpc import model_config_pb2
 
-from dashdeploy import package, run
+from dashdeploy import package, stages
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.packages.stage import write_package
 
@@ -92,7 +92,7 @@ def load(url: str, model: str, clients: int, seconds: float, *, seed: int, num_c
 
 
 @contextmanager
-def servers(stage: run.Stage, threads: int) -> Iterator[dict[str, triton_server.Server]]:
+def servers(stage: stages.Stage, threads: int) -> Iterator[dict[str, triton_server.Server]]:
     """Both servers, by mode."""
     with tempfile.TemporaryDirectory() as name:
         folders = {m: repository(stage.folder, Path(name) / m, batching=m, threads=threads) for m in MODES}
@@ -100,7 +100,9 @@ def servers(stage: run.Stage, threads: int) -> Iterator[dict[str, triton_server.
             yield {"on": on, "off": off}
 
 
-def measure(stage: run.Stage, *, rounds: int, seconds: float, threads: int, num_classes: int) -> list[dict[str, Any]]:
+def measure(
+    stage: stages.Stage, *, rounds: int, seconds: float, threads: int, num_classes: int
+) -> list[dict[str, Any]]:
     """A row for each number of clients and mode: medians over the rounds, which take the modes in turns."""
     model = stage.figures["model"]
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
@@ -136,7 +138,7 @@ def main() -> None:
     assert isinstance(what, package.Package)
     stage = write_package(asked.run, what)
     (manifest,) = stage.folder.glob("model_repository/*/1/artifact")
-    artifact = run.read_manifest(manifest)["artifact"]
+    artifact = stages.read_manifest(manifest)["artifact"]
     load_before = os.getloadavg()[0]
     sizes = {"rounds": asked.rounds, "seconds": asked.seconds, "threads": asked.threads}
     result = {
@@ -149,7 +151,7 @@ def main() -> None:
         "rows": measure(stage, num_classes=artifact["num_classes"], **sizes),
         "machine": machine() | {"load_before": load_before},
         # onnxruntime is the server's too; its numpy is another.
-        "versions": run.versions() | {"nvidia-pytriton": triton_setup.WHEEL.split("==")[1]},
+        "versions": stages.versions() | {"nvidia-pytriton": triton_setup.WHEEL.split("==")[1]},
     }
     asked.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["rows"], indent=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dashdeploy import package, run
+from dashdeploy import package, stages
 from dashdeploy.bench.bench import bench, check_measurable
 from dashdeploy.packages.stage import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
@@ -22,7 +22,7 @@ def run_all(
     fresh: bool = False,
     banks: Path | None = None,
     say: Callable[[str], None],
-) -> run.Stage:
+) -> stages.Stage:
     """Carry out all four stages and return the last; `say` is told of each stage as it ends. `banks`: see `distill`."""
     check_measurable(recipe)
     teacher = choose.find(recipe, run_folder, base=base)

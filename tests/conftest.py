@@ -70,7 +70,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe) -> Path:
     import torch
 
     from dashdeploy.export.export import export
-    from dashdeploy.run import open_run
+    from dashdeploy.stages import open_run
     from dashdeploy.target import load_target
     from dashdeploy.training.distill import distill
     from dashdeploy.training.teach import teach

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure import baselines, checks, interval, latency, models, quality, samples
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.bench.measure.progress import progress
@@ -43,7 +43,7 @@ def bench(
     base: Path | None = None,
     fresh: bool = False,
     guidance_interval: GuidanceInterval | None = None,
-) -> run.Stage:
+) -> stages.Stage:
     """Measure run_folder's student and artifacts against its teacher into run_folder/bench.
 
     Args:
@@ -54,8 +54,8 @@ def bench(
         UserError: no student, a teacher that has changed since the student was made, or a missing feature network.
     """
     check_measurable(recipe)
-    student = run.read_stage(run_folder / "student")
-    artifacts = [run.read_stage(folder) for folder in artifact_folders(run_folder)]
+    student = stages.read_stage(run_folder / "student")
+    artifacts = [stages.read_stage(folder) for folder in artifact_folders(run_folder)]
     stale = [a.folder.name for a in artifacts if a.manifest["inputs"]["student"] != student.sha256]
     if stale:
         raise UserError(
@@ -82,12 +82,12 @@ def bench(
         "bench": recipe.bench.model_dump(mode="json"),
         "seed": recipe.seed,
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
     }
     tried = guidance_interval or interval.choose(recipe)
     inputs["interval"] = tried.model_dump(mode="json") if tried else None
-    key = run.stage_key("bench", record=record.FORMAT, **inputs)
-    done = None if fresh else run.current(run_folder / "bench", key)
+    key = stages.stage_key("bench", record=record.FORMAT, **inputs)
+    done = None if fresh else stages.current(run_folder / "bench", key)
     if done is not None:
         return done
     folders = {"teacher": teacher_folder, "student": student.folder}
@@ -98,12 +98,12 @@ def bench(
         exported = {f"student-{a.folder.name}": a for a in artifacts}
         work = Bench(recipe, run_folder, folders, found, exported, data, extractor, threads, tried)
         work.notes += left_out
-        with run.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
+        with stages.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
             measured = work.measure(student)
             np.savez_compressed(draft.folder / "samples.npz", **work.grid())
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             write_report(draft.folder)
-    return run.read_stage(run_folder / "bench")
+    return stages.read_stage(run_folder / "bench")
 
 
 def check_measurable(recipe: Recipe) -> None:
@@ -128,7 +128,7 @@ class Bench:
         run_folder: Path,
         folders: dict[str, Path],
         found: dict[str, Model],
-        artifacts: dict[str, run.Stage],
+        artifacts: dict[str, stages.Stage],
         data: LabelledImages,
         extractor: Extractor,
         threads: int,
@@ -142,7 +142,7 @@ class Bench:
         self.images: dict[tuple[str, str], torch.Tensor] = {}
         self.features: dict[str, Any] = {}  # the teacher's, by guidance
 
-    def measure(self, student: run.Stage) -> record.Record:
+    def measure(self, student: stages.Stage) -> record.Record:
         """The whole record."""
         recipe = self.recipe
         run_plan = plan(recipe.sampling, self.steps)
@@ -161,7 +161,7 @@ class Bench:
             "seed": recipe.bench.seed,
             "threads": self.threads,
             "machine": machine(),
-            "versions": run.versions(),
+            "versions": stages.versions(),
             "settings": {
                 "sampling": recipe.sampling.model_dump(mode="json"),
                 **recipe.bench.model_dump(mode="json", exclude={"seed"}),

@@ -65,14 +65,14 @@ def run_bench(
 
     A run folder that is called diff is given as ./diff.
     """
-    from dashdeploy import run
+    from dashdeploy import stages
     from dashdeploy.bench.bench import bench as bench_stage
     from dashdeploy.bench.report.show import show
     from dashdeploy.errors import UserError
     from dashdeploy.recipe.load import load_text, resolved_yaml
     from dashdeploy.recipe.schema import Recipe
 
-    recipe = Recipe.model_validate(run.read_stage(run_folder / "student").manifest["recipe"])
+    recipe = Recipe.model_validate(stages.read_stage(run_folder / "student").manifest["recipe"])
     changes = list(overrides or ())
     changes += [f"bench.quality.features={features}"] if features else []
     changes += [f"bench.quality.features_weights={weights}"] if weights else []

@@ -32,17 +32,17 @@ def export(
     """
     import json
 
-    from dashdeploy import package, run
+    from dashdeploy import package, stages
     from dashdeploy.export.export import check_targets
     from dashdeploy.packages.stage import carry_out, summary
 
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
-    names = names or run.read_stage(run_folder / "student").manifest["recipe"]["export"]
+    names = names or stages.read_stage(run_folder / "student").manifest["recipe"]["export"]
     targets = [package.load(name) for name in dict.fromkeys(names)]
     check_targets(targets)
-    stages = [carry_out(run_folder, target, fresh=fresh) for target in targets]
+    written = [carry_out(run_folder, target, fresh=fresh) for target in targets]
     if as_json:
-        print(json.dumps([{"artifact": str(stage.folder), **stage.figures} for stage in stages], indent=2))
+        print(json.dumps([{"artifact": str(stage.folder), **stage.figures} for stage in written], indent=2))
         return
-    for stage in stages:
+    for stage in written:
         print(summary(stage))

@@ -26,7 +26,7 @@ class Job:
 
     def make_folder(self) -> Path:
         """The run folder, made and checked to be writable."""
-        from dashdeploy.run import open_run
+        from dashdeploy.stages import open_run
 
         return open_run(self.run_dir, self.recipe.name)
 

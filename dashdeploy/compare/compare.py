@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure import samples
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.compare import plots, tables
@@ -80,14 +80,14 @@ def compare(
         UserError: as by `plans`, before anything is made.
     """
     plans(comparison, run_dir / comparison.name, base=base)
-    root = run.open_run(run_dir, comparison.name)
+    root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
         say(f"[{place + 1}/{len(todo)}] {variant}, seed {seed}")
         changes = {**QUICK, **_threads(comparison, variant, threads)}
         changes |= teacher_of(comparison, variant, root, more=changes)
         recipe = recipe_of(comparison, variant, seed, more=changes)
-        folder = run.open_run(root / variant, f"seed{seed}")
+        folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
         run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=lambda text: None)
     runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
@@ -105,7 +105,7 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         "comparison": comparison.model_dump(mode="json"),
         **summary.as_dict(),
         "machine": machine(),
-        "versions": run.versions(),
+        "versions": stages.versions(),
     }
     (root / "compare.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (root / "compare.md").write_text(tables.markdown(summary), encoding="utf-8")
@@ -134,10 +134,10 @@ def _finished(folder: Path) -> Run | None:
     path = folder / "bench" / "bench.json"
     if not path.is_file():
         return None
-    student = run.read_manifest(folder / "student")
+    student = stages.read_manifest(folder / "student")
     teacher = Path(student["figures"]["teacher"])
     # A ready teacher may come without a manifest, and another machine's may lie elsewhere.
-    taught = run.read_manifest(teacher)["figures"] if (teacher / run.MANIFEST).is_file() else {}
+    taught = stages.read_manifest(teacher)["figures"] if (teacher / stages.MANIFEST).is_file() else {}
     return Run(
         record=json.loads(path.read_text(encoding="utf-8")),
         teacher=student["inputs"]["teacher"],

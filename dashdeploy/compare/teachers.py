@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.training.teach import teach
 
@@ -27,10 +27,10 @@ def teacher_of(comparison: Comparison, variant: str, root: Path, *, more: Mappin
     if recipe.teacher.path is not None:
         return {}
     values = recipe.model_dump(mode="json", include={"data", "noise_schedule", "teach", "seed"})
-    key = run.digest({**values, "teach": run.training_settings(values["teach"])})
-    folder = run.open_run(root / TEACHERS, key[:16])
+    key = stages.digest({**values, "teach": stages.training_settings(values["teach"])})
+    folder = stages.open_run(root / TEACHERS, key[:16])
     state = PartialState()
-    with run.in_turn(folder / "lock", what="the teacher") if state.is_main_process else nullcontext():
+    with stages.in_turn(folder / "lock", what="the teacher") if state.is_main_process else nullcontext():
         # The processes of one launch look for the teacher together, after the lock is theirs.
         state.wait_for_everyone()
         stage = teach(recipe, folder)

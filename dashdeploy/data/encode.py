@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from dashdeploy import locate, run
+from dashdeploy import locate, stages
 from dashdeploy.data import latents
 from dashdeploy.data.images import LabelledImages, to_float
 from dashdeploy.errors import UserError
@@ -32,7 +32,7 @@ def encoded(images: LabelledImages, vae: Path) -> LabelledImages:
     if not config.is_file():
         raise UserError(f"data.vae {vae}: no config.json there; expected a folder of a diffusers AutoencoderKL")
     weights = sorted(path for path in vae.iterdir() if path.suffix in (".safetensors", ".json"))
-    key = run.digest({"images": images.sha256, "vae": {path.name: run.file_sha256(path) for path in weights}})
+    key = stages.digest({"images": images.sha256, "vae": {path.name: stages.file_sha256(path) for path in weights}})
     path = locate.cache_folder() / "latents" / f"{key}.npz"
     if not path.is_file():
         found = encode(images, _open(vae, channels=images.image_shape[0]))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export.graph import onnx_graph
@@ -17,7 +17,7 @@ from dashdeploy.recipe.schema import Recipe
 from dashdeploy.target import Target
 
 
-def describe(student: run.Stage, recipe: Recipe, target: Target, interface: Interface) -> dict[str, Any]:
+def describe(student: stages.Stage, recipe: Recipe, target: Target, interface: Interface) -> dict[str, Any]:
     """What every graph of the artifact shares."""
     classes = student.figures["classes"]
     if len(classes) != interface.num_classes:
@@ -37,7 +37,7 @@ def describe(student: run.Stage, recipe: Recipe, target: Target, interface: Inte
         "clip_sample": recipe.sampling.clip_sample,
         "sampling": recipe.sampling.model_dump(mode="json"),
         "student_sha256": student.sha256,
-        "recipe_sha256": run.digest(recipe.model_dump(mode="json")),
+        "recipe_sha256": stages.digest(recipe.model_dump(mode="json")),
     }
 
 
@@ -66,7 +66,7 @@ def graph_entry(path: Path, name: str, *, image_shape: tuple[int, int, int], num
     return {
         "file": path.name,
         "files": onnx_graph.files(path),
-        "onnx_sha256": run.file_sha256(path),
+        "onnx_sha256": stages.file_sha256(path),
         "inputs": [{"name": n, "dtype": shapes[n][0], "shape": shapes[n][1]} for n in inputs],
         "outputs": [{"name": made, "dtype": output if name == "sampler" else "float32", "shape": image}],
     }

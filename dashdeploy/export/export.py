@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
@@ -36,14 +36,14 @@ BACKENDS: dict[str, str] = {
 """Backend name -> ``(target, cache folder) -> object`` with `ready()` and `build(...)`, see backend_onnxruntime."""
 
 
-def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stage:
+def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.Stage:
     """Export run_folder/student for `target` into run_folder/artifacts/<target>, or return what is there already.
 
     Raises:
         UserError: no student, a backend that is missing here, a failed export or build, or figures past the target's
             limits; then no artifact is left.
     """
-    student = run.read_stage(run_folder / "student")
+    student = stages.read_stage(run_folder / "student")
     recipe = Recipe.model_validate(student.manifest["recipe"])
     if recipe.data.gives_latents and "sampler" in target.graphs:
         raise UserError(
@@ -55,8 +55,8 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
     if recipe.sampling.solver != "ddim":  # artifacts from before there was a choice stay current
         inputs["solver"] = recipe.sampling.solver
     backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
-    key = run.stage_key("export", **inputs, backend=backend.identity())
-    done = None if fresh else run.current(folder, key)
+    key = stages.stage_key("export", **inputs, backend=backend.identity())
+    done = None if fresh else stages.current(folder, key)
     if done is not None:
         return done
     backend.ready()
@@ -68,7 +68,7 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
             "Take a target with precision fp16 or bf16."
         )
     with (
-        run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
+        stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
         tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
         Progress(
             TextColumn("{task.description}"),
@@ -88,7 +88,7 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> run.Stag
             draft.figures["int8"] = job.int8.as_dict()
         names = {name for entry in draft.artifact["graphs"].values() for name in entry["files"]}
         draft.figures["bytes"] = sum((draft.folder / name).stat().st_size for name in names)
-    return run.read_stage(folder)
+    return stages.read_stage(folder)
 
 
 class Export:
@@ -96,7 +96,7 @@ class Export:
 
     def __init__(
         self,
-        student: run.Stage,
+        student: stages.Stage,
         recipe: Recipe,
         target: Target,
         denoiser: TorchDenoiser,
@@ -211,7 +211,7 @@ class Export:
         return gate_of(self.denoiser, self.sampling, self.target, seed=self.recipe.seed)
 
 
-def summary(stage: run.Stage) -> str:
+def summary(stage: stages.Stage) -> str:
     """One line of what an export measured."""
     found = stage.figures
     parts = [f"{found['bytes'] / 1e6:.2f} MB"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from dashdeploy.errors import UserError
 from dashdeploy.metrics.inception import Inception
-from dashdeploy.run import file_sha256
+from dashdeploy.stages import file_sha256
 from dashdeploy.weights_file import read_safetensors
 
 NETWORKS = Path(__file__).parent / "networks"

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.package import Package
 from dashdeploy.packages.template import fill
@@ -29,7 +29,7 @@ class Writer:
     def __init__(self, package: Package, templates: Path) -> None:
         self.package, self.templates = package, templates
 
-    def check(self, artifact: run.Stage) -> None:
+    def check(self, artifact: stages.Stage) -> None:
         """Refuse a backend that the runtime has not.
 
         Raises:
@@ -39,7 +39,7 @@ class Writer:
         if backend not in SDKS:
             raise UserError(f"{artifact.folder}: the C++ runtime has no backend {backend}; it has {', '.join(SDKS)}")
 
-    def write(self, folder: Path, artifact: run.Stage, recipe: Recipe) -> dict[str, Any]:
+    def write(self, folder: Path, artifact: stages.Stage, recipe: Recipe) -> dict[str, Any]:
         """Copy the sources and the artifact, whole: its manifest vouches for every file."""
         shutil.copytree(self.templates, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "README.md"))
         shutil.copytree(artifact.folder, folder / ARTIFACT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from dashdeploy import locate, run
+from dashdeploy import locate, stages
 from dashdeploy.errors import UserError
 from dashdeploy.export import describe
 from dashdeploy.export import export as artifacts
@@ -26,18 +26,18 @@ FOLDER = "packages"
 class Writer(Protocol):
     """One kind of package."""
 
-    def check(self, artifact: run.Stage) -> None:
+    def check(self, artifact: stages.Stage) -> None:
         """Refuse an artifact that this package cannot carry.
 
         Raises:
             UserError: it says which artifacts fit.
         """
 
-    def write(self, folder: Path, artifact: run.Stage, recipe: Recipe) -> dict[str, Any]:
+    def write(self, folder: Path, artifact: stages.Stage, recipe: Recipe) -> dict[str, Any]:
         """Write its files, the artifact's among them, into an empty folder; returns figures for the manifest."""
 
 
-def carry_out(run_folder: Path, what: Target | Package, *, fresh: bool = False) -> run.Stage:
+def carry_out(run_folder: Path, what: Target | Package, *, fresh: bool = False) -> stages.Stage:
     """Export a target, or write a package.
 
     Raises:
@@ -53,7 +53,7 @@ def place(what: Target | Package) -> str:
     return FOLDER if isinstance(what, Package) else ARTIFACTS
 
 
-def write_package(run_folder: Path, package: Package, *, fresh: bool = False) -> run.Stage:
+def write_package(run_folder: Path, package: Package, *, fresh: bool = False) -> stages.Stage:
     """Write run_folder/packages/<name>, or return what is there already.
 
     Raises:
@@ -66,18 +66,18 @@ def write_package(run_folder: Path, package: Package, *, fresh: bool = False) ->
     writer.check(artifact)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
-    key = run.stage_key("package", **inputs, templates=run.folder_sha256(templates))
-    done = None if fresh else run.current(folder, key)
+    key = stages.stage_key("package", **inputs, templates=stages.folder_sha256(templates))
+    done = None if fresh else stages.current(folder, key)
     if done is not None:
         return done
     folder.parent.mkdir(exist_ok=True)
     recipe = Recipe.model_validate(artifact.manifest["recipe"])
-    with run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
+    with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
         draft.figures.update(writer.write(draft.folder, artifact, recipe))
-    return run.read_stage(folder)
+    return stages.read_stage(folder)
 
 
-def require_ddim(artifact: run.Stage) -> None:
+def require_ddim(artifact: stages.Stage) -> None:
     """Refuse an artifact whose recipe samples with another solver: what a package runs holds DDIM's update.
 
     Raises:
@@ -92,7 +92,7 @@ def require_ddim(artifact: run.Stage) -> None:
         )
 
 
-def summary(stage: run.Stage) -> str:
+def summary(stage: stages.Stage) -> str:
     """One line of what was exported or written."""
     if "package" not in stage.manifest["inputs"]:
         return artifacts.summary(stage)

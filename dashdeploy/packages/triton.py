@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.diffusion import guidance, noise, sampling
 from dashdeploy.errors import UserError
 from dashdeploy.package import Package, Triton
@@ -33,7 +33,7 @@ class Writer:
         assert isinstance(package.package, Triton)
         self.package, self.what, self.templates = package, package.package, templates
 
-    def check(self, artifact: run.Stage) -> None:
+    def check(self, artifact: stages.Stage) -> None:
         """Refuse an artifact that this backend of Triton cannot run.
 
         Raises:
@@ -67,7 +67,7 @@ class Writer:
                 "Set min to 1 in the target's profile."
             )
 
-    def write(self, folder: Path, artifact: run.Stage, recipe: Recipe) -> dict[str, Any]:
+    def write(self, folder: Path, artifact: stages.Stage, recipe: Recipe) -> dict[str, Any]:
         """README.md, client.py, kubernetes/ and model_repository/<model>; returns the model's name and backend."""
         described = artifact.manifest["artifact"]
         name = self.what.model_name or re.sub(r"[^A-Za-z0-9_-]", "-", recipe.name)
@@ -94,12 +94,12 @@ class Writer:
             (folder / place).write_text(fill(text, values), encoding="utf-8")
         return {"model": name, "backend": self.what.backend, "num_inference_steps": len(steps)}
 
-    def _copy_model(self, version: Path, artifact: run.Stage) -> None:
+    def _copy_model(self, version: Path, artifact: stages.Stage) -> None:
         """What Triton loads. Files that a graph names (its weights) keep their names."""
         if self.what.backend == "python":
             for source in (*(self.templates / module for module in MODULES), Path(noise.__file__)):
                 shutil.copyfile(source, version / source.name)
-            for name in (*artifact.manifest["files"], run.MANIFEST, run.SIDECAR):
+            for name in (*artifact.manifest["files"], stages.MANIFEST, stages.SIDECAR):
                 (version / "artifact" / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact.folder / name, version / "artifact" / name)
             return
@@ -136,7 +136,7 @@ class Writer:
             "max_replicas": str(self.what.max_replicas),
             "gpu": '\n          nvidia.com/gpu: "1"' if on_gpu else "",
             "onnxruntime": "onnxruntime-gpu" if on_gpu else "onnxruntime",
-            "onnxruntime_version": run.versions().get("onnxruntime", "1.20.0"),
+            "onnxruntime_version": stages.versions().get("onnxruntime", "1.20.0"),
         }
         return {**values, "notes": fill(notes, values)}
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.diffusion.sampling import Plan, ddim_step, solve
 from dashdeploy.diffusion.schedule import NoiseSchedule
@@ -246,7 +246,7 @@ def open_graphs(
         denoiser=GraphDenoiser(graphs, shape),
         parameters=artifact["parameters"],
         file_bytes=sum((folder / name).stat().st_size for name in loaded(entries["guided"])),
-        sha256=run.digest(manifest["files"]),
+        sha256=stages.digest(manifest["files"]),
         classes=tuple(artifact["classes"]),
         device=device,
         precision=precision,

@@ -10,10 +10,10 @@ import torch
 
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
-from dashdeploy.run import file_sha256
 from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
+from dashdeploy.stages import file_sha256
 
 CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRtRtxExecutionProvider")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.runtime import RUNTIMES
@@ -28,13 +28,13 @@ def open_path(
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
             raise UserError(f"{path}: an .onnx file alone runs on the CPU; open its folder for a provider or device.")
-        if (path.parent / run.MANIFEST).is_file():
-            run.read_stage(path.parent)
+        if (path.parent / stages.MANIFEST).is_file():
+            stages.read_stage(path.parent)
         from dashdeploy.runtime.onnxruntime_model import open_file
 
         return open_file(path, threads=threads)
     folder = find_model(path)
-    manifest = run.read_stage(folder).manifest if (folder / run.MANIFEST).is_file() else {}
+    manifest = stages.read_stage(folder).manifest if (folder / stages.MANIFEST).is_file() else {}
     artifact = manifest.get("artifact", {})
     backend = artifact.get("backend", "torch")
     opener = resolve("runtime", RUNTIMES, backend)
@@ -54,17 +54,17 @@ def find_model(path: Path) -> Path:
         raise UserError(
             f"{path}: no such file or folder. Expected a run folder, an artifact, a model folder or an .onnx file."
         )
-    holds_model = (run.MANIFEST, "unet/config.json", "transformer/config.json", "config.json")
+    holds_model = (stages.MANIFEST, "unet/config.json", "transformer/config.json", "config.json")
     if any((path / name).is_file() for name in holds_model):
         return path
     artifacts = artifact_folders(path)
     if artifacts:
         return artifacts[0]
-    if (path / "student" / run.MANIFEST).is_file():
+    if (path / "student" / stages.MANIFEST).is_file():
         return path / "student"
     raise UserError(f"{path}: holds no model yet. Run `dashdeploy distill` and `dashdeploy export` first.")
 
 
 def artifact_folders(run_folder: Path) -> list[Path]:
     """The artifacts of a run, by name."""
-    return sorted(p.parent for p in (run_folder / ARTIFACTS).glob(f"*/{run.MANIFEST}"))
+    return sorted(p.parent for p in (run_folder / ARTIFACTS).glob(f"*/{stages.MANIFEST}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import TorchDenoiser
@@ -35,7 +35,7 @@ def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
         UserError: teacher.path is given and does not exist.
     """
     trained = run_folder / "teacher"
-    if (trained / run.MANIFEST).is_file():
+    if (trained / stages.MANIFEST).is_file():
         return trained
     if recipe.teacher.path is None:
         return None
@@ -63,8 +63,8 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     Raises:
         UserError: damaged, or other classes, image shape or noise schedule; all that differs is named.
     """
-    if (folder / run.MANIFEST).is_file():
-        run.read_stage(folder)
+    if (folder / stages.MANIFEST).is_file():
+        stages.read_stage(folder)
     denoiser = formats.load(folder, role="teacher")
     found = denoiser.interface
     problems = []
@@ -100,4 +100,4 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
 def sha256(folder: Path) -> str:
     """Identity of a teacher: hash over its tensors (weights and λ) and its model and scheduler configuration."""
     kept = [p for p in sorted(folder.rglob("*")) if p.suffix == ".safetensors" or p.name in CONFIGS]
-    return run.digest({str(p.relative_to(folder)): run.file_sha256(p) for p in kept})
+    return stages.digest({str(p.relative_to(folder)): stages.file_sha256(p) for p in kept})

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dashdeploy import run, seeds
+from dashdeploy import seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
 from dashdeploy.training.batches import Batch, FreshDraws
@@ -71,7 +71,7 @@ def banked(
         )
     if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with run.in_turn(
+        with stages.in_turn(
             path.with_suffix(".lock"), what="the teacher bank"
         ):  # another shard of a comparison may be making the same bank
             if load_bank(path, key=key) is None:

@@ -11,7 +11,7 @@ from accelerate import Accelerator, PartialState
 from rich.console import Console
 from rich.progress import track
 
-from dashdeploy import run, seeds
+from dashdeploy import seeds, stages
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
@@ -43,7 +43,7 @@ def distill(
     base: Path | None = None,
     fresh: bool = False,
     banks: Path | None = None,
-) -> run.Stage:
+) -> stages.Stage:
     """Train the recipe's student into run_folder/student, or return it if it is already there.
 
     Args:
@@ -81,7 +81,7 @@ def distill(
         if config.objective.kind in objectives.NEEDS_TEACHER and config.teacher_bank:
             kept = {name: inputs[name] for name in ("data", "holdout", "teacher", "seed")}
             kept |= {"features": True} if hint_of(config.objective) else {}
-            bank_key = run.stage_key("bank", **kept, draws=config.teacher_bank, **other_draws(recipe))
+            bank_key = stages.stage_key("bank", **kept, draws=config.teacher_bank, **other_draws(recipe))
             source = banked(
                 live,
                 config.teacher_bank,
@@ -93,7 +93,7 @@ def distill(
             )
         return student_step(recipe, student, teacher.denoiser, weights, data), source
 
-    def write(module: TrainStep, draft: run.Draft) -> None:
+    def write(module: TrainStep, draft: stages.Draft) -> None:
         networks.save(module.denoiser.unet, interface.schedule, draft.folder)
         module.weights.save(draft.folder)
         draft.figures.update(student.describe(), init=recipe.student.init.model_dump(mode="json"))
@@ -117,7 +117,7 @@ def guidance_in_use(recipe: schema.Recipe) -> dict[str, Any]:
 
 def objective_settings(config: schema.Distill) -> dict[str, Any]:
     """What the section says of training, for the stage's key; what `other_draws` says is left out, and a hint of 0."""
-    settings = run.training_settings(config.model_dump(mode="json", exclude={"teacher_precision", "timesteps"}))
+    settings = stages.training_settings(config.model_dump(mode="json", exclude={"teacher_precision", "timesteps"}))
     if not hint_of(config.objective):
         settings["objective"].pop("hint", None)
     return settings

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.recipe import schema
 from dashdeploy.training import checkpoint
 from dashdeploy.training.batches import Source
@@ -24,24 +24,24 @@ def train_stage(
     *,
     inputs: dict[str, Any],
     build: Callable[..., tuple[TrainStep, Source]],
-    write: Callable[[TrainStep, run.Draft], None],
+    write: Callable[[TrainStep, stages.Draft], None],
     fresh: bool,
-) -> run.Stage:
+) -> stages.Stage:
     """Train and write the stage in `folder`, unless it is there already with the same inputs.
 
     `build` makes the module and its data source; `write` stores the trained module in a draft. The
     work folder survives an interruption and is removed once the stage is written.
     """
-    key = run.stage_key(folder.name, **inputs)
-    done = None if fresh else run.current(folder, key)
+    key = stages.stage_key(folder.name, **inputs)
+    done = None if fresh else stages.current(folder, key)
     if done is not None:
         return done
     accelerator = make_accelerator(config)
     main = accelerator.is_main_process
-    work = run.work_folder(folder, fresh=fresh and main)
+    work = stages.work_folder(folder, fresh=fresh and main)
     # No process may look for a checkpoint before --fresh has removed it.
     accelerator.wait_for_everyone()
-    with run.exclusive(work) if main else nullcontext():
+    with stages.exclusive(work) if main else nullcontext():
         # A checkpoint of another recipe is refused before anything costly is built.
         checkpoint.load(work, key=key)
         module, source = build(accelerator=accelerator, work=work, key=key)
@@ -56,7 +56,7 @@ def train_stage(
             title=f"{folder.name} {recipe.name}",
         )
         if main:
-            with run.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
+            with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
                 shutil.copy2(work / METRICS, draft.folder / METRICS)
                 if (work / TENSORBOARD).is_dir():
                     shutil.copytree(work / TENSORBOARD, draft.folder / TENSORBOARD)
@@ -67,4 +67,4 @@ def train_stage(
                 write(module, draft)
             shutil.rmtree(work, ignore_errors=True)
     accelerator.wait_for_everyone()
-    return run.read_stage(folder)
+    return stages.read_stage(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dashdeploy import run, seeds
+from dashdeploy import seeds, stages
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
@@ -23,7 +23,7 @@ from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights
 
 
-def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> run.Stage:
+def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> stages.Stage:
     """Train the recipe's teacher into run_folder/teacher, or return it if it is already there.
 
     Raises:
@@ -38,7 +38,7 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> ru
         "data": data.sha256,
         "holdout": recipe.data.holdout,
         "schedule": schedule.sha256,
-        "teach": run.training_settings(config.model_dump(mode="json")),
+        "teach": stages.training_settings(config.model_dump(mode="json")),
         "seed": recipe.seed,
     }
 
@@ -51,7 +51,7 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> ru
         source = FreshDraws(train_data, schedule, batch_size=config.batch_size, seed=recipe.seed)
         return TrainStep(denoiser, weights, partial(objectives.denoise, config=config)), source
 
-    def write(module: TrainStep, draft: run.Draft) -> None:
+    def write(module: TrainStep, draft: stages.Draft) -> None:
         networks.save(module.denoiser.unet, schedule, draft.folder, dtype=getattr(torch, config.save_dtype))
         module.weights.save(draft.folder)
         draft.figures.update(parameters=parameters(module.denoiser.unet), classes=list(data.classes))

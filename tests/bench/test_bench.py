@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dashdeploy import locate, run
+from dashdeploy import locate, stages
 from dashdeploy.bench.bench import bench
 from dashdeploy.bench.measure import models, samples
 from dashdeploy.bench.record.record import Record, load_record
@@ -30,11 +30,11 @@ from dashdeploy.teachers import choose
 def measured(tiny_run: Path, tiny_recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench") / "tiny"
     shutil.copytree(tiny_run, folder)
-    student = folder / "student" / run.MANIFEST
+    student = folder / "student" / stages.MANIFEST
     manifest = json.loads(student.read_text())
     manifest["figures"]["teacher"] = str(folder / "teacher")
     student.write_text(json.dumps(manifest))
-    student.with_name(run.SIDECAR).write_bytes(run.sidecar_text(student))
+    student.with_name(stages.SIDECAR).write_bytes(stages.sidecar_text(student))
     export(folder, lax_int8())
     bench(folder, tiny_recipe)
     return folder
@@ -151,7 +151,7 @@ def test_pairs_compare_with_the_teacher_and_with_the_student_in_torch(record: Re
 
 def test_the_gate_and_parity_are_taken_from_the_manifests(record: Record, measured: Path) -> None:
     checks = {c.model: c for c in record.checks}
-    gate = run.read_stage(measured / "artifacts" / "lax-int8").figures["gate"]
+    gate = stages.read_stage(measured / "artifacts" / "lax-int8").figures["gate"]
     assert [rung.name for rung in checks[INT8].rungs] == ["ONNX fp32", "onnxruntime int8"]
     assert checks[INT8].rungs[1].bins[1].cond_error == gate["rungs"][1]["bins"][1]["cond_error"]
     assert checks[INT8].limits["gap_cosine"] == 1e-6 and checks[INT8].int8

@@ -9,7 +9,7 @@ import torch
 
 from dashdeploy.cli.app import main
 from dashdeploy.recipe.load import load_text
-from dashdeploy.run import open_run
+from dashdeploy.stages import open_run
 from dashdeploy.training import distill
 from tests.teachers.paper_unet import PaperUNet, checkpoint
 

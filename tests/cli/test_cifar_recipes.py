@@ -18,7 +18,7 @@ from dashdeploy.data.cifar import CIFAR10, CIFAR100, Layout
 from dashdeploy.locate import find
 from dashdeploy.metrics import features
 from dashdeploy.recipe.schema import Data
-from dashdeploy.run import file_sha256
+from dashdeploy.stages import file_sha256
 
 IMAGES = 200
 SHRUNK = (

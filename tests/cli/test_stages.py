@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dashdeploy.cli.app import main
-from dashdeploy.run import SIDECAR, sidecar_text
+from dashdeploy.stages import SIDECAR, sidecar_text
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.package import Package, load
 from dashdeploy.packages.stage import write_package
 
@@ -67,7 +67,7 @@ def sanitizer_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 def seal(folder: Path, text: bytes | None = None) -> None:
     """Write a manifest's text, and the hash that vouches for it."""
-    path = folder / run.MANIFEST
+    path = folder / stages.MANIFEST
     if text is not None:
         path.write_bytes(text)
-    (folder / run.SIDECAR).write_bytes(run.sidecar_text(path))
+    (folder / stages.SIDECAR).write_bytes(stages.sidecar_text(path))

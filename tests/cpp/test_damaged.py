@@ -16,7 +16,7 @@ import pytest
 from building import run
 from conftest import seal
 
-from dashdeploy.run import file_sha256
+from dashdeploy.stages import file_sha256
 
 NOT_FOUND, DAMAGED, UNSUPPORTED, BACKEND = "not found", "damaged", "unsupported", "backend error"
 CODES = {NOT_FOUND: 12, DAMAGED: 13, UNSUPPORTED: 14, BACKEND: 15}

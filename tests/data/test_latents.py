@@ -14,7 +14,7 @@ from dashdeploy.data.images import ImageStream
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.recipe.schema import Data
-from dashdeploy.run import open_run
+from dashdeploy.stages import open_run
 
 RECIPE = """
 name: latent

@@ -15,7 +15,7 @@ import torch
 from dashdeploy.errors import UserError
 from dashdeploy.metrics.features import InceptionFeatures, open_extractor
 from dashdeploy.metrics.inception import Inception, resize
-from dashdeploy.run import file_sha256
+from dashdeploy.stages import file_sha256
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "inception_fid.py"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dashdeploy import package, run
+from dashdeploy import package, stages
 from dashdeploy.cli.app import main
 from dashdeploy.errors import UserError
 from dashdeploy.locate import available, data_root
@@ -36,8 +36,8 @@ def mine(tmp_path: Path) -> Path:
 def test_it_carries_the_artifact_whole_and_every_source(copied: Path, mine: Path) -> None:
     stage = carry_out(copied, package.load(str(mine)))
     assert stage.folder == copied / "packages" / "mine"
-    carried = run.read_stage(stage.folder / "artifact")
-    assert carried.manifest == run.read_stage(copied / "artifacts" / "onnx-cpu").manifest
+    carried = stages.read_stage(stage.folder / "artifact")
+    assert carried.manifest == stages.read_stage(copied / "artifacts" / "onnx-cpu").manifest
     sources = data_root("exporters") / "cpp"
     for path in (p for p in sources.rglob("*") if p.is_file() and p.name != "README.md"):
         assert (stage.folder / path.relative_to(sources)).read_bytes() == path.read_bytes()
@@ -68,7 +68,7 @@ def test_the_command_writes_packages_beside_artifacts(
 
 
 def test_a_backend_that_the_runtime_has_not_is_refused(copied: Path) -> None:
-    stage = run.read_stage(copied / "artifacts" / "onnx-cpu")
+    stage = stages.read_stage(copied / "artifacts" / "onnx-cpu")
     stage.manifest["artifact"]["backend"] = "abacus"
     what = package.load("cpp")
     assert isinstance(what, package.Package)
@@ -79,7 +79,7 @@ def test_a_backend_that_the_runtime_has_not_is_refused(copied: Path) -> None:
 def test_an_artifact_of_another_solver_is_refused_by_every_package_and_says_which_graphs_are_ddims(
     copied: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = run.read_stage(copied / "artifacts" / "onnx-cpu")
+    stage = stages.read_stage(copied / "artifacts" / "onnx-cpu")
     assert "DDIM" not in summary(stage)
     stage.manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
     assert summary(stage).endswith("dpmpp_2m loops over guided on the host: step and sampler hold DDIM's update")

@@ -14,8 +14,8 @@ import dashdeploy.runtime
 from dashdeploy.diffusion.sampling import ddim, plan, solve
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Sampling, Tag
-from dashdeploy.run import SIDECAR, sidecar_text
 from dashdeploy.runtime.graphs_model import Chunked, GraphSampler
+from dashdeploy.stages import SIDECAR, sidecar_text
 from dashdeploy.teachers import formats
 
 STEPS = 4

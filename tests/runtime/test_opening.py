@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dashdeploy.errors import UserError
-from dashdeploy.run import sidecar_text
 from dashdeploy.runtime.opening import open_path
+from dashdeploy.stages import sidecar_text
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
-from dashdeploy.run import open_run
+from dashdeploy.stages import open_run
 from dashdeploy.teachers import formats, networks, unet2d
 from dashdeploy.training import bank, distill, teach
 from dashdeploy.training.batches import FreshDraws

@@ -12,8 +12,8 @@ from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
 from dashdeploy.recipe.architecture import DiT
 from dashdeploy.recipe.load import load_text
-from dashdeploy.run import open_run
 from dashdeploy.runtime.opening import open_path
+from dashdeploy.stages import open_run
 from dashdeploy.target import ParityLimits, Target
 from dashdeploy.teachers import dit, formats, networks
 from dashdeploy.training import distill

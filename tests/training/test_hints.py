@@ -14,7 +14,7 @@ from dashdeploy.data import load_dataset
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import objectives as sections
 from dashdeploy.recipe.load import load_text
-from dashdeploy.run import open_run
+from dashdeploy.stages import open_run
 from dashdeploy.teachers import formats
 from dashdeploy.training import objectives
 from dashdeploy.training.bank import bank_bytes, build_bank

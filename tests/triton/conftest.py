@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from dashdeploy import package, run
+from dashdeploy import package, stages
 from dashdeploy.packages.stage import write_package
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def load(name: str, path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def python_package(tiny_run: Path) -> run.Stage:
+def python_package(tiny_run: Path) -> stages.Stage:
     """The python backend's package, two threads; do not change it, copy it."""
     found = package.load("triton")
     assert isinstance(found, package.Package)
@@ -40,7 +40,7 @@ def python_package(tiny_run: Path) -> run.Stage:
 
 
 @pytest.fixture(scope="session")
-def graph_package(tiny_run: Path) -> run.Stage:
+def graph_package(tiny_run: Path) -> stages.Stage:
     """The onnxruntime backend's package; do not change it, copy it."""
     found = package.load("triton-onnxruntime")
     assert isinstance(found, package.Package)
@@ -48,7 +48,7 @@ def graph_package(tiny_run: Path) -> run.Stage:
 
 
 @pytest.fixture(scope="session")
-def client(python_package: run.Stage) -> Iterator[ModuleType]:
+def client(python_package: stages.Stage) -> Iterator[ModuleType]:
     """The package's client.py."""
     yield load("triton_client_script", python_package.folder / "client.py")
     sys.modules.pop("noise", None)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError, model_validator
 
-from dashdeploy import run
+from dashdeploy import stages
 
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Positive = Annotated[StrictInt, Field(ge=1)]
@@ -97,13 +97,15 @@ class InferenceService(Strict):
 
 
 @pytest.fixture
-def example(python_package: run.Stage) -> dict[str, Any]:
+def example(python_package: stages.Stage) -> dict[str, Any]:
     text = (python_package.folder / "kubernetes" / "inferenceservice.yaml").read_text()
     found: dict[str, Any] = yaml.safe_load(text)
     return found
 
 
-def test_the_example_has_the_fields_of_the_api_and_scales(example: dict[str, Any], python_package: run.Stage) -> None:
+def test_the_example_has_the_fields_of_the_api_and_scales(
+    example: dict[str, Any], python_package: stages.Stage
+) -> None:
     service = InferenceService.model_validate(example)
     settings = python_package.manifest["inputs"]["package"]["package"]
     predictor = service.spec.predictor
@@ -120,7 +122,9 @@ def test_only_an_artifact_for_a_gpu_asks_for_one(example: dict[str, Any]) -> Non
     assert set(example["spec"]["predictor"]["model"]["resources"]["limits"]) == {"cpu", "memory"}
 
 
-def test_its_image_is_built_from_the_dockerfile_beside_it(example: dict[str, Any], python_package: run.Stage) -> None:
+def test_its_image_is_built_from_the_dockerfile_beside_it(
+    example: dict[str, Any], python_package: stages.Stage
+) -> None:
     lines = (python_package.folder / "kubernetes" / "Dockerfile").read_text().splitlines()
     assert sum(line.startswith("FROM nvcr.io/nvidia/tritonserver:") for line in lines) == 1
     assert any(re.match(r'RUN pip install .*"numpy<2" onnxruntime==\d', line) for line in lines)

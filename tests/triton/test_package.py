@@ -21,7 +21,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import triton_to_np_dtype
 
 import dashdeploy.runtime
-from dashdeploy import locate, package, run
+from dashdeploy import locate, package, stages
 from dashdeploy.diffusion import noise, sampling
 from dashdeploy.errors import UserError
 from dashdeploy.packages import triton as package_triton
@@ -47,25 +47,25 @@ def writer(name: str, **changes: Any) -> package_triton.Writer:
     return package_triton.Writer(found.model_copy(update={"package": what}), TEMPLATES)
 
 
-def artifact_of(tiny_run: Path) -> run.Stage:
-    return run.read_stage(tiny_run / "artifacts" / "onnx-cpu")
+def artifact_of(tiny_run: Path) -> stages.Stage:
+    return stages.read_stage(tiny_run / "artifacts" / "onnx-cpu")
 
 
-def as_tensorrt(artifact: run.Stage, folder: Path, **profile: int) -> run.Stage:
+def as_tensorrt(artifact: stages.Stage, folder: Path, **profile: int) -> stages.Stage:
     """A float32 ONNX artifact edited to look like a TensorRT one: its engine is a stand-in of 4 bytes."""
     shutil.copytree(artifact.folder, folder)
     (folder / "sampler.plan").write_bytes(b"plan")
-    manifest = json.loads((folder / run.MANIFEST).read_text())
+    manifest = json.loads((folder / stages.MANIFEST).read_text())
     described = manifest["artifact"]
     described["backend"] = "tensorrt"
     del described["providers"]
     profiles = [{"min": 1, "opt": 4, "max": 8}, {"min": 1, "opt": 8, "max": 64, **profile}]
     sampler = described["graphs"]["sampler"]
     sampler |= {"file": "sampler.plan", "files": ["sampler.onnx", "sampler.plan"], "engine": {"profiles": profiles}}
-    return run.Stage(folder, manifest)
+    return stages.Stage(folder, manifest)
 
 
-def write(maker: package_triton.Writer, folder: Path, artifact: run.Stage) -> Any:
+def write(maker: package_triton.Writer, folder: Path, artifact: stages.Stage) -> Any:
     """Check and write a package; its parsed config."""
     folder.mkdir()
     maker.check(artifact)
@@ -83,13 +83,13 @@ def inputs_of(config: Any, batch: int) -> dict[str, tuple[str, list[int]]]:
     return found
 
 
-def manifest_inputs(artifact: run.Stage, batch: int) -> dict[str, tuple[str, list[int]]]:
+def manifest_inputs(artifact: stages.Stage, batch: int) -> dict[str, tuple[str, list[int]]]:
     """The same of the manifest's sampler graph."""
     entries = artifact.manifest["artifact"]["graphs"]["sampler"]["inputs"]
     return {e["name"]: (e["dtype"], [batch if d == "batch" else d for d in e["shape"]]) for e in entries}
 
 
-def check_common(config: Any, folder: Path, artifact: run.Stage) -> None:
+def check_common(config: Any, folder: Path, artifact: stages.Stage) -> None:
     """What the three kinds share."""
     described = artifact.manifest["artifact"]
     assert config.name == "tiny" and config.max_batch_size == 64
@@ -114,7 +114,7 @@ def check_common(config: Any, folder: Path, artifact: run.Stage) -> None:
 
 
 def test_the_python_package_carries_the_artifact_whole_and_takes_a_label_and_a_seed(
-    python_package: run.Stage, tiny_run: Path
+    python_package: stages.Stage, tiny_run: Path
 ) -> None:
     artifact, folder = artifact_of(tiny_run), python_package.folder
     config = config_of(folder)
@@ -132,13 +132,13 @@ def test_the_python_package_carries_the_artifact_whole_and_takes_a_label_and_a_s
     }
     assert [tensor.name for tensor in config.input if not tensor.optional] == ["label"]
     version = folder / "model_repository" / "tiny" / "1"
-    assert run.read_stage(version / "artifact").sha256 == artifact.sha256
+    assert stages.read_stage(version / "artifact").sha256 == artifact.sha256
     assert (version / "noise.py").read_bytes() == Path(noise.__file__).read_bytes()
-    assert run.read_stage(folder).figures == {"model": "tiny", "backend": "python", "num_inference_steps": 4}
+    assert stages.read_stage(folder).figures == {"model": "tiny", "backend": "python", "num_inference_steps": 4}
 
 
 def test_the_onnxruntime_config_declares_the_sampler_graph_and_the_graph_runs_on_it(
-    graph_package: run.Stage, tiny_run: Path
+    graph_package: stages.Stage, tiny_run: Path
 ) -> None:
     artifact, folder = artifact_of(tiny_run), graph_package.folder
     config = config_of(folder)
@@ -169,7 +169,7 @@ def test_weights_beside_the_graph_are_carried_along(tiny_run: Path, tmp_path: Pa
     shutil.copytree(whole.folder, tmp_path / "artifact")
     path, weights = tmp_path / "artifact" / "sampler.onnx", "sampler.onnx.data"
     onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights)
-    artifact = run.Stage(tmp_path / "artifact", json.loads((tmp_path / "artifact" / run.MANIFEST).read_text()))
+    artifact = stages.Stage(tmp_path / "artifact", json.loads((tmp_path / "artifact" / stages.MANIFEST).read_text()))
     artifact.manifest["artifact"]["graphs"]["sampler"]["files"].append(weights)
     config = write(writer("triton-onnxruntime"), tmp_path / "package", artifact)
     version = tmp_path / "package" / "model_repository" / "tiny" / "1"
@@ -222,11 +222,11 @@ def test_artifacts_that_a_backend_cannot_run_are_refused(tiny_run: Path, tmp_pat
 def test_the_model_refuses_an_artifact_of_another_solver(tiny_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     shutil.copytree(tiny_run / "artifacts" / "onnx-cpu", folder)
-    path = folder / run.MANIFEST
+    path = folder / stages.MANIFEST
     manifest = json.loads(path.read_text())
     manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
     path.write_text(json.dumps(manifest))
-    (folder / run.SIDECAR).write_bytes(run.sidecar_text(path))
+    (folder / stages.SIDECAR).write_bytes(stages.sidecar_text(path))
     spec = importlib.util.spec_from_file_location("triton_sampler", TEMPLATES / "sampler.py")
     assert spec is not None and spec.loader is not None
     template = importlib.util.module_from_spec(spec)
@@ -266,8 +266,8 @@ def test_a_config_that_triton_does_not_know_is_refused() -> None:
         triton_config.check("max_batch: 3", source="m/config.pbtxt")
 
 
-def test_a_package_is_written_again_only_when_it_changes(tiny_run: Path, python_package: run.Stage) -> None:
-    manifest = python_package.folder / run.MANIFEST
+def test_a_package_is_written_again_only_when_it_changes(tiny_run: Path, python_package: stages.Stage) -> None:
+    manifest = python_package.folder / stages.MANIFEST
     before = manifest.stat().st_mtime_ns
     same = package.Package.model_validate(python_package.manifest["inputs"]["package"])
     assert write_package(tiny_run, same).sha256 == python_package.sha256

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 import dashdeploy.runtime
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.diffusion import noise
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.runtime.graphs_model import GraphSampler
@@ -33,7 +33,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
-def server(triton_server: ModuleType, python_package: run.Stage) -> Iterator[Any]:
+def server(triton_server: ModuleType, python_package: stages.Stage) -> Iterator[Any]:
     """The one server of this file."""
     with triton_server.serve(python_package.folder / "model_repository") as running:
         yield running
@@ -59,8 +59,8 @@ def runtime(tiny_run: Path) -> Iterator[Model]:
 
 
 @pytest.fixture(scope="module")
-def steps(python_package: run.Stage) -> tuple[int, ...]:
-    artifact = run.read_stage(python_package.folder / "model_repository" / MODEL / "1" / "artifact")
+def steps(python_package: stages.Stage) -> tuple[int, ...]:
+    artifact = stages.read_stage(python_package.folder / "model_repository" / MODEL / "1" / "artifact")
     return tuple(artifact.manifest["artifact"]["sampler"]["timesteps"])
 
 
@@ -197,7 +197,7 @@ def test_a_request_of_several_images_is_served_too(
 
 
 def test_the_client_draws_what_dashdeploy_sample_draws(
-    server: Any, python_package: run.Stage, runtime: Model, steps: tuple[int, ...], tmp_path: Path
+    server: Any, python_package: stages.Stage, runtime: Model, steps: tuple[int, ...], tmp_path: Path
 ) -> None:
     from PIL import Image
 
@@ -227,7 +227,7 @@ def test_the_client_draws_what_dashdeploy_sample_draws(
     ],
 )
 def test_the_client_tells_of_a_failure_in_one_line(
-    server: Any, python_package: run.Stage, arguments: list[str], message: str
+    server: Any, python_package: stages.Stage, arguments: list[str], message: str
 ) -> None:
     command = [sys.executable, str(python_package.folder / "client.py"), "--url", server.http, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -235,7 +235,9 @@ def test_the_client_tells_of_a_failure_in_one_line(
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 and message in done.stderr
 
 
-def test_a_changed_artifact_is_not_served(triton_server: ModuleType, python_package: run.Stage, tmp_path: Path) -> None:
+def test_a_changed_artifact_is_not_served(
+    triton_server: ModuleType, python_package: stages.Stage, tmp_path: Path
+) -> None:
     repository = tmp_path / "model_repository"
     shutil.copytree(python_package.folder / "model_repository", repository)
     graph = repository / MODEL / "1" / "artifact" / "step.onnx"

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.record.parts import ArtifactChecks, Gap, GraphCheck, ParityWorst, Rung
 
 _PARITY_LIMITS = ("relative_error", "sampler_error")
 
 
-def artifact_checks(model: str, stage: run.Stage) -> ArtifactChecks:
+def artifact_checks(model: str, stage: stages.Stage) -> ArtifactChecks:
     """Gate, parity and sampling checks of an artifact's manifest; empty parts where it has none.
 
     Args:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dashdeploy.run import MANIFEST
+from dashdeploy.stages import MANIFEST
 
 STEPS = 3
 

@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure import checks, loading, memory
 from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import ModelInfo
@@ -41,7 +41,7 @@ def opened(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[di
 def describe(
     models: dict[str, Model],
     folders: dict[str, Path],
-    artifacts: dict[str, run.Stage],
+    artifacts: dict[str, stages.Stage],
     recipe: Recipe,
     plan: Plan,
     threads: int,

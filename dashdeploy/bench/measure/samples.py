@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.diffusion import noise
 from dashdeploy.diffusion.sampling import Plan
 
@@ -29,7 +29,7 @@ def key(model_sha256: str, plan: Plan, *, num_images: int, seed: int) -> str:
     """
     settings = {"model": model_sha256, "num_images": num_images, "noise": noise.NAME, "seed": seed}
     steps = {k: v for k, v in asdict(plan).items() if (k, v) != ("solver", "ddim")}
-    return run.digest({**settings, "plan": steps})
+    return stages.digest({**settings, "plan": steps})
 
 
 def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) -> torch.Tensor | None:

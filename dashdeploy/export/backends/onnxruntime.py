@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.export.int8.int8 import Int8
 from dashdeploy.lazy import require
 from dashdeploy.target import Target
@@ -31,7 +31,7 @@ class Backend:
         """
         require("onnxruntime", extra="cpu")
 
-    def build(self, draft: run.Draft, *, int8: Int8 | None, progress: Progress) -> None:
+    def build(self, draft: stages.Draft, *, int8: Int8 | None, progress: Progress) -> None:
         """Turn draft.artifact["graphs"], ONNX files in draft.folder, into what is deployed.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.export.int8.int8 import Int8
 from dashdeploy.lazy import require
@@ -36,7 +36,7 @@ class Backend:
         """
         require("openvino", extra="openvino")
 
-    def build(self, draft: run.Draft, *, int8: Int8 | None, progress: Progress) -> None:
+    def build(self, draft: stages.Draft, *, int8: Int8 | None, progress: Progress) -> None:
         """Replace each ONNX file by its IR, quantized by NNCF where the target says so.
 
         Raises:

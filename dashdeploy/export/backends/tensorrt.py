@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from rich.progress import Progress, TaskID
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.export.engine import build as engine_build
 from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.int8.int8 import Int8
@@ -34,7 +34,7 @@ class Backend:
         """
         engine_build.ready(self.flavour, self.target.engine)
 
-    def build(self, draft: run.Draft, *, int8: Int8 | None, progress: Progress) -> None:
+    def build(self, draft: stages.Draft, *, int8: Int8 | None, progress: Progress) -> None:
         """Build each graph's engine; draft.artifact["graphs"][name] gains `onnx` and `engine`.
 
         Raises:

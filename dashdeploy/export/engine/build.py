@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.engine import errors as engine_errors
@@ -165,8 +165,8 @@ def graph_sha256(onnx_file: Path) -> str:
     """
     if not onnx_file.is_file():
         raise UserError(f"{onnx_file}: no such ONNX file. Export it first.")
-    hashes = {name: run.file_sha256(onnx_file.with_name(name)) for name in onnx_graph.files(onnx_file)}
-    return hashes[onnx_file.name] if len(hashes) == 1 else run.digest(sorted(hashes.values()))
+    hashes = {name: stages.file_sha256(onnx_file.with_name(name)) for name in onnx_graph.files(onnx_file)}
+    return hashes[onnx_file.name] if len(hashes) == 1 else stages.digest(sorted(hashes.values()))
 
 
 def flags(config: Engine, flavour: Flavour) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _timing_cache(config: Engine, cache: Path, here: Here) -> str | None:
         path = Path(config.timing_cache).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         return str(path)
-    name = run.digest([here.device_name, here.compute_capability, here.version, here.driver_cuda])[:16]
+    name = stages.digest([here.device_name, here.compute_capability, here.version, here.driver_cuda])[:16]
     return str((cache / f"timing-{name}.cache").resolve())
 
 
@@ -217,7 +217,7 @@ def _manifest(described: dict[str, Any], plan: Path, *, from_cache: bool) -> dic
         layers |= {"source": engine_inspect.WITH_INSPECTOR, "engine": inspected}
     return {
         **kept,
-        "plan_sha256": run.file_sha256(plan),
+        "plan_sha256": stages.file_sha256(plan),
         "plan_bytes": plan.stat().st_size,
         "layers": layers,
         "from_cache": from_cache,

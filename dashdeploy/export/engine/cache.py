@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.runtime import tensorrt_library
 from dashdeploy.runtime.tensorrt_library import Flavour
 from dashdeploy.target import Engine
@@ -43,7 +43,7 @@ def identity(flavour: Flavour, config: Engine) -> dict[str, Any]:
 def key(onnx_sha256: str, flavour: Flavour, config: Engine) -> str:
     """The key of a plan; onnx_sha256: over the graph and its weights."""
     settings = config.model_dump(mode="json", exclude={"timing_cache"})
-    return run.digest({**identity(flavour, config), "onnx": onnx_sha256, "settings": settings})
+    return stages.digest({**identity(flavour, config), "onnx": onnx_sha256, "settings": settings})
 
 
 def fetch(
@@ -61,7 +61,7 @@ def fetch(
         stored: dict[str, Any] = json.loads(path.read_bytes())
         sha256, described = stored["plan_sha256"], stored["described"]
         source = folder / f"{_name(sha256)}.plan"
-        if stored["key"] == entry and stored["described_sha256"] == run.digest(described):
+        if stored["key"] == entry and stored["described_sha256"] == stages.digest(described):
             accept(described)
             if _copy(source, plan, sha256=sha256):
                 return dict(described)
@@ -74,9 +74,9 @@ def fetch(
 def store(folder: Path, entry: str, plan: Path, described: dict[str, Any]) -> None:
     """Keep a plan and what describes it (JSON); another process sees the whole entry or none."""
     folder.mkdir(parents=True, exist_ok=True)
-    sha256 = run.file_sha256(plan)
+    sha256 = stages.file_sha256(plan)
     _copy(plan, folder / f"{sha256}.plan", sha256=sha256)
-    stored = {"plan_sha256": sha256, "described_sha256": run.digest(described), "described": described}
+    stored = {"plan_sha256": sha256, "described_sha256": stages.digest(described), "described": described}
     text = json.dumps({"key": entry, **stored}, indent=2) + "\n"
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=".json")
     with os.fdopen(descriptor, "w") as file:
@@ -97,7 +97,7 @@ def _copy(source: Path, target: Path, *, sha256: str) -> bool:
     os.close(descriptor)
     try:
         shutil.copyfile(source, name)
-        if run.file_sha256(Path(name)) != sha256:
+        if stages.file_sha256(Path(name)) != sha256:
             return False
         Path(name).chmod(0o644)
         os.replace(name, target)

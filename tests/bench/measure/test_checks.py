@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.bench.measure import checks
 
 HEAVY = {"source": "network definition", "heavy": {"convolution": {"int8": 30, "float16": 2}}}
@@ -26,9 +26,9 @@ def test_build_time_is_added_up_and_build_memory_is_the_most_of_one() -> None:
 
 
 def test_layers_are_counted_by_kind_and_type_of_the_network_and_of_the_engine(tiny_run: Path) -> None:
-    stage = run.read_stage(tiny_run / "artifacts" / "onnx-cpu")
+    stage = stages.read_stage(tiny_run / "artifacts" / "onnx-cpu")
     manifest = {**stage.manifest, "artifact": {**stage.manifest["artifact"], "graphs": GRAPHS}}
-    found = checks.artifact_checks("student-x", run.Stage(stage.folder, manifest))
+    found = checks.artifact_checks("student-x", stages.Stage(stage.folder, manifest))
     assert found.layer_types == {
         "guided": {"convolution int8": 30, "convolution float16": 2},
         "sampler": {"matmul float16": 14},

@@ -25,8 +25,8 @@ from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.engine import worker as engine_worker
 from dashdeploy.export.engine.build import build
 from dashdeploy.export.graph import graphs, onnx_graph, rewrite
-from dashdeploy.run import file_sha256
 from dashdeploy.runtime.tensorrt_library import Here, has_driver
+from dashdeploy.stages import file_sha256
 from dashdeploy.target import Engine, Profile
 
 needs_rtx = pytest.mark.skipif(

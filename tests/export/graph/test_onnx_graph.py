@@ -10,7 +10,7 @@ from torch import nn
 
 from dashdeploy.errors import UserError
 from dashdeploy.export.graph import graphs, onnx_graph
-from dashdeploy.run import read_stage
+from dashdeploy.stages import read_stage
 from dashdeploy.teachers import formats
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from dashdeploy import run
+from dashdeploy import stages
 from dashdeploy.errors import UserError
 
 
-def make(folder: Path, recipe, text: str = "a", key: str = "k") -> run.Stage:
-    with run.write_stage(folder, key=key, recipe=recipe, inputs={"of": text}) as draft:
+def make(folder: Path, recipe, text: str = "a", key: str = "k") -> stages.Stage:
+    with stages.write_stage(folder, key=key, recipe=recipe, inputs={"of": text}) as draft:
         (draft.folder / "sub").mkdir()
         (draft.folder / "sub" / "file.txt").write_text(text)
         draft.figures["n"] = 1
-    return run.read_stage(folder)
+    return stages.read_stage(folder)
 
 
 def test_a_stage_is_described_by_its_manifest(tmp_path: Path, tiny_recipe) -> None:
@@ -27,7 +27,10 @@ def test_a_stage_is_described_by_its_manifest(tmp_path: Path, tiny_recipe) -> No
 
 def test_a_failure_while_writing_changes_nothing(tmp_path: Path, tiny_recipe) -> None:
     make(tmp_path / "s", tiny_recipe, "old")
-    with pytest.raises(RuntimeError), run.write_stage(tmp_path / "s", key="k", recipe=tiny_recipe, inputs={}) as draft:
+    with (
+        pytest.raises(RuntimeError),
+        stages.write_stage(tmp_path / "s", key="k", recipe=tiny_recipe, inputs={}) as draft,
+    ):
         (draft.folder / "half").write_text("x")
         raise RuntimeError
     assert (tmp_path / "s" / "sub" / "file.txt").read_text() == "old"
@@ -43,39 +46,39 @@ def test_a_new_version_replaces_the_old_one_whole(tmp_path: Path, tiny_recipe) -
 
 def test_a_stage_is_current_only_with_its_key_and_whole_files(tmp_path: Path, tiny_recipe) -> None:
     make(tmp_path / "s", tiny_recipe)
-    assert run.current(tmp_path / "s", "k") is not None
-    assert run.current(tmp_path / "s", "other") is None
+    assert stages.current(tmp_path / "s", "k") is not None
+    assert stages.current(tmp_path / "s", "other") is None
     (tmp_path / "s" / "sub" / "file.txt").write_text("changed")
-    assert run.current(tmp_path / "s", "k") is None
+    assert stages.current(tmp_path / "s", "k") is None
     with pytest.raises(UserError, match="damaged or changed"):
-        run.read_stage(tmp_path / "s")
+        stages.read_stage(tmp_path / "s")
 
 
 def test_the_key_changes_with_any_input() -> None:
-    base = run.stage_key("s", a=1, b={"c": 2})
-    assert base == run.stage_key("s", b={"c": 2}, a=1)
-    assert len({base, run.stage_key("s", a=2, b={"c": 2}), run.stage_key("t", a=1, b={"c": 2})}) == 3
+    base = stages.stage_key("s", a=1, b={"c": 2})
+    assert base == stages.stage_key("s", b={"c": 2}, a=1)
+    assert len({base, stages.stage_key("s", a=2, b={"c": 2}), stages.stage_key("t", a=1, b={"c": 2})}) == 3
 
 
 def test_how_often_a_run_is_logged_is_not_part_of_its_key() -> None:
-    assert run.training_settings({"steps": 3, "log_every": 1, "threads": 2}) == {"steps": 3}
+    assert stages.training_settings({"steps": 3, "log_every": 1, "threads": 2}) == {"steps": 3}
 
 
 def test_an_unwritable_run_folder_is_named_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file, not a folder")
     with pytest.raises(UserError, match=r"cannot be written to.*--run-dir"):
-        run.open_run(tmp_path / "runs", "digits")
+        stages.open_run(tmp_path / "runs", "digits")
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    work = run.work_folder(tmp_path / "student")
+    work = stages.work_folder(tmp_path / "student")
     with (
-        run.exclusive(work),
+        stages.exclusive(work),
         pytest.raises(UserError, match="another dashdeploy is at work"),
-        run.exclusive(work),
+        stages.exclusive(work),
     ):
         pass
-    with run.exclusive(work):
+    with stages.exclusive(work):
         pass
 
 
@@ -84,10 +87,10 @@ def test_who_waits_for_another_process_says_for_what(tmp_path: Path, capfd: pyte
     order: list[str] = []
 
     def second() -> None:
-        with run.in_turn(lock, what="the bank"):
+        with stages.in_turn(lock, what="the bank"):
             order.append("second")
 
-    with run.in_turn(lock, what="the bank"):
+    with stages.in_turn(lock, what="the bank"):
         other = threading.Thread(target=second)  # a file that is opened again is locked as by another process
         other.start()
         while "waiting for the bank" not in (said := capfd.readouterr().err):
@@ -96,5 +99,5 @@ def test_who_waits_for_another_process_says_for_what(tmp_path: Path, capfd: pyte
         order.append("first")
     other.join(timeout=30)
     assert order == ["first", "second"] and "another process" in said
-    with run.in_turn(lock, what="the bank"):
+    with stages.in_turn(lock, what="the bank"):
         assert capfd.readouterr().err == ""
