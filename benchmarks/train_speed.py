@@ -38,7 +38,7 @@ from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.locate import find
 from dashdeploy.recipe.load import load_recipe
 from dashdeploy.recipe.schema import Precision, Recipe, Training
-from dashdeploy.students.architecture import StudentPlan, design
+from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import choose
 from dashdeploy.teachers.networks import config_of, count_parameters, create
 from dashdeploy.training import objectives
@@ -64,7 +64,7 @@ class Case:
     recipe: Recipe
     data: LabelledImages
     teacher: TorchDenoiser
-    student: StudentPlan
+    student: StudentDesign
     uses: float
 
 

@@ -72,21 +72,18 @@ def bench(
     extractor = open_extractor(
         recipe.bench.quality.features, recipe.data.name, weights=recipe.bench.quality.features_weights
     )
-    inputs = {
+    inputs: dict[str, Any] = {
         "student": student.sha256,
         "teacher": teacher_sha256,
         "artifacts": {a.folder.name: a.sha256 for a in artifacts},
         "data": data.sha256,
         "features": extractor.sha256,
-        "sampling": recipe.sampling.model_dump(mode="json"),
-        "bench": recipe.bench.model_dump(mode="json"),
-        "seed": recipe.seed,
         "machine": machine(),
         "versions": stages.versions(),
     }
     tried = guidance_interval or interval.choose(recipe)
     inputs["interval"] = tried.model_dump(mode="json") if tried else None
-    key = stages.stage_key("bench", record=record.FORMAT, **inputs)
+    key = stages.stage_key("bench", recipe, {**inputs, "record": record.FORMAT})
     done = None if fresh else stages.current(run_folder / "bench", key)
     if done is not None:
         return done

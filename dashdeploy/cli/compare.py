@@ -45,7 +45,7 @@ def compare(
     if dry_run:
         students = plans(found, run_dir / found.name, base=base)
         for variant, seed in jobs(found):
-            print(f"{variant}  seed {seed}{students[variant]}")
+            print(f"{variant}  seed {seed}: {students[variant]}")
         return
     import json
 

@@ -21,7 +21,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.teachers import choose
-from dashdeploy.training.distill import plan_student
+from dashdeploy.training.student import describe_student
 
 BANKS = ".banks"
 WEIGHTS = "timestep_weight_by_decile"
@@ -49,7 +49,7 @@ def plans(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
     for variant in comparison.variants:
         recipe = recipe_of(comparison, variant, comparison.seeds[0])
         try:
-            found[variant] = plan_student(recipe, choose.find(recipe, root / variant, base=base))
+            found[variant] = describe_student(recipe, choose.find(recipe, root / variant, base=base))
         except UserError as error:
             raise UserError(f"variant {variant}: {error}") from None
     return found

@@ -55,7 +55,7 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.S
     if recipe.sampling.solver != "ddim":  # artifacts from before there was a choice stay current
         inputs["solver"] = recipe.sampling.solver
     backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
-    key = stages.stage_key("export", **inputs, backend=backend.identity())
+    key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
     done = None if fresh else stages.current(folder, key)
     if done is not None:
         return done

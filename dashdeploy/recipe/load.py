@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,11 +72,3 @@ def load_text(
 def resolved_yaml(recipe: Recipe) -> str:
     """The whole recipe with every default written out, as YAML that loads to an equal recipe."""
     return yaml_values.dump(recipe.model_dump(mode="json"))
-
-
-def recipe_hash(recipe: Recipe, *, sections: Sequence[str] | None = None) -> str:
-    """SHA-256 (hex) of the resolved values as canonical JSON; of some top-level keys only, or None: of all."""
-    if unknown := set(sections or ()) - set(Recipe.model_fields):
-        raise ValueError(f"not keys of a recipe: {sorted(unknown)}")
-    values = recipe.model_dump(mode="json", include=None if sections is None else set(sections))
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

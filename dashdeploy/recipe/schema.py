@@ -13,6 +13,8 @@ from dashdeploy.recipe.objectives import Dash, Objective
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
+"""As accelerate's LoggerType names them."""
 LossWeightKind = Literal["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
 LEARNED_WEIGHTS = {"published": "tirt", "tirt": "tirt", "uncertainty": "uncertainty", "loss_ema": "loss_ema"}
 """Kinds that learn a λ, and what this λ is called: kinds of one λ can take each other's."""
@@ -105,7 +107,9 @@ class Training(Model):
     threads: Positive | None = Field(None, description="CPU threads of torch; null: torch's own choice")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
-    tensorboard: StrictBool = False
+    tracker: Tracker | None = Field(
+        None, description="where metrics are logged too, by accelerate's tracker of that name; null: metrics.jsonl only"
+    )
 
     @model_validator(mode="after")
     def _fits_its_steps(self) -> Training:

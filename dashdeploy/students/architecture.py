@@ -15,8 +15,8 @@ from dashdeploy.teachers.unet2d import unet_config
 
 
 @dataclass(frozen=True)
-class StudentPlan:
-    """A student's arguments as a diffusers network of a class, and both parameter counts."""
+class StudentDesign:
+    """A student's network: the arguments of a diffusers class, its name, and both parameter counts."""
 
     config: dict[str, Any]
     parameters: int
@@ -41,7 +41,7 @@ class StudentPlan:
         }
 
 
-def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
+def design(student: Student, teacher_config: dict[str, Any]) -> StudentDesign:
     """The student that a recipe asks for, beside the teacher at hand.
 
     With `compression`, a smaller network of the teacher's kind: the largest candidate that fits in teacher parameters /
@@ -60,11 +60,11 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
         config, kind = _explicit(student, teacher)
         if problems := _unprunable(student, config, teacher, networks={network, kind}):
             raise _cannot_be_cut_out(problems)
-        return StudentPlan(config, count_parameters(config, network=kind), teacher_parameters, kind)
+        return StudentDesign(config, count_parameters(config, network=kind), teacher_parameters, kind)
     if network == DIT and student.layers_per_block is not None:
         raise UserError("student.layers_per_block is a UNet's, and the teacher is a DiT: give student.dit.num_layers")
     budget = teacher_parameters / student.compression
-    best: StudentPlan | None = None
+    best: StudentDesign | None = None
     smallest = teacher_parameters
     some = dit_candidates(teacher) if network == DIT else candidates(teacher, layers_per_block=student.layers_per_block)
     whys = [_unprunable(student, config, teacher, networks={network}) for config in some]
@@ -74,7 +74,7 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
         parameters = count_parameters(config, network=network)
         smallest = min(smallest, parameters)
         if parameters <= budget and (best is None or parameters > best.parameters):
-            best = StudentPlan(config, parameters, teacher_parameters, network)
+            best = StudentDesign(config, parameters, teacher_parameters, network)
     if best is None:
         if network == DIT:
             kept, key = f"attention_head_dim {teacher['attention_head_dim']}", "dit"

@@ -9,7 +9,7 @@ from dashdeploy.data import DATASETS
 from dashdeploy.recipe.comparison import is_comparison, load_comparison, recipe_of
 from dashdeploy.recipe.load import load_recipe, load_text, resolved_yaml
 from dashdeploy.recipe.schema import Dash, Data, Recipe, Tag, TimestepWeights
-from dashdeploy.students.architecture import StudentPlan, design
+from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.target import load_target
 from dashdeploy.teachers.unet2d import unet_config
 from dashdeploy.training.objectives import OBJECTIVES
@@ -19,7 +19,7 @@ COMPARISONS = sorted(set(locate.available("recipes")) - set(RECIPES))
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 
 
-def planned(name: str) -> tuple[Recipe, StudentPlan]:
+def planned(name: str) -> tuple[Recipe, StudentDesign]:
     recipe = load_recipe(name)
     assert recipe.teach is not None
     c, h, _ = SHAPES[recipe.data.name]

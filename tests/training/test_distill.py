@@ -19,6 +19,7 @@ from dashdeploy.teachers import formats, networks, unet2d
 from dashdeploy.training import bank, distill, teach
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.progress import read_metrics
+from dashdeploy.training.student import live_source
 
 
 @pytest.fixture
@@ -125,22 +126,6 @@ def test_a_recipe_without_a_teach_section_cannot_teach(recipe_with, tmp_path: Pa
         teach.teach(recipe_with("teach=null"), open_run(tmp_path, "t"))
 
 
-def test_tensorboard_that_is_not_installed_is_named(recipe_with, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"dashdeploy\[tensorboard\]"):
-        distill.distill(recipe_with("distill.tensorboard=true"), open_run(tmp_path, "t"))
-
-
-def test_a_batch_that_does_not_divide_among_the_processes_is_refused(recipe_with, monkeypatch) -> None:
-    from accelerate import Accelerator
-
-    from dashdeploy.training.loop import make_accelerator
-
-    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
-    with pytest.raises(UserError, match="does not divide among 3 processes"):
-        make_accelerator(recipe_with().distill)
-
-
 def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "v"
     for part in ("unet", "scheduler"):
@@ -174,34 +159,36 @@ def test_the_teachers_own_precision_changes_its_outputs_by_rounding_alone(tiny_r
     assert 0 < error < 2**-6  # bf16 keeps 8 bits
 
 
-def test_only_another_precision_of_the_teacher_makes_another_student(recipe_with, tmp_path: Path) -> None:
-    inputs = []
-    for precision in ("fp32", "bf16"):
-        recipe = recipe_with(f"distill.teacher_precision={precision}", "distill.teacher_bank=32")
-        inputs.append(distill.distill(recipe, open_run(tmp_path / precision, "t")).manifest["inputs"])
-    # Students made before there was a choice keep their key.
-    assert "teacher_precision" not in inputs[0] and "teacher_precision" not in inputs[0]["distill"]
-    assert inputs[1]["teacher_precision"] == "bf16"
-    assert inputs[0]["distill"] == inputs[1]["distill"]
-
-
 def test_t_is_drawn_from_the_sampler_s_timesteps_alone(recipe_with, tiny_run: Path) -> None:
     teacher = formats.load(tiny_run / "teacher", role="teacher")
     recipe = recipe_with("distill.timesteps=sampling", "sampling.num_inference_steps=7")
     data = load_dataset(recipe.data)
-    source = distill.live_source(recipe, data, teacher)
+    source = live_source(recipe, data, teacher)
     visited = set(plan(recipe.sampling, 1000).timesteps)
     drawn = {int(t) for step in range(40) for t in source.draw(step).t}
     assert drawn == visited and len(visited) == 7
-    everywhere = distill.live_source(recipe_with("sampling.num_inference_steps=7"), data, teacher)
+    everywhere = live_source(recipe_with("sampling.num_inference_steps=7"), data, teacher)
     assert len({int(t) for step in range(40) for t in everywhere.draw(step).t}) > 100
 
 
-def test_the_sampler_s_steps_are_part_of_the_key_only_where_t_is_drawn_from_them(recipe_with) -> None:
-    def draws(*overrides: str) -> dict:
-        return distill.other_draws(recipe_with(*overrides))
+def test_students_of_one_teacher_share_its_bank(recipe_with, tmp_path: Path) -> None:
+    def distilled(name: str, *overrides: str) -> str:
+        recipe = recipe_with("distill.teacher_bank=32", *overrides)
+        return distill.distill(recipe, open_run(tmp_path, name), banks=tmp_path / "banks").manifest["key"]
 
-    assert draws("sampling.num_inference_steps=7") == draws() == {}
-    matched = "distill.timesteps=sampling"
-    assert draws(matched, "sampling.num_inference_steps=7") != draws(matched)
-    assert draws(matched, "sampling.guidance=3.0") == draws(matched)
+    students = {distilled("a"), distilled("b", "distill.objective.kind=cond_only")}
+    assert len(students) == 2 and len(list((tmp_path / "banks").glob("*.safetensors"))) == 1
+    for name, override in (
+        ("c", "distill.objective.hint=1.0"),
+        ("d", "data.horizontal_flip=true"),
+        ("e", "distill.teacher_precision=bf16"),
+    ):
+        students.add(distilled(name, override))
+    assert len(students) == 5 and len(list((tmp_path / "banks").glob("*.safetensors"))) == 4
+
+
+def test_the_dataset_s_own_default_said_outright_is_the_same_student(recipe_with, tmp_path: Path) -> None:
+    folder = open_run(tmp_path, "t")
+    first = distill.distill(recipe_with(), folder)
+    again = distill.distill(recipe_with("data.horizontal_flip=false", "distill.log_every=3"), folder)
+    assert again.manifest == first.manifest

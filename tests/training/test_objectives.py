@@ -93,14 +93,6 @@ def test_label_dropout_is_drawn_for_each_sample(batch: Batch) -> None:
     assert found.total.item() == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_branch_errors_already_hold_half_of_the_gap_error() -> None:
-    # ‖e_c‖² + ‖e_u‖² = ½‖e_c + e_u‖² + ½‖e_Δ‖²
-    e_c, e_u = (torch.randn(100, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
-    left = e_c.square().sum() + e_u.square().sum()
-    right = 0.5 * (e_c + e_u).square().sum() + 0.5 * (e_c - e_u).square().sum()
-    torch.testing.assert_close(left, right)
-
-
 def branches64(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """(uncond, cond) of ByLabel in float64."""
     scale = torch.tensor([0.1, 0.2, 0.3, 0.7], dtype=torch.float64)
@@ -180,16 +172,6 @@ def test_the_guidance_in_use_says_what_the_gap_weighs() -> None:
     mixed = objectives.resolve(sections.Dash(gap="guidance"), [1.0, 3.0])  # mean of 0 and 6
     assert mixed.gap == pytest.approx(2 * 3 / 5)
     assert objectives.resolve(sections.Dash(gap=0.7), [4.0]).gap == 0.7
-
-
-def test_the_guided_error_weighs_the_gap_by_w_times_w_minus_one() -> None:
-    # ‖e_w‖² = w‖e_cond‖² − (w − 1)‖e_uncond‖² + w(w − 1)‖e_Δ‖²
-    g = torch.Generator().manual_seed(0)
-    e_c, e_u = (torch.randn(100, generator=g, dtype=torch.float64) for _ in range(2))
-    for w in (0.0, 1.0, 2.5, 4.0):
-        left = (e_u + w * (e_c - e_u)).square().sum()
-        right = w * e_c.square().sum() - (w - 1) * e_u.square().sum() + w * (w - 1) * (e_c - e_u).square().sum()
-        torch.testing.assert_close(left, right)
 
 
 @pytest.mark.parametrize(
