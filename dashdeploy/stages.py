@@ -38,7 +38,7 @@ VERSIONED = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: its folder and what its manifest says."""
+    """A finished stage: its folder, and its manifest as it was read."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -55,7 +55,13 @@ class Stage:
 
 @dataclass
 class Draft:
-    """A stage being written: put files into `folder`, figures into `figures`, what a runtime needs into `artifact`."""
+    """A stage that is being written.
+
+    Attributes:
+        folder: its files go here.
+        figures: what was measured, for the manifest.
+        artifact: what a runtime needs to know, for the manifest of an artifact.
+    """
 
     folder: Path
     figures: dict[str, Any] = field(default_factory=dict)
@@ -83,14 +89,14 @@ def stage_key(stage: keys.Stage, recipe: Recipe, inputs: dict[str, Any]) -> str:
     """The key of a stage: changes when anything that it depends on does.
 
     Args:
-        recipe: counts as recipe/keys.py says, which is: all of it but what is left out there with a reason.
-        inputs: what the stage takes beside the recipe, as plain JSON values: hashes, mostly.
+        recipe: all of it counts, but for the fields that recipe/keys.py leaves out, each with a reason.
+        inputs: what else the stage is made from, as plain JSON values: hashes, mostly.
     """
     return digest({"format": FORMAT, "stage": stage, "recipe": keys.depends_on(recipe, stage), "inputs": inputs})
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result may depend on."""
+    """Versions of the packages that a result may depend on: those that are installed."""
     installed = {"dashdeploy": __version__, "python": platform.python_version()}
     for name in VERSIONED:
         try:
@@ -149,7 +155,7 @@ def read_stage(folder: Path) -> Stage:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A stage's manifest, checked against its own hash, its files not yet.
+    """A stage's manifest, checked against its hash; the files that it lists are not checked.
 
     Raises:
         UserError: it is missing, damaged, or of another format version.
@@ -166,7 +172,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if version != FORMAT or not known:
         raise UserError(f"{path}: format {version}; this version reads {FORMAT}. Make the stage again.")
     if not sidecar.is_file():
-        raise UserError(f"{sidecar}: missing; it holds the manifest's own SHA-256. Make the stage again.")
+        raise UserError(f"{sidecar}: missing; it holds the manifest's SHA-256. Make the stage again.")
     if sidecar.read_bytes() != sidecar_text(path):
         raise UserError(f"{path}: damaged or changed since it was made (its SHA-256 differs from {SIDECAR}'s).")
     return manifest

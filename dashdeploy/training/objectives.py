@@ -1,7 +1,7 @@
-"""Objectives: what a training step minimises, one short function each.
+"""Objectives: the losses that a training step minimises, one short function each.
 
-Every term is a per-sample mean square over C·H·W, (B,) float32; the step weights it by ŵ_t and its
-coefficient and averages over the batch (arXiv:2606.00798 Eq. 4–7).
+Every term is a mean square over C·H·W of each sample, (B,) float32. The step multiplies it by ŵ_t and by its
+coefficient, and takes the mean over the batch (arXiv:2606.00798 Eq. 4–7).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def mse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def dash(student: TorchDenoiser, batch: Batch, config: sections.Dash) -> Terms:
-    """Both branches on the same x_t and t, each supervised on its own (Eq. 4–6), and their gap; no label dropout."""
+    """Both branches on the same x_t and t, each with a target (Eq. 4–6), and their gap; no label dropout."""
     teacher_uncond, teacher_cond = batch.teacher_outputs()
     eps_uncond, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
     assert not isinstance(config.gap, str), "resolve() puts a number there"
@@ -63,7 +63,7 @@ def resolve(config: sections.Dash, guidance_scales: Sequence[float]) -> sections
 
 
 def cond_only(student: TorchDenoiser, batch: Batch, config: sections.CondOnly) -> Terms:
-    """The conditional branch alone: the control whose unconditional branch, and so its gap, is left to chance."""
+    """Only the conditional branch: a control, which leaves the unconditional branch, and so the gap, to chance."""
     _, teacher_cond = batch.teacher_outputs()
     eps_cond = student(batch.x_t, batch.t, batch.y)
     return {
@@ -73,7 +73,7 @@ def cond_only(student: TorchDenoiser, batch: Batch, config: sections.CondOnly) -
 
 
 def fitnets(student: TorchDenoiser, batch: Batch, config: sections.FitNets) -> Terms:
-    """The conditional branch alone; both branches run, so that hints (hints.py) may be of both."""
+    """Only the conditional branch has a target; both run, so that hints (hints.py) can be of both."""
     _, teacher_cond = batch.teacher_outputs()
     _, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
     return {
@@ -88,19 +88,19 @@ def composite(student: TorchDenoiser, batch: Batch, config: sections.Composite) 
 
 
 def multi_w(student: TorchDenoiser, batch: Batch, config: sections.MultiW) -> Terms:
-    """The guided output at a w of each sample's own."""
+    """The guided output at a w that is drawn for each sample."""
     w = config.w_min + (config.w_max - config.w_min) * batch.uniform
     return _guided(student, batch, w, anchor=config.anchor)
 
 
 def _guided(student: TorchDenoiser, batch: Batch, w: torch.Tensor, *, anchor: float) -> Terms:
     eps_uncond, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
-    found, wanted = guidance.combine(eps_uncond, eps_cond, w), guidance.combine(*batch.teacher_outputs(), w)
-    return {"guided": Term(1.0, mse(found, wanted)), "anchor": Term(anchor, mse(eps_cond, batch.eps))}
+    guided, target = guidance.combine(eps_uncond, eps_cond, w), guidance.combine(*batch.teacher_outputs(), w)
+    return {"guided": Term(1.0, mse(guided, target)), "anchor": Term(anchor, mse(eps_cond, batch.eps))}
 
 
 def gap_match(student: TorchDenoiser, batch: Batch, config: sections.GapMatch) -> Terms:
-    """The gap alone; the anchor holds the conditional branch."""
+    """Only the gap has a target of the teacher's; the anchor holds the conditional branch."""
     teacher_uncond, teacher_cond = batch.teacher_outputs()
     eps_uncond, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
     return {
@@ -123,8 +123,8 @@ def shared_mask(student: TorchDenoiser, batch: Batch, config: sections.SharedMas
 
 def single_head(student: TorchDenoiser, batch: Batch, config: sections.SingleHead) -> Terms:
     """The teacher's guided output as the student's conditional one (Meng et al. 2023, at one w): no guidance later."""
-    wanted = guidance.combine(*batch.teacher_outputs(), torch.full_like(batch.uniform, config.w))
-    return {"guided": Term(1.0, mse(student(batch.x_t, batch.t, batch.y), wanted))}
+    target = guidance.combine(*batch.teacher_outputs(), torch.full_like(batch.uniform, config.w))
+    return {"guided": Term(1.0, mse(student(batch.x_t, batch.t, batch.y), target))}
 
 
 def denoise(student: TorchDenoiser, batch: Batch, config: sections.Scratch | schema.Teach) -> Terms:
@@ -148,5 +148,5 @@ OBJECTIVES: dict[str, Callable[..., Terms]] = {
     "single_head": single_head,
     "scratch": denoise,
 }
-"""Kind -> function; those with hints are put into a module with parameters of its own, see hints.py."""
+"""Kind -> function. With a hint, hints.py wraps it in a module, which has parameters that train too."""
 NEEDS_TEACHER: frozenset[str] = frozenset(OBJECTIVES) - {"scratch"}
