@@ -10,22 +10,12 @@ import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
-from dashdeploy.data import load_dataset
-from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.stages import open_run
-from dashdeploy.teachers import formats, networks, unet2d
-from dashdeploy.training import bank, distill, teach
-from dashdeploy.training.batches import FreshDraws
+from dashdeploy.teachers import networks, unet2d
+from dashdeploy.training import distill, teach
 from dashdeploy.training.progress import read_metrics
-from dashdeploy.training.student import live_source
-
-
-@pytest.fixture
-def recipe_with(tiny_text: str, tiny_run: Path):
-    """A function: overrides -> the tiny recipe with the ready teacher."""
-    return lambda *overrides: load_text(tiny_text, name="t", overrides=[f"teacher.path={tiny_run}/teacher", *overrides])
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "taylor"])
@@ -90,29 +80,6 @@ def test_the_stored_student_holds_the_averaged_weights_and_not_the_last(recipe_w
     assert not torch.equal(last, mean)
 
 
-def test_a_bank_holds_what_the_teacher_says(recipe_with, tiny_run: Path, tiny_recipe) -> None:
-    from dashdeploy.data import load_dataset
-
-    teacher = unet2d.load(tiny_run / "teacher")
-    source = FreshDraws(
-        load_dataset(tiny_recipe.data), teacher.interface.schedule, batch_size=16, seed=0, teacher=teacher
-    )
-    made = bank.build_bank(source, num_draws=40, device=torch.device("cpu"))
-    assert len(made.t) == 40
-    with torch.no_grad():
-        uncond, cond = teacher.branches(made.x_t, made.t, made.y)
-    torch.testing.assert_close(made.teacher_uncond, uncond, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(made.teacher_cond, cond, rtol=1e-4, atol=1e-5)
-    drawn = bank.TeacherBank(made, batch_size=16, seed=0)
-    seen = torch.cat([drawn.draw(step).x_t for step in range(5)])[:80]
-    assert len(torch.unique(seen.flatten(1), dim=0)) == 40
-
-
-def test_a_bank_that_would_not_fit_is_refused(recipe_with, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"teacher_bank.*GiB"):
-        distill.distill(recipe_with("distill.teacher_bank=2000000000"), open_run(tmp_path, "t"))
-
-
 def test_a_teacher_trained_in_the_run_goes_before_the_given_one(recipe_with, tmp_path: Path, tiny_run: Path) -> None:
     recipe = recipe_with("teach.steps=3")
     folder = open_run(tmp_path, "t")
@@ -141,50 +108,6 @@ def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny
 def test_data_of_another_resolution_are_refused_with_the_size_to_set(recipe_with, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"images are \(1, 8, 8\).*set data\.image_size to 8"):
         distill.distill(recipe_with("data.image_size=16"), open_run(tmp_path, "t"))
-
-
-def test_the_teachers_own_precision_changes_its_outputs_by_rounding_alone(tiny_run: Path, tiny_recipe) -> None:
-    from dashdeploy.data import load_dataset
-
-    teacher, data = unet2d.load(tiny_run / "teacher"), load_dataset(tiny_recipe.data)
-    outputs = []
-    for precision in ("fp32", "bf16"):
-        source = FreshDraws(
-            data, teacher.interface.schedule, batch_size=16, seed=0, teacher=teacher, precision=precision
-        )
-        outputs.append(torch.stack(source.complete(source.draw(0)).teacher_outputs()))
-    exact, rounded = outputs
-    assert rounded.dtype == torch.float32
-    error = float((rounded - exact).norm() / exact.norm())
-    assert 0 < error < 2**-6  # bf16 keeps 8 bits
-
-
-def test_t_is_drawn_from_the_sampler_s_timesteps_alone(recipe_with, tiny_run: Path) -> None:
-    teacher = formats.load(tiny_run / "teacher", role="teacher")
-    recipe = recipe_with("distill.timesteps=sampling", "sampling.num_inference_steps=7")
-    data = load_dataset(recipe.data)
-    source = live_source(recipe, data, teacher)
-    visited = set(plan(recipe.sampling, 1000).timesteps)
-    drawn = {int(t) for step in range(40) for t in source.draw(step).t}
-    assert drawn == visited and len(visited) == 7
-    everywhere = live_source(recipe_with("sampling.num_inference_steps=7"), data, teacher)
-    assert len({int(t) for step in range(40) for t in everywhere.draw(step).t}) > 100
-
-
-def test_students_of_one_teacher_share_its_bank(recipe_with, tmp_path: Path) -> None:
-    def distilled(name: str, *overrides: str) -> str:
-        recipe = recipe_with("distill.teacher_bank=32", *overrides)
-        return distill.distill(recipe, open_run(tmp_path, name), banks=tmp_path / "banks").manifest["key"]
-
-    students = {distilled("a"), distilled("b", "distill.objective.kind=cond_only")}
-    assert len(students) == 2 and len(list((tmp_path / "banks").glob("*.safetensors"))) == 1
-    for name, override in (
-        ("c", "distill.objective.hint=1.0"),
-        ("d", "data.horizontal_flip=true"),
-        ("e", "distill.teacher_precision=bf16"),
-    ):
-        students.add(distilled(name, override))
-    assert len(students) == 5 and len(list((tmp_path / "banks").glob("*.safetensors"))) == 4
 
 
 def test_the_dataset_s_own_default_said_outright_is_the_same_student(recipe_with, tmp_path: Path) -> None:
