@@ -36,17 +36,17 @@ def available(kind: Kind) -> dict[str, Path]:
     return {path.stem: path for path in sorted(data_root(kind).glob(f"*{_SUFFIX}"))}
 
 
-def find(kind: Kind, name: str) -> Path:
+def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     """The YAML file that `name` means; `.yaml` may be left out.
 
-    A bare word (`digits`) is always a name of ours, so that a stray file of the working folder is never
-    taken for it. Anything with a folder or a suffix (`./digits`, `digits.yaml`) is first tried as a path.
+    A bare word (`digits`) is always a name of ours, so that a stray file is never taken for it. Anything with a folder
+    or a suffix (`./digits`, `digits.yaml`) is first tried as a path, relative to `folder`; None: to the working folder.
 
     Raises:
         UserError: there is no such file or name; the message lists the names and gives the nearest.
     """
-    path = Path(name)
-    if path.suffix or len(path.parts) > 1 or name.startswith("."):
+    path = (folder or Path()) / name
+    if is_path(name):
         for literal in (path, path.with_name(path.name + _SUFFIX) if path.name else path):
             if literal.is_file():
                 return literal
@@ -55,6 +55,11 @@ def find(kind: Kind, name: str) -> Path:
     if stem not in known:
         raise unknown(_NOUNS[kind], name, known)
     return known[stem]
+
+
+def is_path(name: str) -> bool:
+    """Whether `name` may mean a file, and not only a name of ours."""
+    return bool(Path(name).suffix) or len(Path(name).parts) > 1 or name.startswith(".")
 
 
 def cache_folder() -> Path:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from dashdeploy.recipe.architecture import Architecture, DiT
-from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Model, Number, Positive, Text, Whole
+from dashdeploy.recipe.fields import (
+    DISTINCT,
+    REAL,
+    WHOLE,
+    Coefficient,
+    Count,
+    Model,
+    Number,
+    Positive,
+    Text,
+    Whole,
+    may_extend,
+)
 from dashdeploy.recipe.initialisation import Init, Random
 from dashdeploy.recipe.objectives import Dash, Objective
 
@@ -276,6 +288,8 @@ class Bench(Model):
 
 class Recipe(Model):
     """One run: from data and teacher to a measured student."""
+
+    model_config = ConfigDict(json_schema_extra=may_extend)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the run folder: runs/<name>")
     seed: Count = 0
