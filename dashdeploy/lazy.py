@@ -28,13 +28,17 @@ def require(module: str, *, extra: str) -> ModuleType:
         ) from error
 
 
-def resolve(kind: str, registry: dict[str, str], name: str) -> Any:
+def resolve(kind: str, registry: dict[str, str], name: str, *, package: str | None = None) -> Any:
     """Look `name` up in a registry of ``"module:attribute"`` strings and import it.
+
+    Args:
+        package: what the modules are in. None: the registry gives their whole names.
 
     Raises:
         UserError: the name is not registered; the message lists those that are.
     """
     if name not in registry:
         raise unknown(kind, name, registry)
-    module, attribute = registry[name].split(":")
+    place, _, attribute = registry[name].partition(":")
+    module = place if package is None else f"{package}.{place}"
     return getattr(importlib.import_module(module), attribute)

@@ -53,8 +53,8 @@ def may_extend(schema: dict[str, Any]) -> None:
     extends = {
         "type": "string",
         "minLength": 1,
-        "description": "another recipe, a name or a path relative to this file: what this file leaves out is taken "
-        "from it. Sections are merged key by key, lists and other values replace, a section of another kind starts anew",
+        "description": "another recipe (a name, or a path relative to this file), from which all is taken that this "
+        "file leaves out. Sections merge key by key; lists and other values replace; another kind starts anew",
     }
     schema["properties"] = {"name": schema["properties"].pop("name"), "extends": extends, **schema["properties"]}
     schema["required"] = ["name"]
