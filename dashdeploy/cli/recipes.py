@@ -33,11 +33,11 @@ _Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is 
 def files_app(
     kind: locate.Kind, *, noun: str, schema_of: Callable[[], TypeAdapter], check: Callable[[str], None]
 ) -> typer.Typer:
-    """The commands `ls`, `cp`, `validate` and `schema` of one kind of YAML file.
+    """The commands `ls`, `cp`, `validate` and `schema` for one kind of YAML file.
 
     Args:
-        noun: what one file is called in help texts, in singular.
-        schema_of: returns the files' schema; called only where it is needed, because importing it takes time.
+        noun: what help texts call one file, in the singular.
+        schema_of: returns the files' schema; called only when it is needed, because importing it takes time.
         check: reads and validates one file by its name or path; raises UserError.
     """
     app = typer.Typer(no_args_is_help=True, help=f"List, copy and check {noun}s.")
@@ -55,7 +55,7 @@ def files_app(
         _validate(names, check)
 
     schema_help = (
-        f"Print the JSON Schema of {noun}s, with which editors check and complete them.\n\n"
+        f"Print the JSON Schema of {noun}s. Editors use it to check and complete them.\n\n"
         f"Save it and name it in a file's first line: # yaml-language-server: $schema={noun.split()[-1]}.schema.json"
     )
 
@@ -84,7 +84,7 @@ def _list(kind: locate.Kind, *, as_json: bool) -> None:
 
 
 def _head_comment(path: Path) -> list[str]:
-    """The first two lines of the comment that a file begins with; a recipe's command and its measured result."""
+    """The first two lines of the comment at a file's head: of a recipe its command and its measured result."""
     comment: list[str] = []
     with path.open(encoding="utf-8") as file:
         for line in file:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError, unknown
-from dashdeploy.recipe.document import Document, Origin, Origins
+from dashdeploy.recipe.document import Document, Origin, Origins, within
 from dashdeploy.recipe.fields import DISTINCT, Count, Model, Text
 from dashdeploy.recipe.load import MAX_BYTES, read, read_recipe
 from dashdeploy.recipe.problems import KeyPath
@@ -147,6 +147,6 @@ def _lay_over(document: Document[Recipe], changes: Changes, place: KeyPath, orig
         for section in reversed(sections):
             nested = {section: nested}
         here, steps = (*place, key), (*sections, last)
-        lines = {(*steps, *path[len(here) :]): line for path, line in origins.items() if path[: len(here)] == here}
+        lines = {(*steps, *path[len(here) :]): line for path, line in origins.items() if within(path, here)}
         above: dict[KeyPath, Origin] = {steps[:n]: lines[steps] for n in range(1, len(steps)) if steps in lines}
         document.merge(nested, {**above, **lines})

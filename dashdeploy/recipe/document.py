@@ -28,6 +28,11 @@ Origin = Line | str  # str: the text of an override
 Origins = Mapping[KeyPath, Origin]
 
 
+def within(path: KeyPath, section: KeyPath) -> bool:
+    """Whether a key path is that of a section, or of anything in it."""
+    return path[: len(section)] == section
+
+
 class Document(Generic[M]):
     """Raw values meant for `model`; `name` is what error messages call their file.
 
@@ -88,7 +93,7 @@ class Document(Generic[M]):
                 continue
             self._forget(here)
             section[key] = value
-            for each in [each for each in origins if each[: len(here)] == here]:
+            for each in [each for each in origins if within(each, here)]:
                 self._note(each, origins)
 
     @staticmethod
@@ -105,7 +110,7 @@ class Document(Generic[M]):
 
     def _forget(self, path: KeyPath) -> None:
         """Drop the origins of a value that is replaced, and of all below it."""
-        self.origins = {key: origin for key, origin in self.origins.items() if key[: len(path)] != path}
+        self.origins = {key: origin for key, origin in self.origins.items() if not within(key, path)}
 
     def override(self, text: str) -> None:
         """Apply one `key.path=value`; sections on the way are created, a list is reached into by index."""

@@ -25,7 +25,7 @@ class Tag(Model):
 
 
 class GuidanceInterval(Model):
-    """Guidance at middle noise levels only (arXiv:2404.07724): w where low ≤ t/T < high, 1 (off) elsewhere."""
+    """Guidance only at middle noise levels (arXiv:2404.07724): w where low ≤ t/T < high, 1 (off) elsewhere."""
 
     kind: Literal["interval"] = "interval"
     w: Coefficient = 2.0
@@ -49,7 +49,7 @@ class Sampling(Model):
     """The deterministic sampler that the benchmark and `sample` use."""
 
     solver: Solver = Field(
-        "ddim", description="ddim: first order (η = 0), what the step and sampler graphs hold. dpmpp_2m: second order"
+        "ddim", description="ddim: first order (η = 0), as in the step and sampler graphs. dpmpp_2m: second order"
     )
     num_inference_steps: Positive = 50
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"

@@ -96,9 +96,7 @@ def test_a_model_that_does_not_fit_is_refused(saved: Path, changes: dict, messag
 def test_a_model_of_another_class_is_refused_with_the_supported_ones(saved: Path) -> None:
     assert formats.load(saved, role="teacher").interface.num_classes == 4
     edit(saved / "unet" / "config.json", _class_name="UNet2DConditionModel")
-    with pytest.raises(
-        UserError, match="it is a UNet2DConditionModel; supported: DiTTransformer2DModel, UNet2DModel"
-    ):
+    with pytest.raises(UserError, match="it is a UNet2DConditionModel; supported: DiTTransformer2DModel, UNet2DModel"):
         formats.load(saved, role="teacher")
 
 
