@@ -1,7 +1,7 @@
-"""The base of a recipe's sections, and the kinds of value that keys hold: strict numbers, lists without repeats.
+"""The base of a recipe's sections, and the types of their values: strict numbers, lists without repeats.
 
-Bounds stand inside of these types, because only there the JSON Schema takes them over for values that may be
-null or that are items of a list. Other bounds: ``Annotated[int, Field(ge=4), WHOLE]``.
+The bounds are part of these types. Only so does the JSON Schema keep them for values that may be null and for the items
+of lists. For other bounds write ``Annotated[int, Field(ge=4), WHOLE]``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic_core import PydanticKnownError
 
 
 def _numeric(problem: Literal["int_type", "float_type"]) -> BeforeValidator:
-    """Pydantic alone would read `seed: yes` as 1 and `steps: "5"` as 5. `steps: 1e4` is meant, and stays allowed."""
+    """Refuse what pydantic would convert: `seed: yes` to 1, `steps: "5"` to 5. `steps: 1e4` stays allowed."""
 
     def check(value: Any) -> Any:
         if isinstance(value, bool | str):
@@ -46,3 +46,16 @@ class Model(BaseModel):
     """Base of every section: frozen, and no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def may_extend(schema: dict[str, Any]) -> None:
+    """Add `extends` to a JSON Schema. It is a key of the file only: `recipe/load.py` resolves it before validation."""
+    extends = {
+        "type": "string",
+        "minLength": 1,
+        "description": "another recipe (a name, or a path relative to this file), from which all is taken that this "
+        "file leaves out. Sections merge key by key; lists and other values replace; another kind starts anew",
+    }
+    schema["properties"] = {"name": schema["properties"].pop("name"), "extends": extends, **schema["properties"]}
+    schema["required"] = ["name"]
+    schema["anyOf"] = [{"required": ["student"]}, {"required": ["extends"]}]

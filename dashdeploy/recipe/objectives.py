@@ -1,6 +1,6 @@
 """The objectives that a recipe may name, with their settings; `training/objectives.py` computes them.
 
-Coefficients stand before per-sample mean squares over C·H·W; `anchor` is the denoising loss of the conditional branch.
+A coefficient multiplies a per-sample mean square over C·H·W. `anchor` is for the conditional branch's denoising loss.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Dash(Model):
     anchor: Coefficient = 0.1
     gap: Coefficient | Literal["guidance"] = Field(
         0.0,
-        description="weight of the gap eps_cond − eps_uncond. guidance: w(w − 1), what the guided error weighs it by "
-        "at the recipe's own guidance, with all three weights scaled to the sum of the first two",
+        description="weight of the gap eps_cond − eps_uncond. guidance: w(w − 1), its weight in the guided error at "
+        "the recipe's guidance; imitation, unconditional and gap are then scaled to the sum of the first two",
     )
     hint: Coefficient = Field(0.0, description="weight of both branches' middle features, as in fitnets")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Dash:
         if self.imitation == self.unconditional == self.anchor == 0 and not self.gap:
-            but = " but hint, which asks nothing of the output" if self.hint else ": there is nothing to learn"
+            but = " but hint, which does not concern the output" if self.hint else ": there is nothing to learn"
             raise ValueError(f"all coefficients are 0{but}")
         if self.gap == "guidance" and self.imitation + self.unconditional == 0:
             raise ValueError("gap: guidance scales itself to imitation + unconditional, and both are 0")
@@ -37,7 +37,7 @@ class Dash(Model):
 
 
 class CondOnly(Model):
-    """Imitate the conditional branch alone: the control whose guidance breaks."""
+    """Imitate only the conditional branch: the control whose guidance breaks."""
 
     kind: Literal["cond_only"] = "cond_only"
     imitation: Coefficient = 1.0
@@ -51,7 +51,7 @@ class CondOnly(Model):
 
 
 class Composite(Model):
-    """Imitate one guided output, at a fixed w: the branches alone are left to chance."""
+    """Imitate the guided output at a fixed w; nothing supervises the two branches as such."""
 
     kind: Literal["composite"] = "composite"
     w: Coefficient = 2.5
@@ -59,7 +59,7 @@ class Composite(Model):
 
 
 class MultiW(Model):
-    """Imitate the guided output at a w drawn for each sample, uniform in [w_min, w_max]."""
+    """Imitate the guided output at a w that is drawn for each sample, uniform in [w_min, w_max]."""
 
     kind: Literal["multi_w"] = "multi_w"
     w_min: Coefficient = 1.0
@@ -74,7 +74,7 @@ class MultiW(Model):
 
 
 class GapMatch(Model):
-    """Imitate the gap alone; the conditional branch is held by the anchor."""
+    """Imitate only the gap; the anchor holds the conditional branch."""
 
     kind: Literal["gap_match"] = "gap_match"
     gap: Annotated[float, Field(gt=0)] = 1.0
@@ -92,21 +92,21 @@ class FitNets(Model):
     @model_validator(mode="after")
     def _asks_for_something(self) -> FitNets:
         if self.imitation == self.anchor == 0:
-            raise ValueError("imitation and anchor are 0: hints alone ask nothing of the output")
+            raise ValueError("imitation and anchor are 0: hints do not concern the output")
         return self
 
 
 class SharedMask(Model):
-    """One label-drop mask for teacher and student: each sample imitates one branch, 90 to 10 at random."""
+    """One label-drop mask for teacher and student: each sample imitates one branch, drawn at random."""
 
     kind: Literal["shared_mask"] = "shared_mask"
-    label_dropout: Number = Field(0.1, ge=0, lt=1)
+    label_dropout: Number = Field(0.1, ge=0, lt=1, description="chance of the unconditional branch")
     imitation: Annotated[float, Field(gt=0)] = 1.0
     anchor: Coefficient = 0.1
 
 
 class SingleHead(Model):
-    """The guided output as the student's conditional branch: sample it with w = 1, without guidance."""
+    """The student's conditional branch imitates the guided output: sample it with w = 1, without guidance."""
 
     kind: Literal["single_head"] = "single_head"
     w: Coefficient = 2.0

@@ -185,7 +185,7 @@ def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> 
         ),
         (
             "distill: {objective: {kind: fitnets, imitation: 0, anchor: 0}}",
-            "distill.objective: imitation and anchor are 0: hints alone ask nothing of the output",
+            "distill.objective: imitation and anchor are 0: hints do not concern the output",
         ),
         ("distill: {steps: 20, warmup_steps: 21}", "distill: warmup_steps 21 exceeds steps 20; set it lower too"),
         (

@@ -94,5 +94,5 @@ def score(
     return row, features
 
 
-def _interval(found: frechet.Interval) -> Interval:
+def _interval(found: frechet.Estimate) -> Interval:
     return Interval(**asdict(found))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dashdeploy.doctor import driver, probes
+from dashdeploy import cuda
+from dashdeploy.doctor import probes
 
 SOURCE = """
 #include <cstddef>
@@ -24,7 +25,7 @@ int cuDeviceTotalMem_v2(std::size_t* n, int) { *n = std::size_t(24) << 30; retur
 int cuGetErrorString(int c, const char** s) { *s = "as the driver says it"; return 0; }
 }
 """
-Fake = Callable[..., driver.Driver]
+Fake = Callable[..., cuda.Driver]
 
 
 @pytest.fixture
@@ -34,13 +35,13 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     if compiler is None:
         pytest.skip("needs g++")
 
-    def build(*, init: int = 0, count: int = 1, memory: int = 0) -> driver.Driver:
+    def build(*, init: int = 0, count: int = 1, memory: int = 0) -> cuda.Driver:
         source, library = tmp_path / "cuda.cpp", tmp_path / f"libcuda-{init}-{count}-{memory}.so"
         source.write_text(SOURCE)
         flags = [f"-DINIT={init}", f"-DCOUNT={count}", f"-DMEMORY={memory}"]
         subprocess.run([compiler, "-shared", "-fPIC", *flags, str(source), "-o", str(library)], check=True)
-        found = driver.look(str(library))
-        monkeypatch.setattr(driver, "look", lambda: found)
+        found = cuda.look(str(library))
+        monkeypatch.setattr(cuda, "look", lambda: found)
         return found
 
     return build
@@ -48,8 +49,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without nvidia-smi, device files, or a variable that hides GPUs."""
-    monkeypatch.setattr(probes.shutil, "which", lambda tool: None)
+    """A machine without device files, or a variable that hides GPUs."""
     monkeypatch.setattr(probes.os.path, "exists", lambda path: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -58,37 +58,37 @@ def test_each_gpu_is_told_by_name_capability_and_memory(fake: Fake, bare: None) 
     found = fake(count=2)
     assert found.works and found.cuda == "13.1"
     assert found.devices == ("Test GPU, compute capability 8.9, 24 GiB",) * 2
-    row = probes.gpu()
+    row = probes.run("gpu")
     assert (row.status, row.version, row.fix) == ("ok", "CUDA 13.1", "")
 
 
 def test_without_libcuda_the_part_is_missing_and_pip_is_not_offered(
     bare: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = driver.look("libcuda-that-is-not-there.so.1")
+    found = cuda.look("libcuda-that-is-not-there.so.1")
     assert not found.installed and not found.works
-    monkeypatch.setattr(driver, "look", lambda: found)
-    row = probes.gpu()
+    monkeypatch.setattr(cuda, "look", lambda: found)
+    row = probes.run("gpu")
     assert row.status == "missing" and "libcuda-that-is-not-there.so.1" in row.detail
     assert "pip cannot" in row.fix and "pip install" not in row.fix
 
 
 def test_a_driver_that_does_not_start_is_broken_and_says_why(fake: Fake, bare: None) -> None:
     assert not fake(init=803).works
-    row = probes.gpu()
+    row = probes.run("gpu")
     assert (row.status, row.detail) == ("broken", "cuInit fails: error 803 (as the driver says it)")
 
 
-@pytest.mark.parametrize("how", [{"init": driver.NO_DEVICE}, {"count": 0}])
+@pytest.mark.parametrize("how", [{"init": cuda.NO_DEVICE}, {"count": 0}])
 def test_a_driver_without_a_gpu_is_no_failure(fake: Fake, bare: None, how: dict[str, int]) -> None:
     fake(**how)
-    assert probes.gpu().status == "missing"
+    assert probes.run("gpu").status == "missing"
 
 
 def test_a_hidden_gpu_is_told_from_a_missing_one(fake: Fake, bare: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(init=driver.NO_DEVICE)
+    fake(init=cuda.NO_DEVICE)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert probes.gpu().fix == "unset CUDA_VISIBLE_DEVICES"
+    assert probes.run("gpu").fix == "unset CUDA_VISIBLE_DEVICES"
 
 
 def test_a_gpu_that_does_not_answer_keeps_its_place(fake: Fake) -> None:

@@ -1,6 +1,6 @@
-"""NVIDIA's driver and the GPUs behind it, asked of libcuda itself: no CUDA toolkit, torch or TensorRT is needed.
+"""NVIDIA's driver and its GPUs, asked of libcuda directly: no CUDA toolkit, torch or TensorRT is loaded.
 
-It is asked first of all: a TensorRT runtime that is made without a driver may crash the process at its end.
+Ask it before any TensorRT object is made: without a driver TensorRT's runtimes fail late, and some crash at the end.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 LIBRARY = "libcuda.so.1"
-NO_DEVICE = 100
-"""cuInit's code for a driver that works and shows this process no GPU."""
-CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
-"""Of CUdevice_attribute."""
+NO_DEVICE = 100  # what cuInit returns where the driver works and shows this process no GPU
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # of CUdevice_attribute
 
 
 @dataclass(frozen=True)
@@ -46,23 +44,22 @@ def look(library: str = LIBRARY) -> Driver:
         cuda = ctypes.CDLL(library)
     except OSError as error:
         return Driver(installed=False, problem=f"no driver ({error})")
-    version = ctypes.c_int()
-    known = cuda.cuDriverGetVersion(ctypes.byref(version)) == 0
-    text = f"{version.value // 1000}.{version.value % 1000 // 10}" if known else ""
-    code = cuda.cuInit(0)
-    if code != 0:
-        return Driver(installed=True, code=code, problem=f"cuInit fails: {_said(cuda, code)}", cuda=text)
+    number = ctypes.c_int()
+    known = cuda.cuDriverGetVersion(ctypes.byref(number)) == 0
+    version = f"{number.value // 1000}.{number.value % 1000 // 10}" if known else ""
+    if code := cuda.cuInit(0):
+        return Driver(installed=True, code=code, problem=f"cuInit fails: {_said(cuda, code)}", cuda=version)
     count = ctypes.c_int()
-    code = cuda.cuDeviceGetCount(ctypes.byref(count))
-    if code != 0 or count.value == 0:
-        return Driver(installed=True, code=code or NO_DEVICE, problem="the driver lists no GPU", cuda=text)
-    return Driver(installed=True, cuda=text, devices=tuple(_device(cuda, i) for i in range(count.value)))
+    if (code := cuda.cuDeviceGetCount(ctypes.byref(count))) or count.value == 0:
+        return Driver(installed=True, code=code or NO_DEVICE, problem="the driver lists no GPU", cuda=version)
+    return Driver(installed=True, cuda=version, devices=tuple(_device(cuda, i) for i in range(count.value)))
 
 
 def _said(cuda: Any, code: int) -> str:
     text = ctypes.c_char_p()
-    found = cuda.cuGetErrorString(code, ctypes.byref(text)) == 0 and text.value is not None
-    return f"error {code} ({text.value.decode(errors='replace')})" if found and text.value else f"error {code}"
+    if cuda.cuGetErrorString(code, ctypes.byref(text)) == 0 and text.value:
+        return f"error {code} ({text.value.decode(errors='replace')})"
+    return f"error {code}"
 
 
 def _device(cuda: Any, index: int) -> str:
