@@ -7,13 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from dashdeploy import locate
+from dashdeploy.artifact import TENSORRT, Backend, GraphName, Precision
 from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive, Text, Whole
 from dashdeploy.recipe.load import load_model
-
-Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
-GraphName = Literal["guided", "cond", "step", "sampler"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-TENSORRT = ("tensorrt", "tensorrt_rtx")
 
 
 class ParityLimits(Model):
