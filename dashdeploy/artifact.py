@@ -58,6 +58,11 @@ class TensorSpec(Part):
     dtype: Dtype
     shape: Annotated[tuple[Literal["batch"] | Size, ...], Field(min_length=1, max_length=8)]
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The dimensions after the batch."""
+        return tuple(side for side in self.shape if side != "batch")
+
 
 class BatchRange(Part):
     """One profile of an engine: the batch sizes that it accepts, and the one that it is tuned for."""

@@ -16,8 +16,8 @@ Number = Annotated[
     BeforeValidator(lambda value: math.nan if value is None else value),
     PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json", return_type=float | None),
 ]
-Error = Annotated[float, Field(ge=0, allow_inf_nan=True)]
-"""Infinite for an output of another shape or with NaN; such an artifact is never written."""
+Error = Annotated[float, Field(allow_inf_nan=True)]
+"""Infinite or NaN for an output of another shape or that is not finite; such an artifact is never written."""
 CheckedGraph = Literal["cond", "step", "sampler"]
 
 

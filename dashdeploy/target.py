@@ -156,6 +156,8 @@ class Target(Model):
             raise ValueError("engine.hardware_compatibility is tensorrt's; tensorrt_rtx has compute_capabilities")
         if self.calibration.quantizer == "nncf" and self.backend != "openvino":
             raise ValueError(f"calibration.quantizer nncf makes OpenVINO models; {self.backend} takes onnxruntime's")
+        if self.calibration.quantizer == "nncf" and "sampler" in self.graphs:
+            raise ValueError("calibration.quantizer nncf cannot quantize a sampler graph; leave sampler out of graphs")
         if self.precision == "bf16" and self.backend == "onnxruntime" and self.providers[0] == "CPUExecutionProvider":
             raise ValueError("ONNX Runtime's CPU provider does not run bf16; take fp16, or the backend openvino")
         return self

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dashdeploy"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 GROUND = {
-    *("recipe", "target", "package", "artifact", "figures", "manifest"),
+    *("recipe", "target", "artifact", "figures", "manifest"),
     *("stages", "errors", "lazy", "locate", "seeds", "weights_file"),
 }
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}

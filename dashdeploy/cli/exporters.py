@@ -12,7 +12,7 @@ NOUN = "export target"
 
 
 def _check(name: str) -> None:
-    from dashdeploy.package import load
+    from dashdeploy.packages.schema import load
 
     load(name)
 
@@ -31,7 +31,7 @@ def schema(
     from pydantic import TypeAdapter
 
     from dashdeploy.manifest import Manifest
-    from dashdeploy.package import Package
+    from dashdeploy.packages.schema import Package
     from dashdeploy.target import Target
 
     print_schema(TypeAdapter(Manifest if of_artifact else Target | Package))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dashdeploy import stages
-from dashdeploy.package import Package, load
+from dashdeploy.packages.schema import Package, load
 from dashdeploy.packages.stage import write_package
 
 sys.path.insert(0, str(Path(__file__).parent))

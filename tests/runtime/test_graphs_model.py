@@ -167,7 +167,7 @@ def test_a_batch_cut_over_threads_gives_the_same_images(tiny_run: Path, small: b
     y, run = torch.arange(5), steps(guidance, solver=solver)
     with dashdeploy.runtime.open(folder, threads=1) as one, dashdeploy.runtime.open(folder, threads=3) as three:
         assert isinstance(three.sampler, GraphSampler)
-        three.sampler.small = small
+        three.sampler.host = three.sampler.host.model_copy(update={"small": small})
         for size in (1, 2, 3, 5):
             told: list[int] = []
             found = three.sample(noise[:size], y[:size], run, on_step=told.append)

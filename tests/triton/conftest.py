@@ -10,7 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from dashdeploy import package, stages
+from dashdeploy import stages
+from dashdeploy.packages import schema
 from dashdeploy.packages.stage import write_package
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,8 +34,8 @@ def load(name: str, path: Path) -> ModuleType:
 @pytest.fixture(scope="session")
 def python_package(tiny_run: Path) -> stages.Stage:
     """The python backend's package, two threads; do not change it, copy it."""
-    found = package.load("triton")
-    assert isinstance(found, package.Package)
+    found = schema.load("triton")
+    assert isinstance(found, schema.Package)
     what = found.package.model_copy(update={"threads": 2})
     return write_package(tiny_run, found.model_copy(update={"package": what}))
 
@@ -42,8 +43,8 @@ def python_package(tiny_run: Path) -> stages.Stage:
 @pytest.fixture(scope="session")
 def graph_package(tiny_run: Path) -> stages.Stage:
     """The onnxruntime backend's package; do not change it, copy it."""
-    found = package.load("triton-onnxruntime")
-    assert isinstance(found, package.Package)
+    found = schema.load("triton-onnxruntime")
+    assert isinstance(found, schema.Package)
     return write_package(tiny_run, found)
 
 

@@ -19,7 +19,7 @@ from dashdeploy.runtime import tensorrt_library
 from dashdeploy.runtime.tensorrt_library import Flavour
 from dashdeploy.target import Engine
 
-FORMAT = 1
+FORMAT = 2
 """Of the entries and of what the builder makes of the same settings; a change throws every entry away."""
 
 

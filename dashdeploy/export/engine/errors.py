@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from dashdeploy.errors import UserError
-from dashdeploy.export.graph.onnx_graph import MODULE_OF_NODE
+from dashdeploy.export.graph.onnx_file import MODULE_OF_NODE
 
 MOST_TEXT = 300
 MOST_NAMED = 3
@@ -125,11 +125,6 @@ def nodes(onnx_file: Path) -> dict[str, Node]:
         for node in graph.node:
             found[node.name] = Node(node.op_type, _scope(node) or _by_weight(node, weights, producers))
     return found
-
-
-def modules(onnx_file: Path) -> dict[str, str]:
-    """Node name -> torch module, of the nodes whose module is known."""
-    return {name: node.module for name, node in nodes(onnx_file).items() if node.module}
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

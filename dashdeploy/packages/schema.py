@@ -1,4 +1,4 @@
-"""Packages: what is written around an artifact so that something else builds or serves it (`exporters/*.yaml`)."""
+"""The YAML of packages (`exporters/*.yaml`): which artifact one carries, and what is written around it."""
 
 from __future__ import annotations
 
