@@ -47,13 +47,13 @@ BASES = ("torch eager", "torch.compile", "guided ONNX loop")
 
 def plain_loop(session: OnnxSession, interface: Interface, steps: Plan) -> Draw:
     """What an application writes that has the guided graph and numpy."""
-    alphas = np.concatenate([interface.schedule.alphas_cumprod.numpy(), [1]]).astype(np.float32)
+    alphas = interface.schedule.alphas_cumprod_from_clean.numpy()
 
     def draw(noise: torch.Tensor, y: torch.Tensor) -> np.ndarray:
         x, labels, w = noise.numpy(), y.numpy(), np.full(len(y), 2, np.float32)
-        for now, previous in zip(steps.timesteps, steps.previous, strict=True):
+        for now, previous, _ in steps.steps():
             eps = session.run({"x": x, "t": np.full(len(y), now), "y": labels, "w": w})
-            a, b = alphas[now], alphas[previous]
+            a, b = alphas[now + 1], alphas[previous + 1]
             x_0 = np.clip((x - np.sqrt(1 - a) * eps) / np.sqrt(a), -1, 1)
             eps = (x - np.sqrt(a) * x_0) / np.sqrt(1 - a)
             x = np.sqrt(b) * x_0 + np.sqrt(1 - b) * eps

@@ -53,7 +53,7 @@ def fine_end(coarse: Plan, fine: Plan) -> Plan:
     first = next((i for i, t in enumerate(fine.timesteps) if t < coarse.timesteps[-1]), len(fine.timesteps))
     steps = (*coarse.timesteps, *fine.timesteps[first:])
     weights = (*coarse.weights, *fine.weights[first:])
-    return replace(coarse, timesteps=steps, previous=(*steps[1:], -1), weights=weights)
+    return replace(coarse, timesteps=steps, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def timed(model: Model, plans: list[Plan], *, batch_size: int, repeats: int) -> 
     for call in calls.values():
         call()
     times = interleave(calls, repeats=repeats, warm=False)
-    return [{"way": model.way(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
+    return [{"way": model.graph_for(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
 
 
 def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: int) -> list[dict[str, Any]]:

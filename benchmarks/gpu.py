@@ -175,7 +175,7 @@ def inputs(denoiser: TorchDenoiser, batch: int) -> tuple[torch.Tensor, ...]:
 def draw(step: Step, denoiser: TorchDenoiser, batch: int, steps: Plan) -> torch.Tensor:
     """All DDIM steps; nothing comes back to the host before the end."""
     x, _, _, y, w = inputs(denoiser, batch)
-    for now, previous in zip(steps.timesteps, steps.previous, strict=True):
+    for now, previous, _ in steps.steps():
         x = step(x, torch.full_like(y, now), torch.full_like(y, previous), y, w)
     torch.cuda.synchronize()
     return x

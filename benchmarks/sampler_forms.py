@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
 
             def loop(noise: np.ndarray = noise, y: np.ndarray = y, w: np.ndarray = w) -> None:
                 x = noise
-                for i, (now, previous) in enumerate(zip(steps.timesteps, steps.previous, strict=True)):
+                for i, (now, previous, _) in enumerate(steps.steps()):
                     t, t_prev = np.full(len(y), now), np.full(len(y), previous)
                     x = alone.run({"x": x, "t": t, "t_prev": t_prev, "y": y, "w": w[:, i]})
 

@@ -192,7 +192,7 @@ class SamplingPlan(Schedule):
     clip_sample: bool
 
 
-class SamplerGraph(Schedule):
+class WholeSampler(Schedule):
     """The graph of all steps: its timesteps are constants of it, and its input w defaults to guidance_scales.
 
     output: float32 within [−1, 1], or uint8.
@@ -265,7 +265,7 @@ class Artifact(Student):
     providers: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
     host: Host
     sampling: SamplingPlan
-    sampler: SamplerGraph | None = None
+    sampler: WholeSampler | None = None
     graphs: dict[GraphName, Graph]
 
     @model_validator(mode="after")
@@ -294,7 +294,7 @@ class Artifact(Student):
 
 
 def tensors(
-    graph: GraphName, *, image_shape: tuple[int, int, int], sampler: SamplerGraph | None
+    graph: GraphName, *, image_shape: tuple[int, int, int], sampler: WholeSampler | None
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """The inputs and outputs that a graph must have; of the sampler's, w is (B, N): a scale for each step."""
     image, whole = ("batch", *image_shape), sampler if graph == "sampler" else None

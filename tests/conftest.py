@@ -10,6 +10,19 @@ from pathlib import Path
 
 import pytest
 
+TOGETHER = ("cpp", "triton")
+"""Folders whose tests share what takes long to make: a build, a server."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (-n 2 --dist loadgroup), the tests of a file, or of a folder in TOGETHER, share one."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here)
+        group = path.parts[0] if path.parts[0] in TOGETHER else str(path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 TINY = """
 name: tiny
 seed: 3

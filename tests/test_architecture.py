@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,74 @@ def test_every_file_says_in_its_first_line_what_it_is_and_stays_small(path: Path
     assert len(text.splitlines()) <= 350
 
 
-def test_only_guidance_knows_the_branch_order() -> None:
-    # The stacked batch is built by one torch.cat([null, y]) and cut by one pair of slices.
-    builders = [p for p in FILES if "full_like(y, null_class)" in p.read_text()]
-    assert [p.name for p in builders] == ["guidance.py"]
+NUMBERS = {
+    "config.w_min + (config.w_max - config.w_min) * batch.uniform",
+    "guidance.w_min + (guidance.w_max - guidance.w_min) * gate",
+    "start + (end - start) / (1.0 + np.exp(-np.linspace(-6, 6, steps)))",
+    "one + (two - one) * (int(config['num_layers']) - 1)",
+}
+"""Sums of the same form over plain numbers, not over two branches."""
+
+
+def extrapolations(tree: ast.AST) -> Iterator[str]:
+    """Expressions a + k·(b − a), whatever the names: what the combination of two branches looks like."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)):
+            continue
+        for base, product in ((node.left, node.right), (node.right, node.left)):
+            factors = (product.left, product.right) if isinstance(product, ast.BinOp) else ()
+            differences = [f for f in factors if isinstance(f, ast.BinOp) and isinstance(f.op, ast.Sub)]
+            if any(ast.unparse(difference.right) == ast.unparse(base) for difference in differences):
+                yield ast.unparse(node)
+
+
+def branch_stackings(tree: ast.AST) -> Iterator[str]:
+    """Concatenations of a tensor with itself, or with what is made of the null class: a batch of both branches."""
+    for node in ast.walk(tree):
+        name = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
+        if name in ("cat", "concatenate", "concat", "stack", "vstack") and node.args:
+            parts = [ast.unparse(e) for e in getattr(node.args[0], "elts", ())]
+            if len(set(parts)) < len(parts) or any("null" in part for part in parts):
+                yield ast.unparse(node)
+
+
+def halvings(tree: ast.AST) -> Iterator[str]:
+    """Tensors cut in two in one function, v[:m] and v[m:] with a computed m, or by chunk(2): a batch taken apart."""
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        slices = [n for n in ast.walk(function) if isinstance(n, ast.Subscript) and isinstance(n.slice, ast.Slice)]
+        ends = {(ast.unparse(n.value), ast.unparse(n.slice.upper)) for n in slices if n.slice.upper}
+        starts = {(ast.unparse(n.value), ast.unparse(n.slice.lower)) for n in slices if n.slice.lower}
+        yield from (f"{value}[:{m}], {value}[{m}:]" for value, m in ends & starts if not m.isdigit())
+        calls = [ast.unparse(n) for n in ast.walk(function) if isinstance(n, ast.Call)]
+        yield from (call for call in calls if re.search(r"\.(chunk|tensor_split|split)\(2\b", call))
+
+
+def test_only_guidance_combines_branches_stacks_them_and_takes_them_apart() -> None:
+    seen: dict[str, set[str]] = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        for code in (*extrapolations(tree), *branch_stackings(tree), *halvings(tree)):
+            seen.setdefault(str(path.relative_to(PACKAGE)), set()).add(code)
+    guidance = seen.pop("diffusion/guidance.py") - NUMBERS
+    assert {code.split("(")[0] for code in guidance} == {
+        "uncond + w.to",  # combine
+        "torch.cat",  # stack
+        "stacked[:batch_size], stacked[batch_size:]",  # split
+    }
+    assert seen.pop("data/images.py") == {"order[:cut], order[cut:]"}  # training images and held-out ones
+    assert {code for codes in seen.values() for code in codes} <= NUMBERS, seen
+
+
+@pytest.mark.parametrize(
+    ("code", "found_by"),
+    [
+        ("def f(a, b, k): return k.view(-1) * (b - a) + a", extrapolations),
+        ("def f(u, c, s):\n    return u + (c - u) * s", extrapolations),
+        ("def f(images): return np.concatenate([images, images])", branch_stackings),
+        ("def f(y, k): return torch.cat([torch.full_like(y, self.null_class), y])", branch_stackings),
+        ("def f(out):\n    half = len(out) // 2\n    return out[half:] - out[:half]", halvings),
+        ("def f(out): return out.chunk(2)", halvings),
+    ],
+)
+def test_that_check_knows_other_spellings(code: str, found_by: Callable[[ast.AST], Iterator[str]]) -> None:
+    assert list(found_by(ast.parse(code)))

@@ -57,7 +57,7 @@ def test_only_the_last_step_is_cut_into_small_ones() -> None:
     fine = plan(sampling.model_copy(update={"num_inference_steps": 10}), 1000)
     found = load("front").fine_end(coarse, fine)
     assert found.timesteps == (999, 749, 499, 249, 199, 99)
-    assert found.previous == (749, 499, 249, 199, 99, -1)
+    assert [step.t_prev for step in found.steps()] == [749, 499, 249, 199, 99, -1]
     assert found.weights == (*coarse.weights, *fine.weights[-2:]) and found.solver == "ddim"
 
 

@@ -16,30 +16,41 @@ from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Tag
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def stack(
+    x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, *, null_class: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both branches as one batch: x (B, C, H, W) and t, y (B,) int64 -> the same with 2B in place of B."""
+    return torch.cat([x, x]), torch.cat([t, t]), torch.cat([torch.full_like(y, null_class), y])
+
+
+def split(stacked: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(uncond, cond), (B, …) each, of what a forward over the stacked batch gave anywhere in the network: (2B, …).
+
+    Slicing (not chunk) keeps B symbolic when this is exported to ONNX.
+    """
+    return stacked[:batch_size], stacked[batch_size:]
+
+
 def both_branches(
     predict: Predict, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, *, null_class: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(eps_uncond, eps_cond) from one forward pass over 2B.
-
-    x: (B, C, H, W); t, y: (B,) int64; `predict` takes 2B of each. Slicing (not chunk) keeps B
-    symbolic when this is exported to ONNX.
-    """
-    b = x.shape[0]
-    labels = torch.cat([torch.full_like(y, null_class), y])
-    eps = predict(torch.cat([x, x]), torch.cat([t, t]), labels)
-    return eps[:b], eps[b:]
+    """(eps_uncond, eps_cond) from one call of `predict` over 2B; arguments as of `stack`."""
+    return split(predict(*stack(x, t, y, null_class=null_class)), x.shape[0])
 
 
 def by_branch(stacked: torch.Tensor) -> torch.Tensor:
-    """What a forward over the stacked batch gave anywhere inside: (2B, …) -> (B, 2, …), uncond before cond."""
-    b = stacked.shape[0] // 2
-    return torch.stack([stacked[:b], stacked[b:]], dim=1)
+    """What a forward over the stacked batch gave, by image: (2B, …) -> (B, 2, …), uncond before cond."""
+    return torch.stack(split(stacked, stacked.shape[0] // 2), dim=1)
 
 
 def combine(eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """eps_w = eps_uncond + w·(eps_cond − eps_uncond), in float32; w: (B,). w = 1 is off."""
-    uncond, cond = eps_uncond.float(), eps_cond.float()
-    return uncond + w.float().view(-1, 1, 1, 1) * (cond - uncond)
+    """eps_w = eps_uncond + w·(eps_cond − eps_uncond); w: (B,). w = 1 is off.
+
+    Half precision is combined in float32: the difference is small beside either branch.
+    """
+    dtype = torch.promote_types(eps_uncond.dtype, torch.float32)
+    uncond, cond = eps_uncond.to(dtype), eps_cond.to(dtype)
+    return uncond + w.to(dtype).view(-1, 1, 1, 1) * (cond - uncond)
 
 
 def weight(guidance: Guidance, t: float, num_train_timesteps: int) -> float:

@@ -37,6 +37,11 @@ class NoiseSchedule:
         return torch.from_numpy(np.cumprod(1.0 - self.betas)).float()
 
     @property
+    def alphas_cumprod_from_clean(self) -> torch.Tensor:
+        """ᾱ of timestep t at index t + 1, (T + 1,) float32: the clean image, t = −1, comes first with ᾱ = 1."""
+        return torch.cat([torch.ones(1), self.alphas_cumprod])
+
+    @property
     def snr(self) -> torch.Tensor:
         """SNR_t = ᾱ_t / (1 − ᾱ_t), (T,) float64."""
         alphas_cumprod = torch.from_numpy(np.cumprod(1.0 - self.betas))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dashdeploy import stages
-from dashdeploy.artifact import Artifact, Graph, GraphName, Host, SamplerGraph, SamplingPlan, Student, tensors
+from dashdeploy.artifact import Artifact, Graph, GraphName, Host, SamplingPlan, Student, WholeSampler, tensors
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
@@ -53,7 +53,7 @@ def artifact(
     sampling: Sampling,
     target: Target,
     *,
-    sampler: SamplerGraph | None,
+    sampler: WholeSampler | None,
     macs: int,
 ) -> Artifact:
     """The whole; `sampling` is the recipe's."""
@@ -88,12 +88,12 @@ def sampling_plan(sampling: Sampling, num_train_timesteps: int) -> SamplingPlan:
     )
 
 
-def sampler_graph(sampling: Sampling, target: Target, num_train_timesteps: int) -> SamplerGraph | None:
+def whole_sampler(sampling: Sampling, target: Target, num_train_timesteps: int) -> WholeSampler | None:
     """The target's sampler graph; `sampling` has its number of steps. None: the target has none."""
     if "sampler" not in target.graphs:
         return None
     steps = plan(sampling, num_train_timesteps)
-    return SamplerGraph(
+    return WholeSampler(
         timesteps=steps.timesteps,
         guidance_scales=steps.weights,
         form=target.sampler.form,
@@ -102,7 +102,7 @@ def sampler_graph(sampling: Sampling, target: Target, num_train_timesteps: int) 
 
 
 def graph(
-    path: Path, name: GraphName, *, image_shape: tuple[int, int, int], sampler: SamplerGraph | None = None
+    path: Path, name: GraphName, *, image_shape: tuple[int, int, int], sampler: WholeSampler | None = None
 ) -> Graph:
     """The entry of one graph as it was exported, without an engine; `path` is its ONNX file."""
     inputs, outputs = tensors(name, image_shape=image_shape, sampler=sampler)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dashdeploy import manifest, stages
-from dashdeploy.artifact import Artifact, Graph, GraphName, SamplerGraph, Student
+from dashdeploy.artifact import Artifact, Graph, GraphName, Student, WholeSampler
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export import describe
@@ -51,7 +51,7 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.S
     steps = target.sampler.num_inference_steps or recipe.sampling.num_inference_steps
     sampling = recipe.sampling.model_copy(update={"num_inference_steps": steps})
     described = describe.student(student, recipe, target, denoiser.interface)
-    sampler = describe.sampler_graph(sampling, target, described.num_train_timesteps)
+    sampler = describe.whole_sampler(sampling, target, described.num_train_timesteps)
     with (
         stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
         tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as temporary,
@@ -192,7 +192,7 @@ def quantize(
 def save(
     models: dict[GraphName, onnx.ModelProto],
     student: Student,
-    sampler: SamplerGraph | None,
+    sampler: WholeSampler | None,
     target: Target,
     folder: Path,
 ) -> dict[GraphName, Graph]:

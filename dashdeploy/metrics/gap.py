@@ -77,19 +77,22 @@ def fidelity(
     rows = []
     for low, high in [(0, num_train_timesteps), *itertools.pairwise(edges)]:
         inside = (probes.t >= low) & (probes.t < high)
-        pair = [tuple(branch[inside].double() for branch in model) for model in (student, teacher)]
-        rows.append(_row(pair[0], pair[1], w[inside].double(), low, high))
+        ours, theirs = ((uncond[inside].double(), cond[inside].double()) for uncond, cond in (student, teacher))
+        rows.append(_row(ours, theirs, w[inside].double(), low, high))
     return rows[0], rows[1:]
 
 
 def _row(
-    student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...], w: torch.Tensor, low: int, high: int
+    student: tuple[torch.Tensor, torch.Tensor],
+    teacher: tuple[torch.Tensor, torch.Tensor],
+    w: torch.Tensor,
+    low: int,
+    high: int,
 ) -> GapRow:
     gap_s, gap_t = ((cond - uncond).flatten(1) for uncond, cond in (student, teacher))
     inner, energy_s, energy_t = (gap_s * gap_t).sum(1), gap_s.square().sum(1), gap_t.square().sum(1)
     difference = (gap_s - gap_t).square().sum(1)
-    scale = w.view(-1, 1, 1, 1)
-    guided = [uncond + scale * (cond - uncond) for uncond, cond in (student, teacher)]
+    guided = [guidance.combine(uncond, cond, w) for uncond, cond in (student, teacher)]
     tiny = 1e-300
     return GapRow(
         t_low=low,

@@ -14,9 +14,9 @@ import torch
 
 from dashdeploy.artifact import Artifact, Graph, Host, Student
 from dashdeploy.diffusion.denoiser import Interface
-from dashdeploy.diffusion.sampling import Plan, ddim_step, solve
+from dashdeploy.diffusion.sampling import SOLVERS, Plan, ddim_step
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.runtime.model import Model
+from dashdeploy.runtime.model import Model, SamplerGraph
 
 
 class Session(Protocol):
@@ -95,11 +95,10 @@ class GraphDenoiser:
 
 
 class GraphSampler:
-    """Takes the sampler graph where it fits the plan, else the step graph, else the host loop.
+    """Calls the sampler graph where it fits the plan, else the step graph, else the guided one in a loop of its solver.
 
-    The step and sampler graphs hold DDIM's update; another solver runs as a host loop over the guided and cond graphs.
-    A step whose guidance scale is 1 needs the conditional branch alone; with a cond graph it costs half, which the
-    sampler graph cannot do. So a plan with such steps runs on the host.
+    The step and sampler graphs hold DDIM's update. A step whose guidance scale is 1 needs only the conditional branch;
+    with a cond graph it costs half, which the sampler graph cannot do: a plan with enough such steps goes step by step.
 
     Args:
         clip_sample: what the step and sampler graphs do to the predicted x_0.
@@ -126,8 +125,8 @@ class GraphSampler:
         self.timesteps, self.clip_sample = timesteps, clip_sample
         self._pool: ThreadPoolExecutor | None = None
 
-    def way(self, plan: Plan, batch_size: int | None = None) -> str:
-        """sampler, step or guided."""
+    def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
+        """The graph that this plan runs on; batch_size None: a large one."""
         saved = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
         few = self.host.small and batch_size is not None and batch_size < self.threads
         same = plan.solver == "ddim" and plan.clip_sample == self.clip_sample
@@ -139,62 +138,34 @@ class GraphSampler:
     def __call__(
         self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
     ) -> torch.Tensor:
-        way = self.way(plan, len(y))
+        graph = self.graph_for(plan, len(y))
         if self.narrow is None or (len(y) < self.threads and not self.host.small):
-            return self._draw(way, self.graphs, noise, y, plan, on_step)
+            return self._draw(graph, self.graphs, noise, y, plan, on_step)
         if self.threads == 1 or len(y) < self.threads:
-            return self._draw(way, self.narrow, noise, y, plan, on_step)
+            return self._draw(graph, self.narrow, noise, y, plan, on_step)
         self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="sampler")
         parts = zip(noise.tensor_split(self.threads), y.tensor_split(self.threads), strict=True)
         # The first part tells of its steps; the others are at about the same one.
         jobs = [
-            self._pool.submit(self._draw, way, self.narrow, *part, plan, on_step if i == 0 else None)
+            self._pool.submit(self._draw, graph, self.narrow, *part, plan, on_step if i == 0 else None)
             for i, part in enumerate(parts)
         ]
         return torch.cat([job.result() for job in jobs])
 
-    @torch.no_grad()
     def _draw(
         self,
-        way: str,
+        graph: SamplerGraph,
         graphs: Graphs,
         noise: torch.Tensor,
         y: torch.Tensor,
         plan: Plan,
         on_step: Callable[[int], None] | None,
     ) -> torch.Tensor:
-        if way == "guided":
-            return solve(GraphDenoiser(graphs, self.interface), noise, y, plan, on_step=on_step)
-        if way == "step":
-            return self._steps(graphs, noise, y, plan, on_step)
-        w = torch.tensor(plan.weights, device=noise.device).expand(len(y), -1).contiguous()
-        images = graphs["sampler"](noise, y, w)
-        if on_step is not None:
-            for i in range(len(plan.timesteps)):
-                on_step(i)
-        return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
-
-    def _steps(
-        self,
-        graphs: Graphs,
-        noise: torch.Tensor,
-        y: torch.Tensor,
-        plan: Plan,
-        on_step: Callable[[int], None] | None,
-    ) -> torch.Tensor:
-        x, step = noise, graphs["step"]
-        alphas = torch.cat([self.interface.schedule.alphas_cumprod, torch.ones(1)]).to(noise.device)
-        for i, (now, previous, w) in enumerate(zip(plan.timesteps, plan.previous, plan.weights, strict=True)):
-            t = torch.full_like(y, now)
-            if w == 1.0 and "cond" in graphs:
-                eps = graphs["cond"](x, t, y)
-                x = ddim_step(x, eps, alphas[now], alphas[previous], clip_sample=plan.clip_sample)
-            else:
-                scale = torch.full(y.shape, w, dtype=torch.float32, device=y.device)
-                x = step(x, t, torch.full_like(y, previous), y, scale)
-            if on_step is not None:
-                on_step(i)
-        return x.clamp(-1, 1)
+        if graph == "sampler":
+            return whole_sampler(graphs, noise, y, plan, on_step=on_step)
+        if graph == "step":
+            return step_by_step(graphs, self.interface, noise, y, plan, on_step=on_step)
+        return SOLVERS[plan.solver](GraphDenoiser(graphs, self.interface), noise, y, plan, on_step=on_step)
 
     def close(self) -> None:
         """Release the threads and their sessions; the model closes the others."""
@@ -202,6 +173,44 @@ class GraphSampler:
             self._pool.shutdown()
         if self.narrow is not None:
             self.narrow.close()
+
+
+@torch.no_grad()
+def whole_sampler(
+    graphs: Graphs, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None
+) -> torch.Tensor:
+    """Images by one call of the sampler graph, whose timesteps are the plan's."""
+    w = torch.tensor(plan.weights, device=noise.device).expand(len(y), -1).contiguous()
+    images = graphs["sampler"](noise, y, w)
+    if on_step is not None:
+        for i in range(len(plan.timesteps)):
+            on_step(i)
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
+
+
+@torch.no_grad()
+def step_by_step(
+    graphs: Graphs,
+    interface: Interface,
+    noise: torch.Tensor,
+    y: torch.Tensor,
+    plan: Plan,
+    *,
+    on_step: Callable[[int], None] | None,
+) -> torch.Tensor:
+    """`ddim` with the step graph; steps without guidance by the cond graph, where there is one."""
+    alpha_bar = interface.schedule.alphas_cumprod_from_clean.to(noise.device)
+    x = noise
+    for i, (t, t_prev, w) in enumerate(plan.steps()):
+        now, previous = torch.full_like(y, t), torch.full_like(y, t_prev)
+        if w == 1.0 and "cond" in graphs:
+            eps = graphs["cond"](x, now, y)
+            x = ddim_step(x, eps, alpha_bar[t + 1], alpha_bar[t_prev + 1], clip_sample=plan.clip_sample)
+        else:
+            x = graphs["step"](x, now, previous, y, torch.full(y.shape, w, dtype=torch.float32, device=y.device))
+        if on_step is not None:
+            on_step(i)
+    return x.clamp(-1, 1)
 
 
 def open_graphs(

@@ -6,13 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from dashdeploy.artifact import Artifact
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy.diffusion.sampling import HostLoop, Plan, Sampler
+from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
+
+SamplerGraph = Literal["sampler", "step", "guided"]
+"""The graph that a sampler calls: the whole sampler at once, one step at a time, or one prediction at a time."""
+
+
+class Sampler(Sample, Protocol):
+    """Draws images, and says with which graph."""
+
+    def graph_for(self, plan: Plan, /, batch_size: int | None = None) -> SamplerGraph:
+        """The graph that it calls for this plan; batch_size None: a large one."""
+        ...
 
 
 class Closable(Protocol):
@@ -55,7 +66,7 @@ class Model:
         classes: class names in label order; their numbers where no names are known.
         device: where its inputs have to be.
         precision: fp32, fp16, bf16 or int8.
-        sampler: draws images; None: the host loop over the denoiser.
+        sampler: draws images; None: `sample` loops over the denoiser.
     """
 
     label: str
@@ -75,16 +86,15 @@ class Model:
     ) -> torch.Tensor:
         """Images (B, C, H, W) float32 in [−1, 1] from noise (B, C, H, W) float32 and labels y (B,) int64.
 
-        It takes the fastest graph that the artifact has for this plan; `way` names it.
+        It takes the fastest graph that the artifact has for this plan; `graph_for` names it.
         """
-        return (self.sampler or HostLoop(self.denoiser))(noise, y, plan, on_step=on_step)
+        if self.sampler is None:
+            return SOLVERS[plan.solver](self.denoiser, noise, y, plan, on_step=on_step)
+        return self.sampler(noise, y, plan, on_step=on_step)
 
-    def way(self, plan: Plan, batch_size: int | None = None) -> str:
-        """How `sample` runs a plan: sampler, step, or guided (the host loop over single predictions).
-
-        batch_size None: a large one.
-        """
-        return (self.sampler or HostLoop(self.denoiser)).way(plan, batch_size)
+    def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
+        """The graph that `sample` calls; guided also stands for a torch network. batch_size None: a large one."""
+        return "guided" if self.sampler is None else self.sampler.graph_for(plan, batch_size)
 
     def __enter__(self) -> Model:
         return self

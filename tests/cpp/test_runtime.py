@@ -70,7 +70,7 @@ def test_a_scale_for_each_step_is_followed(model: Model, reference) -> None:
     start = noise.normal(7, 0, 2, 64)
     images = model.sample(labels, noise=start, scale=guidance("schedule", scales), steps=5)
     run = sampling.plan(Sampling(num_inference_steps=5), 1000)
-    plan = sampling.Plan(run.timesteps, run.previous, tuple(float(w) for w in scales), run.clip_sample)
+    plan = sampling.Plan(run.timesteps, tuple(float(w) for w in scales), run.clip_sample)
     shaped = torch.from_numpy(start).view(2, *model.image_shape)
     expected = reference.sample(shaped, torch.from_numpy(labels), plan).numpy()
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-4)

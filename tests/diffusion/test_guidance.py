@@ -37,6 +37,13 @@ def test_w_zero_is_unconditional_and_one_is_off() -> None:
     torch.testing.assert_close(guidance.combine(uncond, cond, torch.ones(3)), cond)
 
 
+def test_float64_stays_float64() -> None:
+    uncond, cond = torch.randn_like(X).double(), torch.randn_like(X).double()
+    combined = guidance.combine(uncond, cond, torch.full((3,), 2.5))
+    assert combined.dtype == torch.float64
+    torch.testing.assert_close(combined, 2.5 * cond - 1.5 * uncond, rtol=1e-14, atol=1e-14)
+
+
 def test_guidance_is_per_image() -> None:
     uncond, cond = torch.zeros_like(X), torch.ones_like(X)
     combined = guidance.combine(uncond, cond, torch.tensor([0.0, 2.0, 4.0]))

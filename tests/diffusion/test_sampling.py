@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -7,7 +9,7 @@ from wave_denoiser import SCHEDULE, Wave
 
 from dashdeploy.diffusion import sampling
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Sampling, Solver
+from dashdeploy.recipe.schema import Sampling, Solver, Tag
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -65,7 +67,15 @@ def test_a_perfect_denoiser_returns_the_image_in_any_number_of_steps(solver: Sol
     noise = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(3))
     for steps in (1, 5, 50):
         run = sampling.plan(Sampling(num_inference_steps=steps, guidance=3.0, solver=solver), 1000)
-        torch.testing.assert_close(sampling.solve(Perfect(), noise, torch.tensor([0]), run), image, rtol=0, atol=1e-4)
+        drawn = sampling.SOLVERS[solver](Perfect(), noise, torch.tensor([0]), run)
+        torch.testing.assert_close(drawn, image, rtol=0, atol=1e-4)
+
+
+def test_the_steps_of_a_plan_meet_and_end_at_the_clean_image() -> None:
+    tag = sampling.plan(Sampling(num_inference_steps=4, guidance=Tag()), 1000)
+    steps = list(tag.steps())
+    assert [(s.t, s.t_prev) for s in steps] == [(999, 749), (749, 499), (499, 249), (249, sampling.CLEAN)]
+    assert [s.w for s in steps] == list(tag.weights) == sorted(tag.weights)
 
 
 def test_guidance_off_runs_the_conditional_branch_alone() -> None:
@@ -78,12 +88,17 @@ def test_guidance_off_runs_the_conditional_branch_alone() -> None:
 def test_images_do_not_depend_on_what_else_is_sampled_before_or_after() -> None:
     run = sampling.plan(Sampling(num_inference_steps=3), 1000)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    whole = sampling.generate(sampling.HostLoop(Wave()), Wave().interface, run, labels=labels, seed=5, batch_size=2)
-    part = sampling.generate(sampling.HostLoop(Wave()), Wave().interface, run, labels=labels[:4], seed=5, batch_size=3)
+    whole = sampling.generate(
+        partial(sampling.ddim, Wave()), Wave().interface, run, labels=labels, seed=5, batch_size=2
+    )
+    part = sampling.generate(
+        partial(sampling.ddim, Wave()), Wave().interface, run, labels=labels[:4], seed=5, batch_size=3
+    )
     assert torch.equal(whole[:4], part)
     assert whole.dtype == torch.uint8
     assert not torch.equal(
-        whole, sampling.generate(sampling.HostLoop(Wave()), Wave().interface, run, labels=labels, seed=6, batch_size=2)
+        whole,
+        sampling.generate(partial(sampling.ddim, Wave()), Wave().interface, run, labels=labels, seed=6, batch_size=2),
     )
 
 
@@ -92,7 +107,7 @@ def test_a_class_index_out_of_range_is_refused_with_the_range(label: int) -> Non
     run = sampling.plan(Sampling(num_inference_steps=3), 1000)
     with pytest.raises(UserError, match=rf"class index {label} is out of range.*0\.\.2"):
         sampling.generate(
-            sampling.HostLoop(Wave()), Wave().interface, run, labels=torch.tensor([0, label]), seed=0, batch_size=2
+            partial(sampling.ddim, Wave()), Wave().interface, run, labels=torch.tensor([0, label]), seed=0, batch_size=2
         )
 
 

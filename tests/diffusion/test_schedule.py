@@ -90,3 +90,10 @@ def test_schedules_that_differ_have_different_hashes() -> None:
 def test_a_scheduler_that_is_not_supported_is_refused(config: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         schedule.from_scheduler_config(config, source="scheduler_config.json")
+
+
+def test_the_table_from_the_clean_image_has_each_timestep_one_further() -> None:
+    ours = schedule.from_recipe(NoiseSchedule())
+    table = ours.alphas_cumprod_from_clean
+    assert table.shape == (1001,) and float(table[0]) == 1.0
+    assert torch.equal(table[1:], ours.alphas_cumprod)

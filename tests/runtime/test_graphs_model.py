@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dashdeploy.runtime
-from dashdeploy.diffusion.sampling import ddim, plan, solve
+from dashdeploy.diffusion.sampling import SOLVERS, ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Sampling, Tag
 from dashdeploy.runtime.graphs_model import Chunked, GraphSampler
@@ -76,20 +76,22 @@ def test_the_fastest_graph_that_fits_runs_and_gives_torchs_images(
 ) -> None:
     run = steps(guidance, **changes)
     with dashdeploy.runtime.open(tiny_run / "artifacts" / "onnx-cpu", threads=1) as model:
-        assert model.way(run) == way
-        torch.testing.assert_close(model.sample(*start, run), solve(student, *start, run), rtol=1e-3, atol=1e-4)
+        assert model.graph_for(run) == way
+        torch.testing.assert_close(
+            model.sample(*start, run), SOLVERS[run.solver](student, *start, run), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_other_timesteps_than_the_sampler_graphs_take_the_step_graph(tiny_run: Path, student, start) -> None:
     run = plan(Sampling(num_inference_steps=7), 1000)
     with dashdeploy.runtime.open(tiny_run / "artifacts" / "onnx-cpu", threads=1) as model:
-        assert model.way(run) == "step"
+        assert model.graph_for(run) == "step"
         torch.testing.assert_close(model.sample(*start, run), ddim(student, *start, run), rtol=1e-3, atol=1e-4)
 
 
 def test_an_artifact_with_fewer_graphs_falls_back_and_says_how(without, student, start) -> None:
     with dashdeploy.runtime.open(without("sampler", "step"), threads=1) as model:
-        assert model.way(steps(2.0)) == "guided"
+        assert model.graph_for(steps(2.0)) == "guided"
         torch.testing.assert_close(
             model.sample(*start, steps(2.0)), ddim(student, *start, steps(2.0)), rtol=1e-3, atol=1e-4
         )
@@ -126,8 +128,8 @@ def test_steps_without_guidance_run_the_cond_graph_alone(without, start, solver,
 def test_a_small_network_saves_by_the_cond_graph_only_where_the_batch_is_not_tiny(tiny_run: Path) -> None:
     half = replace(steps(2.0), weights=(1.0, 3.0, 3.0, 1.0))  # saves a quarter
     with dashdeploy.runtime.open(tiny_run / "artifacts" / "onnx-cpu", threads=4) as model:
-        assert [model.way(half, size) for size in (1, 3, 4, None)] == ["sampler", "sampler", "step", "step"]
-        assert model.way(steps(1.0), 1) == "step"
+        assert [model.graph_for(half, size) for size in (1, 3, 4, None)] == ["sampler", "sampler", "step", "step"]
+        assert model.graph_for(steps(1.0), 1) == "step"
 
 
 def test_progress_is_told_by_the_sampler_graph_too(tiny_run: Path, start) -> None:

@@ -42,7 +42,7 @@ def test_it_gives_torchs_images(artifact: Path, tiny_run: Path) -> None:
     noise, y = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 5, 9])
     run = plan(Sampling(num_inference_steps=4), 1000)
     with dashdeploy.runtime.open(artifact, threads=1) as model:
-        assert (model.runtime, model.way(run)) == ("openvino", "sampler")
+        assert (model.runtime, model.graph_for(run)) == ("openvino", "sampler")
         torch.testing.assert_close(model.sample(noise, y, run), ddim(student, noise, y, run), rtol=1e-3, atol=1e-4)
 
 

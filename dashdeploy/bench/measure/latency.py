@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from dashdeploy.bench.record.parts import SCOPES, Branches, LatencyRow, Scope, W
 from dashdeploy.bench.record.record import RECIPE_PLAN
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy.diffusion.sampling import HostLoop, Plan, Sampler
+from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
 from dashdeploy.recipe.schema import Latency
 from dashdeploy.runtime.model import Model
 
@@ -53,7 +54,7 @@ class _Timed:
     model: str
     branches: Branches
     denoiser: Denoiser
-    sampler: Sampler
+    sample: Sample
     device: str
 
 
@@ -74,15 +75,15 @@ def measure(
     Args:
         name: of the plan, as the record's plans have it.
     """
-    rows = [_Timed(n, "batched", m.denoiser, m.sampler or HostLoop(m.denoiser), m.device) for n, m in models.items()]
+    rows = [_Timed(n, "batched", m.denoiser, m.sample, m.device) for n, m in models.items()]
     for model, m in models.items():
         if m.runtime == "torch":
             twice = TwoPass(m.denoiser)
-            rows.append(_Timed(model, "two-pass", twice, HostLoop(twice), m.device))
+            rows.append(_Timed(model, "two-pass", twice, partial(SOLVERS[plan.solver], twice), m.device))
     found: list[LatencyRow] = []
     for batch_size in config.batch_sizes:
         calls = {(r.model, r.branches): _calls(r, batch_size, plan, seed=seed) for r in rows}
-        ways = {(r.model, r.branches): cast(Way, r.sampler.way(plan, batch_size)) for r in rows}
+        ways = {(r.model, r.branches): models[r.model].graph_for(plan, batch_size) for r in rows}
         for step, _ in calls.values():
             for _ in range(config.warmup):
                 step()
@@ -99,10 +100,10 @@ def measure(
 
 def measure_plans(name: str, model: Model, config: Latency, plans: dict[str, Plan], *, seed: int) -> list[LatencyRow]:
     """Time one model's sampler at several plans, which take turns, at every batch size."""
-    timed = _Timed(name, "batched", model.denoiser, model.sampler or HostLoop(model.denoiser), model.device)
+    timed = _Timed(name, "batched", model.denoiser, model.sample, model.device)
     found = []
     for batch_size in config.batch_sizes:
-        ways = {key: cast(Way, timed.sampler.way(plan, batch_size)) for key, plan in plans.items()}
+        ways = {key: model.graph_for(plan, batch_size) for key, plan in plans.items()}
         calls = {key: _calls(timed, batch_size, plan, seed=seed)[1] for key, plan in plans.items()}
         for key, times in _interleave(calls, ways, "sampler", config).items():
             found.append(row(times, name, "batched", "sampler", batch_size, plan=key, way=ways[key], seed=seed))
@@ -159,7 +160,7 @@ def _calls(row: _Timed, batch_size: int, plan: Plan, *, seed: int) -> tuple[Call
 
     @torch.inference_mode()
     def sampler() -> None:
-        row.sampler(noise, y, plan)
+        row.sample(noise, y, plan)
         _wait(row.device)
 
     return step, sampler

@@ -113,7 +113,7 @@ def timed(folder: Path, sampling: Sampling, threads: int) -> tuple[float, float]
     interface = model.denoiser.interface
     run = plan(sampling, interface.schedule.num_train_timesteps)
     if isinstance(model.sampler, GraphSampler):
-        model.sampler.graphs[model.way(run)]  # sessions are opened when they are first asked for
+        model.sampler.graphs[model.graph_for(run)]  # sessions are opened when they are first asked for
     opened = time.perf_counter() - start
     noise, y = torch.zeros((1, *interface.image_shape)), torch.zeros(1, dtype=torch.int64)
     start = time.perf_counter()

@@ -64,7 +64,7 @@ def describe(
             sha256=model.sha256,
             peak_rss_mib=peak_rss_mib,
             precision=model.precision,
-            way=model.way(plan),
+            way=model.graph_for(plan),
             load_ms=load_ms,
             first_call_ms=first_call_ms,
             build_s=build_s,

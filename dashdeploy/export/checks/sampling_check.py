@@ -37,11 +37,11 @@ def trajectory(reference: Denoiser, plan: Plan, *, scale: Guidance, seed: int, b
     total = interface.schedule.num_train_timesteps
     w = torch.tensor([guidance.weight(scale, t, total) for t in plan.timesteps])
     w = w[None] + (torch.arange(batch_size) % 3)[:, None] * 0.5
-    alphas = torch.cat([interface.schedule.alphas_cumprod, torch.ones(1)])
+    alpha_bar = interface.schedule.alphas_cumprod_from_clean
     x, states = noise, []
-    for i, (now, previous) in enumerate(zip(plan.timesteps, plan.previous, strict=True)):
-        eps = reference.guided(x, torch.full_like(y, now), y, w[:, i])
-        x = ddim_step(x, eps, alphas[now], alphas[previous], clip_sample=plan.clip_sample)
+    for i, (t, t_prev, _) in enumerate(plan.steps()):
+        eps = reference.guided(x, torch.full_like(y, t), y, w[:, i])
+        x = ddim_step(x, eps, alpha_bar[t + 1], alpha_bar[t_prev + 1], clip_sample=plan.clip_sample)
         states.append(x)
     states[-1] = states[-1].clamp(-1, 1)
     return Trajectory(noise, y, w.float(), states)
@@ -62,11 +62,11 @@ def check_cond(session: Session, reference: Denoiser, path: Trajectory, plan: Pl
 def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
     """Each step from torch's x_t, and all steps fed back."""
     x, before, worst = path.noise, path.noise, 0.0
-    for i, (now, previous) in enumerate(zip(plan.timesteps, plan.previous, strict=True)):
+    for i, (now, previous, _) in enumerate(plan.steps()):
         t, t_prev, w = torch.full_like(path.y, now), torch.full_like(path.y, previous), path.w[:, i].contiguous()
-        alone = session(before, t, t_prev, path.y, w)
+        one_step = session(before, t, t_prev, path.y, w)
         last = i == len(plan.timesteps) - 1
-        worst = max(worst, _error(alone.clamp(-1, 1) if last else alone, path.states[i]))
+        worst = max(worst, _error(one_step.clamp(-1, 1) if last else one_step, path.states[i]))
         before = path.states[i]
         x = session(x, t, t_prev, path.y, w)
     images, expected = x.clamp(-1, 1), path.states[-1]

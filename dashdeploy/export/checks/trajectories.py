@@ -12,7 +12,7 @@ import torch
 
 from dashdeploy import seeds
 from dashdeploy.diffusion.denoiser import Denoiser, Interface
-from dashdeploy.diffusion.sampling import plan, solve
+from dashdeploy.diffusion.sampling import SOLVERS, plan
 from dashdeploy.metrics.gap import Probes
 from dashdeploy.recipe.schema import Sampling
 
@@ -66,7 +66,7 @@ def draw(
             generator = torch.Generator().manual_seed(seeds.derive(seed, "trajectories", half, start))
             noise = torch.randn((len(y), *interface.image_shape), generator=generator)
             recorder = Recorder(denoiser, points.__contains__)
-            solve(recorder, noise, y, plan(sampling, total, scale=scale))
+            SOLVERS[sampling.solver](recorder, noise, y, plan(sampling, total, scale=scale))
             found += recorder.seen
     x_t, t, y = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Probes(x_t, t, y)

@@ -8,6 +8,7 @@ import torch
 from rich.progress import Progress
 
 from dashdeploy.artifact import TENSORRT, Artifact
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser, TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
@@ -205,8 +206,7 @@ def check_batches(denoiser: Denoiser, target: Target, *, seed: int) -> None:
     for size in batch_sizes(target):
         x, t, y = parity.draw(denoiser, size, 0, denoiser.interface.schedule.num_train_timesteps, seed=seed)
         w = 1.0 + torch.arange(size) % 3
-        uncond, cond = denoiser.branches(x, t, y)
-        expected = uncond + w.view(-1, 1, 1, 1) * (cond - uncond)
+        expected = guidance.combine(*denoiser.branches(x, t, y), w)
         guided = denoiser.guided(x, t, y, w.float())
         if guided.shape != expected.shape or not relative_error(guided, expected) <= target.gate.guided_error:
             raise UserError(

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.export.graph.rewrite import InPrecision
 from dashdeploy.metrics.gap import Probes, relative_error
@@ -22,14 +23,14 @@ def find(reference: TorchDenoiser, rewritten: TorchDenoiser, probes: Probes, *, 
     """
     half: InPrecision = rewritten.unet
     others = {name: layer for name, layer in half.unet.named_modules() if isinstance(layer, LAYERS)}
-    found: dict[str, float] = {}
+    errors: dict[str, float] = {}
 
     def compare(name: str, inputs: torch.Tensor, output: torch.Tensor) -> None:
-        alone = others[name](inputs.to(half.dtype)).float()
-        middle = len(output) // 2
-        error = relative_error(alone[:middle] - alone[middle:], output[:middle] - output[middle:])
-        error = error if torch.isfinite(alone).all() else math.inf
-        found[name] = max(found.get(name, 0.0), error)
+        other = others[name](inputs.to(half.dtype)).float()
+        # The gap of the layer's output; it is negated, which changes no relative error.
+        gaps = [torch.sub(*guidance.split(stacked, len(stacked) // 2)) for stacked in (other, output)]
+        error = relative_error(*gaps) if torch.isfinite(other).all() else math.inf
+        errors[name] = max(errors.get(name, 0.0), error)
 
     hooks = [
         layer.register_forward_hook(lambda module, inputs, output, name=name: compare(name, inputs[0], output))
@@ -42,4 +43,4 @@ def find(reference: TorchDenoiser, rewritten: TorchDenoiser, probes: Probes, *, 
     finally:
         for hook in hooks:
             hook.remove()
-    return max(found.items(), key=lambda item: item[1])
+    return max(errors.items(), key=lambda item: item[1])

@@ -42,7 +42,7 @@ class Cond(nn.Module):
 class Step(nn.Module):
     """x, t, t_prev, y, w -> x at t_prev: `Guided` and one DDIM update (η = 0). t_prev = −1 means clean.
 
-    ᾱ is gathered inside; the table is shifted by one so that index −1 + 1 = 0 holds ᾱ = 1 (no negative index).
+    ᾱ is gathered inside, from a table that begins with the clean image's 1: no index is negative.
     """
 
     alphas: torch.Tensor
@@ -50,7 +50,7 @@ class Step(nn.Module):
     def __init__(self, denoiser: TorchDenoiser, *, clip_sample: bool) -> None:
         super().__init__()
         self.denoiser, self.clip_sample = denoiser, clip_sample
-        self.register_buffer("alphas", torch.cat([torch.ones(1), denoiser.interface.schedule.alphas_cumprod]))
+        self.register_buffer("alphas", denoiser.interface.schedule.alphas_cumprod_from_clean)
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, t_prev: torch.Tensor, y: torch.Tensor, w: torch.Tensor

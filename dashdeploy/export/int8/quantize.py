@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 
+from dashdeploy.diffusion import guidance
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
 from dashdeploy.metrics.gap import Probes
@@ -53,9 +54,8 @@ class Reader:
         for start in range(0, len(self.probes.t), BATCH):
             part = slice(start, start + BATCH)
             x, t, y = self.probes.x_t[part], self.probes.t[part], self.probes.y[part]
-            if "w" not in self.inputs:  # one branch alone sees both kinds of label
-                null = torch.full_like(y, self.null_class)
-                x, t, y = torch.cat([x, x]), torch.cat([t, t]), torch.cat([null, y])
+            if "w" not in self.inputs:  # the graph of one branch sees both kinds of label
+                x, t, y = guidance.stack(x, t, y, null_class=self.null_class)
             known = {"x": x, "t": t, "t_prev": (t - 20).clamp(min=-1), "y": y, "w": torch.full(y.shape, self.scale)}
             yield {name: known[name].numpy() for name in self.inputs}
 
