@@ -221,7 +221,7 @@ class Host(Part):
 
 
 class Student(Part):
-    """What any holder of one of its graphs must know of the student; each ONNX file's own metadata says it too."""
+    """What any holder of one of its graphs must know of the student; each ONNX file's metadata says it too."""
 
     precision: Precision
     prediction_type: Literal["epsilon"]

@@ -61,7 +61,7 @@ class GapRow(Part):
 class ParityRow(Part):
     """Largest relative error √(Σ(output − expected)²/Σ expected²) of one image, at one batch size and range of t.
 
-    problem: what is wrong with the output whatever its error; None: nothing.
+    problem: why the output is unusable whatever its error; None: it is usable.
     """
 
     branch: Literal["uncond", "cond", "guided"]
@@ -106,7 +106,7 @@ class SamplingCheck(Part):
     """Worst figures of one graph against torch from the same noise; None: does not apply to this graph.
 
     Attributes:
-        step_error: relative error of x_prev (step) or eps (cond), each step from torch's own x_t.
+        step_error: relative error of x_prev (step) or eps (cond), each step from torch's x_t.
         image_error: relative error of the final images.
         max_difference: of one pixel of the final images, which span 2.
     """
@@ -125,7 +125,7 @@ class Int8Figures(Part):
         calibration_t: their timesteps.
         symmetric: activations are int8 without zero points, as TensorRT wants them; else uint8.
         float_layers: torch names of layers that were left in float.
-        damage: layer -> the gate's largest figure over its limit when this layer alone is quantized, worst first;
+        damage: layer -> the gate's largest figure over its limit when only this layer is quantized, worst first;
             empty where the gate passed with all of them.
     """
 
@@ -140,7 +140,7 @@ class Checks(Part):
     """Everything that the export measured of one artifact before it was written.
 
     Attributes:
-        verified: where it was checked if not in its own runtime; '' otherwise.
+        verified: where it was checked if not in its runtime; '' otherwise.
         sampling: of the cond, step and sampler graphs that it has.
         parity: of a float32 artifact.
         gate: of a lower precision.

@@ -52,7 +52,10 @@ def read(stage: stages.Stage) -> Manifest:
     Raises:
         UserError: it is not an artifact's, or a value is missing or of a wrong type or range; it names the key.
     """
-    return parse(json.dumps(stage.manifest), source=stage.folder / stages.MANIFEST)
+    path = stage.folder / stages.MANIFEST
+    if "artifact" not in stage.manifest:
+        raise UserError(f"{path}: not an artifact's manifest; its stage is {stage.manifest['stage']}. Export it first.")
+    return parse(json.dumps(stage.manifest), source=path)
 
 
 def parse(text: str | bytes, *, source: object) -> Manifest:
@@ -64,11 +67,11 @@ def parse(text: str | bytes, *, source: object) -> Manifest:
 
 
 def problem(error: ValidationError) -> str:
-    """The first problem on one line: the key, and what is wrong with its value."""
+    """The first problem on one line: the key and the problem."""
     first, *others = error.errors(include_url=False)
     where = ".".join(str(step) for step in first["loc"]) or "the manifest"
     text = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
     text = re.sub(r"^(Input|[A-Z][a-z]+) should ", "must ", text)
     got = f", got {str(first['input'])[:60]!r}" if first["type"] not in ("missing", "value_error") else ""
-    more = f" (and {len(others)} more problems)" if others else ""
+    more = f" (and {len(others)} more)" if others else ""
     return f"{where}: {text}{got}{more}"

@@ -24,14 +24,14 @@ class ParityLimits(Model):
     batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
         (1, 3, 31, 65), min_length=1, description="batch sizes that are checked"
     )
-    t_bins: Positive = Field(10, description="ranges of t that are checked, each alone")
+    t_bins: Positive = Field(10, description="ranges of t that are checked, each by itself")
 
 
 class GateLimits(Model):
     """The guidance gate: how much of the guidance a lower precision may cost, against the student in torch, float32.
 
     A guided prediction weighs the gap eps_cond − eps_uncond by w, so a graph whose outputs look right may
-    still have lost its guidance; the gap has limits of its own.
+    still have lost its guidance; so the gap has its limits too.
     """
 
     branch_error: Number = Field(0.02, gt=0, description="relative error of each branch in each range of t")
@@ -44,7 +44,7 @@ class GateLimits(Model):
         0.1, gt=0, description="step and sampler graphs: relative error of the final images, from the same noise"
     )
     num_draws: Whole = Field(256, ge=32, description="draws of (x_t, t, y) along the sampler's trajectories")
-    t_bins: Positive = Field(8, description="ranges of t that are judged, each alone")
+    t_bins: Positive = Field(8, description="ranges of t that are judged, each by itself")
 
 
 class SamplerGraph(Model):
@@ -58,7 +58,7 @@ class SamplerGraph(Model):
 
 
 class Calibration(Model):
-    """How int8 scales are found: on both branches along the sampler's trajectories, stratified over t."""
+    """How int8 scales are measured: on both branches along the sampler's trajectories, stratified over t."""
 
     quantizer: Literal["onnxruntime", "nncf"] = "onnxruntime"
     num_images: Whole = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")

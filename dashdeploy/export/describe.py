@@ -23,7 +23,7 @@ COND_GAIN, COND_GAIN_FEW = 0.1, 0.3
 
 
 def student(stage: stages.Stage, recipe: Recipe, target: Target, interface: Interface) -> Student:
-    """What every graph of the artifact says of the student, in its own metadata too.
+    """What every graph of the artifact says of the student, in its metadata too.
 
     Raises:
         UserError: the student's stage has another number of class names than classes.
@@ -76,7 +76,7 @@ def host(macs: int) -> Host:
 
 
 def sampling_plan(sampling: Sampling, num_train_timesteps: int) -> SamplingPlan:
-    """The recipe's sampling with its own number of steps."""
+    """The recipe's sampling with the recipe's number of steps."""
     steps = plan(sampling, num_train_timesteps)
     return SamplingPlan(
         timesteps=steps.timesteps,

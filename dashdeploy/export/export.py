@@ -1,4 +1,4 @@
-"""The export stage: trace, quantize, build, verify; what is left in the run has passed its target's limits."""
+"""The export stage: trace, quantize, build, verify; an artifact is written only if it passes its target's limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dashdeploy.teachers import formats, networks
 
 
 def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.Stage:
-    """Export run_folder/student for `target` into run_folder/artifacts/<target>, or return what is there already.
+    """Export run_folder/student for `target` into run_folder/artifacts/<target>, or return the current one.
 
     Raises:
         UserError: no student, a backend that is missing here, a failed export or build, or figures past the target's

@@ -1,4 +1,4 @@
-"""The package stage: an artifact, exported first where it is not there yet, and what is written around it."""
+"""The package stage: an artifact, exported first where it is not there yet, and the files around it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def place(what: Target | Package) -> str:
 
 
 def write_package(run_folder: Path, package: Package, *, fresh: bool = False) -> stages.Stage:
-    """Write run_folder/packages/<name>, or return what is there already.
+    """Write run_folder/packages/<name>, or return the current one.
 
     Raises:
         UserError: the artifact cannot be exported, or does not fit the package.

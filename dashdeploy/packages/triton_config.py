@@ -143,7 +143,7 @@ def _scalar(value: Any) -> str:
 
 
 def check(written: str, *, source: str) -> None:
-    """Parse a config with Triton's own protobuf, where tritonclient is installed.
+    """Parse a config with Triton's protobuf, where tritonclient is installed.
 
     Raises:
         UserError: it is not one.

@@ -26,7 +26,7 @@ def open(
 
     Args:
         threads: CPU threads of the runtime; None: all that this process may use.
-        provider: an ONNX Runtime provider in place of the artifact's own, as in ``CUDAExecutionProvider``.
+        provider: an ONNX Runtime provider in place of the artifact's, as in ``CUDAExecutionProvider``.
         device: as torch names it, ``cpu``, ``cuda`` or ``cuda:1``; None: what the artifact was made for.
 
     Raises:

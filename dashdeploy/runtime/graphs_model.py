@@ -246,7 +246,7 @@ def open_graphs(
         narrow=narrow,
         threads=host_threads(threads),
     )
-    graphs["guided"]  # what is wrong with it shows now, not at the first prediction
+    graphs["guided"]  # a graph that does not open is refused now, not at the first prediction
     precision = artifact.precision
     return Model(
         label=f"student ({title}{'' if precision == 'fp32' else f', {precision}'})",

@@ -97,13 +97,13 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
 
 
 def open_guided(path: Path, interface: Interface, *, threads: int | None = None) -> GraphDenoiser:
-    """A guided graph's file alone as a Denoiser on the CPU; close it."""
+    """A guided graph's file, without a manifest, as a Denoiser on the CPU; close it."""
     session = OnnxSession(path, threads=threads)
     return GraphDenoiser(Graphs(("guided",), lambda name: HostSession(session, GUIDED)), interface)
 
 
 def open_file(path: Path, *, threads: int | None) -> Model:
-    """Open a guided graph's .onnx file alone on the CPU, by the metadata inside of it.
+    """Open a guided graph's .onnx file, without a manifest, on the CPU, by the metadata inside.
 
     Raises:
         UserError: missing, truncated, another graph, or without this package's metadata.

@@ -27,7 +27,7 @@ def open_path(
     path = Path(path)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
-            raise UserError(f"{path}: an .onnx file alone runs on the CPU; open its folder for a provider or device.")
+            raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
         if (path.parent / stages.MANIFEST).is_file():
             stages.read_stage(path.parent)
         from dashdeploy.runtime.onnxruntime_model import open_file

@@ -1,4 +1,4 @@
-"""Whether an engine fits this machine, told from the manifest alone, before any of its code is loaded."""
+"""Whether an engine fits this machine, told from its manifest, before any of its code is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx-cu{cuda}"}
 
 
 def check(engine: EngineRecord, here: Here, *, source: Path | str = "engine") -> list[str]:
-    """Compare what an engine was built with to what is here.
+    """Compare what an engine was built with to this machine.
 
     Args:
         engine: its entry in the manifest.

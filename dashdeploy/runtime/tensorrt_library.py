@@ -49,7 +49,7 @@ def load(flavour: Flavour) -> ModuleType:
     if other in sys.modules:
         raise UserError(
             f"{TITLES[flavour]} cannot be loaded: this process uses {TITLES[other]}, and both register the same types. "
-            "Run each of the two in a process of its own."
+            "Run each of the two in a separate process."
         )
     try:
         return require(flavour, extra=EXTRAS[flavour])

@@ -113,7 +113,7 @@ class TensorRTSession:
         inputs, outputs: the manifest's tensors.
         profiles: as built.
         device: as torch names it: ``cuda`` or ``cuda:1``.
-        version_compatible: the engine was built so; it carries a runtime of its own, which is allowed to load.
+        version_compatible: the engine was built so; it carries a runtime inside, which is allowed to load.
 
     Attributes:
         cuda_graph: whether shapes are replayed from CUDA graphs; false once one could not be captured, as with loops

@@ -149,7 +149,7 @@ def test_progress_is_told_by_the_sampler_graph_too(tiny_run: Path, start) -> Non
         ),
         ("artifacts/onnx-cpu", {"device": "cuda"}, "CPUExecutionProvider does not run on cuda"),
         ("artifacts/onnx-cpu", {"provider": "NoSuch"}, "has no NoSuch"),
-        ("artifacts/onnx-cpu/guided.onnx", {"device": "cuda"}, r"an \.onnx file alone runs on the CPU"),
+        ("artifacts/onnx-cpu/guided.onnx", {"device": "cuda"}, r"an \.onnx file runs on the CPU"),
         ("student", {"provider": "CPUExecutionProvider"}, "a provider is ONNX Runtime's"),
         ("student", {"device": "cuda"}, "torch sees no CUDA device"),
     ],

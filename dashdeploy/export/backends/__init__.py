@@ -1,4 +1,4 @@
-"""What turns ONNX graphs into the form that a runtime loads, and the one contract of all backends."""
+"""Backends turn ONNX graphs into the form that a runtime loads; the contract of all of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Backend(Protocol):
     """One target's backend."""
 
     def __init__(self, target: Target, cache: Path) -> None:
-        """cache: a folder of the run for what is slow to build; made if it is needed."""
+        """cache: a folder of the run for builds that are slow; made if it is needed."""
 
     def identity(self) -> dict[str, Any]:
         """What the artifact depends on beside student and target, as the version of a converter; never raises."""
 
     def ready(self) -> None:
-        """Refuse at once what would fail after minutes.
+        """Refuse at once a build that would fail after minutes.
 
         Raises:
             UserError: a library or device that the build needs is missing; one line with the install command.
@@ -32,10 +32,10 @@ class Backend(Protocol):
     def build(
         self, folder: Path, graphs: dict[GraphName, Graph], *, int8: Int8 | None, progress: Progress
     ) -> dict[GraphName, Graph]:
-        """Turn the graphs' ONNX files in `folder` into what is deployed; returns the new entries, in the same order.
+        """Turn the graphs' ONNX files in `folder` into deployed files; returns the new entries, in the same order.
 
         Args:
-            int8: for a backend whose quantizer works on its own format (NNCF); None: another precision.
+            int8: for a quantizer that works on the backend's format (NNCF); None: another precision.
 
         Raises:
             UserError: a graph that cannot be converted or built, or one of another precision than the target's.

@@ -30,7 +30,7 @@ def check(
     seed: int,
     on_row: Callable[[], None] | None = None,
 ) -> Parity:
-    """Compare an artifact with its reference on noisy inputs; each branch alone, then guided at the recipe's scale.
+    """Compare an artifact with its reference on noisy inputs; each branch by itself, then guided at the recipe's scale.
 
     Raises:
         UserError: a limit is passed, or an output is NaN, infinite, constant or of another shape; it names the worst.
@@ -64,7 +64,7 @@ def check(
 
 
 def compare(output: torch.Tensor, expected: torch.Tensor, branch: Branch, low: int, high: int) -> ParityRow:
-    """One row: the worst image's relative error, and what is wrong with the output whatever the error."""
+    """One row: the worst image's relative error, and the problem of an unusable output."""
     problem = None
     error = float("inf")
     if output.shape != expected.shape:

@@ -1,4 +1,4 @@
-"""The cond, step and sampler graphs against torch from the same noise: each step alone, and the final images."""
+"""The cond, step and sampler graphs against torch from the same noise: each step by itself, and the final images."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def require(check: SamplingCheck, *, step_error: float, image_error: float, max_
             )
 
 
-def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    if found.shape != expected.shape or not torch.isfinite(found).all():
+def _error(output: torch.Tensor, expected: torch.Tensor) -> float:
+    if output.shape != expected.shape or not torch.isfinite(output).all():
         return float("inf")
-    return relative_error(found, expected)
+    return relative_error(output, expected)

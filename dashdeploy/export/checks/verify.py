@@ -1,4 +1,4 @@
-"""All checks of a finished artifact: in its own runtime where that runs here, else on its ONNX graphs, saying so."""
+"""All checks of a finished artifact, in its runtime where that runs here, else on its ONNX graphs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def verify(
 
 
 def open_here(folder: Path, artifact: Artifact, target: Target) -> tuple[Model, str]:
-    """The artifact's model, and where it runs if that is not its own runtime; '' otherwise.
+    """The artifact's model, and where it runs if not in the artifact's runtime; '' otherwise.
 
     An engine, or a graph for a provider that is not here, is checked as ONNX on the CPU: the same graph with the
     same precision, not the same kernels.
@@ -186,13 +186,13 @@ def check_gate(
 
 
 def _worst(reference: TorchDenoiser, target: Target, gate: Gate) -> str:
-    """Names the worst layer of a half precision; int8's search has named its own."""
+    """Names the worst layer of a half precision; int8's search has named one already."""
     if target.precision not in ("fp16", "bf16"):
         return ""
     rewritten = rewrite.for_export(reference, group_norm=target.group_norm, precision=target.precision)
     layer, error = worst_layer.find(reference, rewritten, gate.probes)
     return (
-        f" The worst layer is {layer}: alone in {target.precision} its gap is off by {error:.2%}. "
+        f" The worst layer is {layer}: by itself in {target.precision} its gap is off by {error:.2%}. "
         "Take a precision with more digits, or raise the gate's limits."
     )
 

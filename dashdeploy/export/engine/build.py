@@ -1,4 +1,4 @@
-"""ONNX -> TensorRT engine, plain or RTX: checked, built in a process of its own, its precision proven, and cached."""
+"""ONNX -> TensorRT engine, plain or RTX: checked, built in a separate process, its precision proven, and cached."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def for_export(denoiser: TorchDenoiser, *, group_norm: GroupNormForm, precision:
     # A DiT embeds t once a block: tables would outweigh what they replace, and its sines are float32 as they are.
     has_table = hasattr(unet, "time_embedding")
     table = TimeTable(unet, denoiser.interface.schedule.num_train_timesteps) if has_table else None
-    nn.Module.to(unet, dtype)  # diffusers' own only adds a warning
+    nn.Module.to(unet, dtype)  # diffusers' method only adds a warning
     if table is not None:
         unet.time_proj, unet.time_embedding = Integers(table), AsIs()
     replace_norms(unet, group_norm, half=dtype != torch.float32)

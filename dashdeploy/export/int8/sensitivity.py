@@ -16,7 +16,7 @@ Build = Callable[[Collection[str]], Any]
 
 @dataclass(frozen=True)
 class Search:
-    """What was found: layers left in float, the passing rung, and each layer's damage when it alone is quantized.
+    """The search's result: layers left in float, the passing rung, and what each layer does when only it is quantized.
 
     damage: layer -> the gate's largest figure over its limit, worst first; empty where no search was needed.
     """
@@ -61,7 +61,7 @@ def search(
         left = most if left < most < 2 * left else 2 * left
     worst, share = next(iter(damage.items()))
     raise UserError(
-        f"{failure(rung, 'int8')} The worst layer is {worst}: alone in int8 it takes {share:.2f} of a limit. "
+        f"{failure(rung, 'int8')} The worst layer is {worst}: by itself in int8 it takes {share:.2f} of a limit. "
         "Raise calibration.float_layers or the gate's limits."
     )
 
