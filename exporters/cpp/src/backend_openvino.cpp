@@ -64,7 +64,7 @@ class Calls final : public HostCalls {
     const auto &names = input.get_names();
     if (names.count("x") != 0 || names.count("noise") != 0) return image(buffers_.x, batch);
     if (names.count("w") != 0 && input.get_partial_shape().size() == 2)
-      return {ov::element::f32, {row[0], manifest_.sampler_timesteps.size()}, buffers_.schedule.data()};
+      return {ov::element::f32, {row[0], manifest_.sampler->timesteps.size()}, buffers_.schedule.data()};
     if (names.count("w") != 0) return {ov::element::f32, row, buffers_.w.data()};
     if (names.count("y") != 0) return {ov::element::i64, row, buffers_.y.data()};
     if (names.count("t_prev") != 0) return {ov::element::i64, row, buffers_.t_prev.data()};
@@ -115,7 +115,7 @@ class OpenVino final : public Backend {
   // The graph's own types and shapes are those that the manifest tells of: buffers are made by them.
   void check(const ov::Model &model, const Graph &graph) const {
     const ov::PartialShape image = {-1, manifest_.channels, manifest_.height, manifest_.width}, row = {-1};
-    const ov::PartialShape scales = {-1, static_cast<std::int64_t>(manifest_.sampler_timesteps.size())};
+    const ov::PartialShape scales = {-1, manifest_.sampler_steps()};
     const auto inputs = model.inputs();
     bool whole = inputs.size() == graph.inputs.size() && model.outputs().size() == 1;
     for (const auto &input : inputs)

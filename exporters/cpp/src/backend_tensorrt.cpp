@@ -169,9 +169,9 @@ class TensorRtLoop final : public Loop {
   }
 
   double take_backend_ms() override {
-    const std::chrono::duration<double, std::milli> found = in_backend_;
+    const std::chrono::duration<double, std::milli> taken = in_backend_;
     in_backend_ = {};
-    return found.count();
+    return taken.count();
   }
 
  private:
@@ -244,7 +244,7 @@ class TensorRtLoop final : public Loop {
     const auto *eps = static_cast<const float *>(host_out_.get());
     for (std::size_t i = 0; i < rows(); ++i)
       ddim_update(x + i * size(), eps + i * size(), manifest_.image_size(), alphas_[static_cast<std::size_t>(t[i] + 1)],
-                  alphas_[static_cast<std::size_t>(t_prev[i] + 1)], manifest_.clip_sample);
+                  alphas_[static_cast<std::size_t>(t_prev[i] + 1)], manifest_.sampling.clip_sample);
     copy(x_.get(), host_x_.get(), image_bytes(), cudaMemcpyHostToDevice);
   }
 
@@ -301,13 +301,13 @@ void check_fits(const Engine &engine, const std::string &file, int device) {
   int capability[2] = {0, 0};
   check(cudaDeviceGetAttribute(&capability[0], cudaDevAttrComputeCapabilityMajor, device), "device");
   check(cudaDeviceGetAttribute(&capability[1], cudaDevAttrComputeCapabilityMinor, device), "device");
-  const std::string found = std::to_string(capability[0]) + "." + std::to_string(capability[1]);
+  const std::string present = std::to_string(capability[0]) + "." + std::to_string(capability[1]);
   const auto &wanted = engine.compute_capabilities;
   const bool ampere = engine.hardware_compatibility == "ampere_plus" && capability[0] >= 8;
-  if (std::find(wanted.begin(), wanted.end(), found) == wanted.end() && !ampere) {
+  if (std::find(wanted.begin(), wanted.end(), present) == wanted.end() && !ampere) {
     std::string listed;
     for (const std::string &name : wanted) listed += (listed.empty() ? "" : ", ") + name;
-    fail(DD_UNSUPPORTED, file, ": built for compute capability ", listed, ", and this GPU has ", found);
+    fail(DD_UNSUPPORTED, file, ": built for compute capability ", listed, ", and this GPU has ", present);
   }
 }
 
@@ -350,11 +350,11 @@ class TensorRt final : public Backend {
     for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
       const std::string name = engine.getIOTensorName(i);
       const bool image = name == "x" || name == "eps" || name == "x_prev", real = image || name == "w";
-      const nvinfer1::Dims found = engine.getTensorShape(name.c_str());
+      const nvinfer1::Dims shape = engine.getTensorShape(name.c_str());
       bool fits =
-          found.nbDims == (image ? 4 : 1) &&
+          shape.nbDims == (image ? 4 : 1) &&
           engine.getTensorDataType(name.c_str()) == (real ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kINT64);
-      for (int k = 1; fits && image && k < 4; ++k) fits = found.d[k] == sides[k - 1];
+      for (int k = 1; fits && image && k < 4; ++k) fits = shape.d[k] == sides[k - 1];
       if (!fits) fail(DD_DAMAGED, graph.file, ": its tensor ", name, " is not what the manifest says");
     }
   }
