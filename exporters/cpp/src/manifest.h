@@ -1,7 +1,7 @@
 // What an artifact's manifest says, checked: every value that the runtime relies on has its type and range.
 //
-// Names and meanings are those of dashdeploy/artifact.py, which writes manifests; `dashdeploy exporters schema
-// --artifact` prints them as JSON Schema. Keys that are not known are passed over: the format number guards the others.
+// Names and meanings are those of dashdeploy/artifact.py; `dashdeploy exporters schema --artifact` prints them as JSON
+// Schema. Keys that are not known are passed over: the format number changes with the meaning of the others.
 #pragma once
 
 #include <cstdint>
