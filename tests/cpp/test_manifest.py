@@ -69,14 +69,13 @@ def schema() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def valid(artifact: Path) -> dict[str, Any]:
-    """The artifact's manifest with 20 timesteps, to be short."""
+    """The artifact's manifest with 20 timesteps and no more figures than it must have, to be short."""
     manifest: dict[str, Any] = json.loads((artifact / stages.MANIFEST).read_text())
     described = manifest["artifact"]
     described.update(betas=described["betas"][:20], num_train_timesteps=20)
     described["sampling"].update(timesteps=TIMESTEPS)
     described["sampler"].update(timesteps=TIMESTEPS)
-    manifest["recipe"] = {}
-    return manifest
+    return manifest | {"figures": {"verified": "", "file_bytes": 1}, "recipe": {}, "versions": {"python": "3"}}
 
 
 def with_guidance(manifest: dict[str, Any], guidance: Tag | GuidanceInterval) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def with_guidance(manifest: dict[str, Any], guidance: Tag | GuidanceInterval) ->
 
 
 def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The same with an engine for each graph."""
+    """The same with one graph, an engine."""
     changed: dict[str, Any] = json.loads(json.dumps(manifest))
     engine = EngineRecord(
         flavour="tensorrt",
@@ -114,9 +113,8 @@ def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
         layers=EngineLayers(source="the graph", heavy={}),
         from_cache=False,
     )
-    changed["artifact"]["backend"] = "tensorrt"
-    for graph in changed["artifact"]["graphs"].values():
-        graph["engine"] = engine.model_dump(mode="json")
+    guided = changed["artifact"]["graphs"]["guided"] | {"engine": engine.model_dump(mode="json")}
+    changed["artifact"].update(backend="tensorrt", graphs={"guided": guided}, sampler=None)
     return changed
 
 
@@ -150,17 +148,17 @@ def judged(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Judged]:
     guidance = ("artifact", "sampling", "guidance")
-    found = list(corpus.mutations(valid, schema))
+    mutations = list(corpus.mutations(valid, schema))
     for scale in (Tag(), GuidanceInterval()):
-        found += [m for m in corpus.mutations(with_guidance(valid, scale), schema) if m.path[:3] == guidance]
-    found += [m for m in corpus.mutations(for_tensorrt(valid), schema) if "engine" in m.path]
+        mutations += [m for m in corpus.mutations(with_guidance(valid, scale), schema) if m.path[:3] == guidance]
+    mutations += [m for m in corpus.mutations(for_tensorrt(valid), schema) if "engine" in m.path]
     top = tmp_path_factory.mktemp("manifests")
-    folders = [top / str(number) for number in range(len(found))]
-    for folder, mutation in zip(folders, found, strict=True):
+    folders = [top / str(number) for number in range(len(mutations))]
+    for folder, mutation in zip(folders, mutations, strict=True):
         folder.mkdir()
         seal(folder, mutation.text.encode())
     judged = []
-    for folder, mutation, (status, text) in zip(folders, found, verdicts_of(folders), strict=True):
+    for folder, mutation, (status, text) in zip(folders, mutations, verdicts_of(folders), strict=True):
         taken = status == "not found" and text.endswith(": no such file")
         assert taken or status in ("damaged", "unsupported"), (mutation.path, mutation.kind, status, text)
         cpp = None if taken else f"{status}: {text}".replace(str(folder), "")
@@ -203,6 +201,11 @@ def test_cpp_refuses_something_at_every_place_that_it_reads(judged: list[Judged]
     assert {each.place for each in judged if is_read(each.place)} == refused
 
 
+def test_a_reason_is_one_line(judged: list[Judged]) -> None:
+    for each in judged:
+        assert "\n" not in (each.python or "") and "\n" not in (each.cpp or ""), each
+
+
 def test_a_message_names_the_key(judged: list[Judged]) -> None:
     for each in judged:
         if each.cpp is not None and "not JSON" not in each.cpp and each.kind in ("as NoneType", "missing"):
@@ -210,10 +213,12 @@ def test_a_message_names_the_key(judged: list[Judged]) -> None:
             assert last in each.cpp, each
 
 
-def test_the_generator_runs_by_itself(artifact: Path, schema: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "schema.json").write_text(json.dumps(schema))
-    arguments = (artifact / stages.MANIFEST, tmp_path / "schema.json", tmp_path / "corpus")
+def test_the_generator_writes_its_corpus_by_itself(
+    valid: dict[str, Any], schema: dict[str, Any], tmp_path: Path
+) -> None:
+    for name, value in {"manifest": valid, "schema": schema}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    arguments = (tmp_path / "manifest.json", tmp_path / "schema.json", tmp_path / "corpus")
     subprocess.run([sys.executable, "-I", CORPUS, *arguments], check=True)
     assert len(list((tmp_path / "corpus").glob("*.json"))) > 1000
-    valid = json.loads((tmp_path / "corpus" / "valid.json").read_text())
-    assert valid == json.loads((artifact / stages.MANIFEST).read_text())
+    assert json.loads((tmp_path / "corpus" / "valid.json").read_text()) == valid
