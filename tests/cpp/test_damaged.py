@@ -78,7 +78,7 @@ case("a file in the folder's place", NOT_FOUND, "no such folder")(
 case("no manifest", NOT_FOUND, "not an artifact (it has no manifest.json)")(
     lambda folder: (folder / "manifest.json").unlink()
 )
-case("no sidecar", DAMAGED, "it holds the manifest's own SHA-256")(
+case("no sidecar", DAMAGED, "it holds the SHA-256 of manifest.json")(
     lambda folder: (folder / "manifest.json.sha256").unlink()
 )
 case("an empty sidecar", DAMAGED, "damaged or changed since it was made")(
@@ -205,7 +205,13 @@ edited("inputs in another order", "artifact graphs step inputs 0 name", "t", DAM
 edited("another type", "artifact graphs step inputs 1 dtype", "int32", DAMAGED, "dtype of t must be int64")
 edited("another rank", "artifact graphs step inputs 0 shape", ["batch"], DAMAGED, "shape of x has 1 dimensions")
 edited("a timestep past T", "artifact sampler timesteps 0", 1000, DAMAGED, "timesteps.0 must be in 0 ... 999")
-edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "of the sampler's timesteps")
+edited(
+    "fewer timesteps than scales",
+    "artifact sampler timesteps 0",
+    KeyError,
+    DAMAGED,
+    "is not one scale for each of its timesteps",
+)
 edited("a clip in words", "artifact sampling clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
 
 

@@ -179,7 +179,7 @@ class OnnxRuntime final : public Backend {
       cuda.device_id = options_.device;
       check(api().SessionOptionsAppendExecutionProvider_CUDA(options.get(), &cuda), "CUDA");
     }
-    // Weights beside the graph are given as bytes as well: they are those whose hash was checked.
+    // Weights beside the graph are given as bytes too: those whose hash was checked.
     std::vector<std::string> weights;
     std::vector<const char *> names;
     std::vector<char *> bytes;
@@ -206,7 +206,7 @@ class OnnxRuntime final : public Backend {
     return opened;
   }
 
-  // Names of inputs and output, whose types and shapes are those that the manifest tells of: buffers are made by them.
+  // The names of inputs and output. Their types and shapes must be the manifest's, which the buffers are made for.
   void describe(Opened &opened, const Graph &graph) const {
     const std::vector<std::string> &known = graph.inputs;
     const std::string &file = graph.file;

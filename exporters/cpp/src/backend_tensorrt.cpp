@@ -21,7 +21,7 @@ namespace {
 
 constexpr bool kIsRtx = std::string_view(DASHDEPLOY_TENSORRT) == "tensorrt_rtx";
 constexpr const char *kTitle = kIsRtx ? "TensorRT for RTX" : "TensorRT";
-constexpr std::size_t kSlots = 4;  // steps whose inputs may be on their way at the same time
+constexpr std::size_t kSlots = 4;  // steps whose inputs may be in transfer at the same time
 
 void check(cudaError_t status, const char *doing) {
   if (status != cudaSuccess) fail(DD_BACKEND, "CUDA, ", doing, ": ", cudaGetErrorString(status));
@@ -35,7 +35,7 @@ class Logger final : public nvinfer1::ILogger {
     try {
       const std::lock_guard<std::mutex> lock(mutex_);
       last_ = text;
-    } catch (...) {  // no memory for a message: the call's own status is left
+    } catch (...) {  // no memory for a message: the call still has its status
     }
   }
 
@@ -235,7 +235,7 @@ class TensorRtLoop final : public Loop {
     slot_ = (slot_ + 1) % kSlots;
   }
 
-  // The update on the host, for graphs that predict eps alone: there and back is short beside the network.
+  // The update on the host, for graphs that give eps: the copies are short beside the network.
   void update(const std::int64_t *t, const std::int64_t *t_prev) {
     copy(host_out_.get(), out_.get(), image_bytes(), cudaMemcpyDeviceToHost);
     copy(host_x_.get(), x_.get(), image_bytes(), cudaMemcpyDeviceToHost);
@@ -253,7 +253,7 @@ class TensorRtLoop final : public Loop {
   StepGraph capture() {
     std::memset(slots_[0].get(), 0, static_cast<std::size_t>(capacity_) * kScalars);
     copy(scalars_.get(), slots_[0].get(), static_cast<std::size_t>(capacity_) * kScalars, cudaMemcpyHostToDevice);
-    enqueue(Which::guided);  // TensorRT finishes its preparations outside of the capture; it writes out_ alone
+    enqueue(Which::guided);  // TensorRT finishes its preparations before the capture; this writes only out_
     check(cudaStreamSynchronize(stream_.get()), "inference");
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "capture");
@@ -285,7 +285,7 @@ class TensorRtLoop final : public Loop {
   std::chrono::steady_clock::duration in_backend_{};
 };
 
-// Whether the engine fits this machine, told before any of it is loaded: plans hold native code.
+// Refuse an engine that does not fit this machine, before any of it is loaded: an engine file holds native code.
 void check_fits(const Engine &engine, const std::string &file, int device) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0)
@@ -324,8 +324,8 @@ class TensorRt final : public Backend {
         if (!runtime_) fail(DD_BACKEND, kTitle, ": no runtime (", logger_.last(), ")");
         runtime_->setEngineHostCodeAllowed(graph.engine->version_compatible);
       }
-      const std::string plan = artifact.read(graph.file);
-      engines_.emplace_back(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
+      const std::string serialized = artifact.read(graph.file);
+      engines_.emplace_back(runtime_->deserializeCudaEngine(serialized.data(), serialized.size()));
       if (!engines_.back()) fail(DD_BACKEND, graph.file, ": ", kTitle, " cannot load it (", logger_.last(), ")");
       check_tensors(*engines_.back(), graph);
     }
@@ -342,7 +342,7 @@ class TensorRt final : public Backend {
   bool has_sampler() const override { return false; }
 
  private:
-  // The engine's own types and shapes are those that the manifest tells of: buffers are made by them.
+  // The engine's types and shapes must be the manifest's, which the buffers are made for.
   void check_tensors(const nvinfer1::ICudaEngine &engine, const Graph &graph) const {
     if (engine.getNbIOTensors() != static_cast<std::int32_t>(graph.inputs.size()) + 1)
       fail(DD_DAMAGED, graph.file, ": its inputs and outputs are not what the manifest says");

@@ -128,7 +128,7 @@ void tensor(const JsonReader &value, const std::string &name, const Manifest &ma
   if (given[0].text() != "batch") shape.refuse("of ", name, " must begin with batch");
   for (std::size_t i = 0; i < sides.size(); ++i)
     if (given[i + 1].integer(1, kMostCount) != sides[i])
-      shape.refuse("of ", name, image ? " is not that of image_shape" : " is not the number of the sampler's timesteps");
+      shape.refuse("of ", name, image ? " is not that of image_shape" : " is not one scale for each of its timesteps");
 }
 
 Engine engine(const JsonReader &value, const std::string &backend) {
@@ -203,7 +203,8 @@ void student(const JsonReader &value, Manifest &manifest) {
 }
 
 void artifact(const JsonReader &value, Manifest &manifest) {
-  manifest.backend = value.at("backend").one_of({"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}, DD_UNSUPPORTED);
+  manifest.backend =
+      value.at("backend").one_of({"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}, DD_UNSUPPORTED);
   student(value, manifest);
   if (value.has("providers"))
     for (const JsonReader &item : value.at("providers").items(0, 16)) manifest.providers.push_back(item.text());

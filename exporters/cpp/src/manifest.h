@@ -83,8 +83,8 @@ struct Manifest {
 
 // Read the text of a manifest.json; `source` is what messages call it.
 //
-// Throws Failure: DD_DAMAGED for what is not a manifest or makes no sense, DD_UNSUPPORTED for another format, backend or
-// solver than this library knows.
+// Throws Failure: DD_DAMAGED for what is not a manifest or makes no sense, DD_UNSUPPORTED for a format, backend or
+// solver that this library does not know.
 Manifest parse_manifest(std::string_view text, const std::string &source);
 
 }  // namespace dashdeploy::detail
