@@ -205,13 +205,7 @@ edited("inputs in another order", "artifact graphs step inputs 0 name", "t", DAM
 edited("another type", "artifact graphs step inputs 1 dtype", "int32", DAMAGED, "dtype of t must be int64")
 edited("another rank", "artifact graphs step inputs 0 shape", ["batch"], DAMAGED, "shape of x has 1 dimensions")
 edited("a timestep past T", "artifact sampler timesteps 0", 1000, DAMAGED, "timesteps.0 must be in 0 ... 999")
-edited(
-    "fewer timesteps than scales",
-    "artifact sampler timesteps 0",
-    KeyError,
-    DAMAGED,
-    "is not one scale for each of its timesteps",
-)
+edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "w is not one scale for each")
 edited("a clip in words", "artifact sampling clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
 
 
