@@ -58,7 +58,9 @@ def corpus() -> ModuleType:
     spec = importlib.util.spec_from_file_location("corpus", CORPUS)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # beside it lie the sources of packages
+        spec.loader.exec_module(module)
     return module
 
 
