@@ -138,6 +138,13 @@ def _(folder: Path) -> None:
         listed(folder, f"step.{suffix}")
 
 
+@case("another backend", UNSUPPORTED, "for the backend 'onnxruntime', and this library was built with: openvino")
+def _(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["artifact"].update(backend="onnxruntime", providers=["CPUExecutionProvider"])
+    seal(folder, json.dumps(manifest).encode())
+
+
 @case("a link out of the folder", DAMAGED, "'step.bin', which leads out of its folder")
 def _(folder: Path) -> None:
     outside = folder.with_name("outside.bin")
@@ -170,7 +177,7 @@ edited("a later format", "format", 4, UNSUPPORTED, "format is 4, and this librar
 edited("a format in words", "format", "3", DAMAGED, "format must be a whole number")
 edited("no artifact", "artifact", KeyError, DAMAGED, "the manifest has no artifact")
 edited("no files", "files", KeyError, DAMAGED, "the manifest has no files")
-edited("another backend", "artifact backend", "onnxruntime", UNSUPPORTED, "built with: openvino")
+edited("no providers", "artifact backend", "onnxruntime", DAMAGED, "artifact has no providers")
 edited("an unknown backend", "artifact backend", "abacus", UNSUPPORTED, "backend is 'abacus'; known: onnxruntime")
 edited("huge images", "artifact image_shape", [60000, 60000, 60000], DAMAGED, "image_shape has more than")
 edited("sizes past 64 bits", "artifact image_shape", [2**70, 8, 8], DAMAGED, "image_shape.0 must be")

@@ -124,11 +124,13 @@ def test_the_manifest_says_when_the_loop_replaces_the_sampler_graph_here_and_in_
 ) -> None:
     """The graph keeps its timesteps when the manifest names others: the images tell whether it drew them."""
     steps, labels = [900, 500, 100, 3], np.arange(count)
-    folder = altered(
-        lambda artifact: (
-            [artifact[part].update(timesteps=steps) for part in ("sampling", "sampler")] and artifact.update(host=host)
-        )
-    )
+
+    def change(artifact: dict[str, Any]) -> None:
+        artifact["host"] = host
+        for part in ("sampling", "sampler"):
+            artifact[part].update(timesteps=steps)
+
+    folder = altered(change)
     with Model(library, folder, threads=2) as opened:
         images = opened.sample(labels, seed=7)
         stepped = opened.sample(labels, seed=7, progress=lambda done, total: 0)
