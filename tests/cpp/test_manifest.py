@@ -22,9 +22,9 @@ from pydantic import TypeAdapter
 
 from dashdeploy import manifest as manifests
 from dashdeploy import stages
-from dashdeploy.artifact import BatchRange, EngineFlags, EngineLayers, EngineRecord
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Tag
+from tests.records import engine_record
 
 CORPUS = SOURCES / "fuzz" / "corpus.py"
 TIMESTEPS = [19, 14, 9, 4]
@@ -89,32 +89,7 @@ def with_guidance(manifest: dict[str, Any], guidance: Tag | GuidanceInterval) ->
 def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
     """The same with one graph, an engine."""
     changed: dict[str, Any] = json.loads(json.dumps(manifest))
-    engine = EngineRecord(
-        flavour="tensorrt",
-        tensorrt="11.1.0",
-        cuda="13",
-        driver_cuda="13.0",
-        device_name="A GPU",
-        compute_capabilities=("8.6", "8.9"),
-        profiles=(BatchRange(min=1, opt=4, max=8), BatchRange(min=1, opt=16, max=64)),
-        flags=EngineFlags(
-            strongly_typed=True,
-            tf32=False,
-            workspace_mib=None,
-            optimization_level=3,
-            version_compatible=False,
-            hardware_compatibility="none",
-        ),
-        onnx_sha256="0" * 64,
-        plan_sha256="0" * 64,
-        plan_bytes=1,
-        inputs=(),
-        outputs=(),
-        build_s=1.0,
-        build_peak_mib=1.0,
-        layers=EngineLayers(source="the graph", heavy={}),
-        from_cache=False,
-    )
+    engine = engine_record("tensorrt")
     guided = changed["artifact"]["graphs"]["guided"] | {"engine": engine.model_dump(mode="json")}
     changed["artifact"].update(backend="tensorrt", graphs={"guided": guided}, sampler=None)
     return changed

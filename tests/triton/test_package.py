@@ -92,7 +92,7 @@ def contract_of(tiny_run: Path) -> Artifact:
 
 def parsed_config(settings: Triton, artifact: Artifact) -> Any:
     """The config of an artifact as Triton's protobuf reads it."""
-    message = triton_config.config(settings, artifact, package_triton.schedule(artifact), name="m")
+    message = triton_config.config(settings, artifact, package_triton.schedule(artifact, settings), name="m")
     return text_format.Parse(triton_config.text(message), pb.ModelConfig())
 
 
@@ -298,11 +298,19 @@ def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:
 def test_guidance_over_time_becomes_the_default_of_each_step(tiny_run: Path) -> None:
     recipe = Recipe.model_validate(artifact_of(tiny_run).manifest["recipe"])
     tag = recipe.sampling.model_copy(update={"guidance": Tag()})
-    changes = {"sampler": None, "sampling": describe.sampling_plan(tag, 1000)}
-    steps = package_triton.schedule(contract_of(tiny_run).model_copy(update=changes))
+    artifact = contract_of(tiny_run).model_copy(update={"sampling": describe.sampling_plan(tag, 1000)})
+    steps = package_triton.schedule(artifact, writer("triton").settings)
     plan = sampling.plan(tag, 1000)
     assert (steps.timesteps, steps.guidance_scales) == (plan.timesteps, plan.weights)
     assert len(set(steps.guidance_scales)) == 4
+
+
+def test_the_steps_are_those_of_the_graph_that_triton_runs(tiny_run: Path) -> None:
+    recipe = Recipe.model_validate(artifact_of(tiny_run).manifest["recipe"])
+    more = recipe.sampling.model_copy(update={"num_inference_steps": 8})
+    artifact = contract_of(tiny_run).model_copy(update={"sampling": describe.sampling_plan(more, 1000)})
+    for name, num_steps in (("triton", 8), ("triton-onnxruntime", 4), ("triton-tensorrt", 4)):
+        assert len(package_triton.schedule(artifact, writer(name).settings).timesteps) == num_steps
 
 
 def test_class_names_of_any_kind_survive_the_config(tiny_run: Path) -> None:
