@@ -1,7 +1,6 @@
 // TensorRT and TensorRT for RTX: one source, two libraries. x stays on the GPU from the first step to the last; a step
 // is one CUDA graph, captured once for each batch size.
 #include <NvInfer.h>
-#include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,7 @@
 #include <mutex>
 
 #include "backend.h"
+#include "cuda_resources.h"
 #include "error.h"
 #include "host_loop.h"
 #include "schedule.h"
@@ -22,10 +22,6 @@ namespace {
 constexpr bool kIsRtx = std::string_view(DASHDEPLOY_TENSORRT) == "tensorrt_rtx";
 constexpr const char *kTitle = kIsRtx ? "TensorRT for RTX" : "TensorRT";
 constexpr std::size_t kSlots = 4;  // steps whose inputs may be in transfer at the same time
-
-void check(cudaError_t status, const char *doing) {
-  if (status != cudaSuccess) fail(DD_BACKEND, "CUDA, ", doing, ": ", cudaGetErrorString(status));
-}
 
 // The last error that TensorRT logged; one logger for all of a backend's objects.
 class Logger final : public nvinfer1::ILogger {
@@ -48,40 +44,6 @@ class Logger final : public nvinfer1::ILogger {
   mutable std::mutex mutex_;
   std::string last_;
 };
-
-struct FreeDevice {
-  void operator()(void *memory) const noexcept { cudaFree(memory); }
-};
-struct FreeHost {
-  void operator()(void *memory) const noexcept { cudaFreeHost(memory); }
-};
-using Device = std::unique_ptr<void, FreeDevice>;
-using Pinned = std::unique_ptr<void, FreeHost>;
-
-Device on_device(std::size_t bytes) {
-  void *memory = nullptr;
-  check(cudaMalloc(&memory, bytes), "memory on the GPU");
-  return Device(memory);
-}
-
-Pinned pinned(std::size_t bytes) {
-  void *memory = nullptr;
-  check(cudaMallocHost(&memory, bytes), "pinned memory");
-  return Pinned(memory);
-}
-
-struct DestroyStream {
-  void operator()(cudaStream_t stream) const noexcept { cudaStreamDestroy(stream); }
-};
-struct DestroyEvent {
-  void operator()(cudaEvent_t event) const noexcept { cudaEventDestroy(event); }
-};
-struct DestroyGraph {
-  void operator()(cudaGraphExec_t graph) const noexcept { cudaGraphExecDestroy(graph); }
-};
-using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
-using Event = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
-using StepGraph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
 
 using Engines = std::vector<std::shared_ptr<nvinfer1::ICudaEngine>>;  // by Which, without the sampler graph
 
