@@ -96,8 +96,8 @@ SamplingPlan sampling_plan(const JsonReader &value, const Manifest &manifest) {
   return read;
 }
 
-SamplerGraph sampler_graph(const JsonReader &value, const Manifest &manifest) {
-  SamplerGraph read;
+WholeSampler whole_sampler(const JsonReader &value, const Manifest &manifest) {
+  WholeSampler read;
   read.timesteps = timesteps(value.at("timesteps"), manifest);
   read.output = value.at("output").one_of({"float32", "uint8"});
   return read;
@@ -211,7 +211,7 @@ void artifact(const JsonReader &value, Manifest &manifest) {
   if (manifest.backend == "onnxruntime" && manifest.providers.empty()) value.refuse("has no providers");
   manifest.host = host(value.at("host"));
   manifest.sampling = sampling_plan(value.at("sampling"), manifest);
-  if (value.has_value("sampler")) manifest.sampler = sampler_graph(value.at("sampler"), manifest);
+  if (value.has_value("sampler")) manifest.sampler = whole_sampler(value.at("sampler"), manifest);
   for (const auto &[name, entry] : value.at("graphs").entries())
     manifest.graphs.emplace(name, graph(name, entry, manifest));
   if (!manifest.has("guided")) value.at("graphs").refuse("has no guided graph");

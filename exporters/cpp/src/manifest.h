@@ -49,7 +49,7 @@ struct SamplingPlan {
 };
 
 // The graph of all steps.
-struct SamplerGraph {
+struct WholeSampler {
   std::vector<std::int64_t> timesteps;
   std::string output;  // float32 or uint8
 };
@@ -70,7 +70,7 @@ struct Manifest {
   std::int64_t channels = 0, height = 0, width = 0;
   std::int64_t num_classes = 0, num_train_timesteps = 0, parameters = 0;
   SamplingPlan sampling;
-  std::optional<SamplerGraph> sampler;
+  std::optional<WholeSampler> sampler;
   Host host;
 
   std::int64_t image_size() const { return channels * height * width; }
