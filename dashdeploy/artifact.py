@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dashdeploy.figures import Part
-from dashdeploy.recipe.schema import Guidance, Solver
+from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Solver, Tag
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
@@ -34,7 +34,8 @@ MOST_PIXELS = 1 << 28
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]
 """A file of the artifact's folder: a name without folders."""
-Text = Annotated[str, Field(max_length=4096)]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=4096)]
+"""Ends where a C string ends."""
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 Size = Annotated[int, Field(ge=1, le=1 << 31)]
 Timestep = Annotated[int, Field(ge=0, lt=1 << 20)]
@@ -46,6 +47,15 @@ def _descending(timesteps: tuple[int, ...]) -> tuple[int, ...]:
     if any(now <= after for now, after in itertools.pairwise(timesteps)):
         raise ValueError("must descend")
     return timesteps
+
+
+def _spelled_out(guidance: Any) -> Any:
+    """Only recipes may leave a key to its default; other readers of a manifest have no defaults."""
+    if isinstance(guidance, dict):
+        keys = {"tag": Tag.model_fields, "interval": GuidanceInterval.model_fields}.get(str(guidance.get("kind")), {})
+        if missing := [key for key in keys if key not in guidance]:
+            raise ValueError(f"{missing[0]} is missing")
+    return guidance
 
 
 Timesteps = Annotated[tuple[Timestep, ...], Field(min_length=1), AfterValidator(_descending)]
@@ -188,7 +198,7 @@ class SamplingPlan(Schedule):
 
     solver: Solver
     timestep_spacing: Literal["leading", "trailing", "linspace"]
-    guidance: Guidance
+    guidance: Annotated[Guidance, BeforeValidator(_spelled_out)]
     clip_sample: bool
 
 

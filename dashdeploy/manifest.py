@@ -74,4 +74,4 @@ def problem(error: ValidationError) -> str:
     text = re.sub(r"^(Input|[A-Z][a-z]+) should ", "must ", text)
     got = f", got {str(first['input'])[:60]!r}" if first["type"] not in ("missing", "value_error") else ""
     more = f" (and {len(others)} more)" if others else ""
-    return f"{where}: {text}{got}{more}"
+    return " ".join(f"{where}: {text}{got}{more}".split())

@@ -72,7 +72,7 @@ class TritonWriter(Writer):
         """README.md, client.py, kubernetes/ and model_repository/<model>; returns the model's name and backend."""
         artifact, recipe_name = manifest.artifact, manifest.recipe["name"]
         name = self.settings.model_name or re.sub(r"[^A-Za-z0-9_-]", "-", recipe_name)
-        steps = schedule(artifact)
+        steps = schedule(artifact, self.settings)
         message = triton_config.config(self.settings, artifact, steps, name=name)
         config = triton_config.text(message)
         triton_config.check(config, source=f"{name}/config.pbtxt")
@@ -127,6 +127,8 @@ class TritonWriter(Writer):
         }
 
 
-def schedule(artifact: Artifact) -> Schedule:
-    """Timesteps of the sampler graph, or the recipe's where there is none, with the recipe's w at each of them."""
-    return artifact.sampler or artifact.sampling
+def schedule(artifact: Artifact, settings: Triton) -> Schedule:
+    """The steps of the graph that Triton runs: of the sampler graph, or of model.py's loop over the step graph."""
+    if settings.backend == "python" or artifact.sampler is None:
+        return artifact.sampling
+    return artifact.sampler

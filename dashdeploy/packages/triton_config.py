@@ -95,10 +95,9 @@ def _entry(spec: TensorSpec) -> Message:
 
 
 def _parameters(settings: Triton, artifact: Artifact, steps: Schedule) -> Message:
-    """What clients read (classes, timesteps, guidance) and the backend (threads)."""
+    """What clients read (classes, guidance) and the backend (threads)."""
     values = {
         "classes": json.dumps(artifact.classes),
-        "timesteps": json.dumps(steps.timesteps),
         "guidance": json.dumps(steps.guidance_scales),
     }
     if settings.threads is not None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(name: str, path: Path) -> ModuleType:
-    """A file as a module that finds its neighbours, as when it is run as a script."""
+    """A file as a module, which finds its neighbours as a script does."""
     sys.path.insert(0, str(path.parent))
     try:
         spec = importlib.util.spec_from_file_location(name, path)
@@ -53,6 +53,12 @@ def client(python_package: stages.Stage) -> Iterator[ModuleType]:
     """The package's client.py."""
     yield load("triton_client_script", python_package.folder / "client.py")
     sys.modules.pop("noise", None)
+
+
+@pytest.fixture(scope="session")
+def model_sampler() -> ModuleType:
+    """sampler.py, which model.py runs in the server."""
+    return load("triton_sampler", ROOT / "exporters" / "triton" / "sampler.py")
 
 
 @pytest.fixture(scope="session")

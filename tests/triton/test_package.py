@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -92,7 +92,7 @@ def contract_of(tiny_run: Path) -> Artifact:
 
 def parsed_config(settings: Triton, artifact: Artifact) -> Any:
     """The config of an artifact as Triton's protobuf reads it."""
-    message = triton_config.config(settings, artifact, package_triton.schedule(artifact), name="m")
+    message = triton_config.config(settings, artifact, package_triton.schedule(artifact, settings), name="m")
     return text_format.Parse(triton_config.text(message), pb.ModelConfig())
 
 
@@ -126,7 +126,6 @@ def check_common(config: Any, folder: Path, artifact: stages.Stage) -> None:
         assert required <= set(warm_up.inputs) <= {tensor.name for tensor in config.input}
     (output,) = config.output
     assert list(output.dims) == described["image_shape"]
-    assert json.loads(config.parameters["timesteps"].string_value) == described["sampler"]["timesteps"]
     assert json.loads(config.parameters["guidance"].string_value) == [2.0] * 4
     model = folder / "model_repository" / "tiny"
     assert (model / "labels.txt").read_text().splitlines() == described["classes"]
@@ -241,20 +240,54 @@ def test_artifacts_that_a_backend_cannot_run_are_refused(tiny_run: Path, tmp_pat
         check(writer("triton-tensorrt"), engine)
 
 
-def test_the_model_refuses_an_artifact_of_another_solver(tiny_run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "artifact"
-    shutil.copytree(tiny_run / "artifacts" / "onnx-cpu", folder)
-    path = folder / stages.MANIFEST
-    manifest = json.loads(path.read_text())
-    manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
-    path.write_text(json.dumps(manifest))
-    (folder / stages.SIDECAR).write_bytes(stages.sidecar_text(path))
-    spec = importlib.util.spec_from_file_location("triton_sampler", TEMPLATES / "sampler.py")
-    assert spec is not None and spec.loader is not None
-    template = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(template)
-    with pytest.raises(ValueError, match=r"samples with dpmpp_2m; this model runs DDIM alone"):
-        template.Sampler(folder, timesteps=[999], threads=1)
+@pytest.fixture
+def changed(tiny_run: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the artifact with a changed manifest, sealed again."""
+
+    def make(change: Callable[[dict[str, Any]], object]) -> Path:
+        folder = tmp_path / "artifact"
+        shutil.copytree(tiny_run / "artifacts" / "onnx-cpu", folder)
+        path = folder / stages.MANIFEST
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+        (folder / stages.SIDECAR).write_bytes(stages.sidecar_text(path))
+        return folder
+
+    return make
+
+
+def test_the_model_refuses_an_artifact_of_another_solver(changed: Callable[..., Path], model_sampler: Any) -> None:
+    folder = changed(lambda manifest: manifest["artifact"]["sampling"].update(solver="dpmpp_2m"))
+    with pytest.raises(ValueError, match=r"samples with dpmpp_2m, and this model runs only ddim"):
+        model_sampler.Sampler(folder, threads=1)
+
+
+@pytest.mark.parametrize("number", [stages.FORMAT - 1, stages.FORMAT + 1])
+def test_the_model_refuses_another_format_in_a_line(
+    changed: Callable[..., Path], model_sampler: Any, number: int
+) -> None:
+    folder = changed(lambda manifest: manifest.update(format=number))
+    with pytest.raises(ValueError) as caught:
+        model_sampler.Sampler(folder, threads=1)
+    expected = f"format {number}; this model reads {stages.FORMAT}. Export the package again."
+    assert str(caught.value) == f"{folder / stages.MANIFEST}: {expected}"
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_model_takes_its_plan_and_its_threads_from_the_manifest(
+    changed: Callable[..., Path], model_sampler: Any, small: bool
+) -> None:
+    steps, scales = [900, 500, 3], [1.5, 4.0, 0.5]
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["artifact"]["sampling"].update(timesteps=steps, guidance_scales=scales)
+        manifest["artifact"]["host"].update(small=small)
+
+    sampler = model_sampler.Sampler(changed(change), threads=2)
+    assert (sampler.timesteps, sampler.guidance_scales.tolist()) == (steps, scales)
+    assert (sampler.whole is sampler.part) == small
+    sampler.close()
 
 
 def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:
@@ -265,11 +298,19 @@ def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:
 def test_guidance_over_time_becomes_the_default_of_each_step(tiny_run: Path) -> None:
     recipe = Recipe.model_validate(artifact_of(tiny_run).manifest["recipe"])
     tag = recipe.sampling.model_copy(update={"guidance": Tag()})
-    changes = {"sampler": None, "sampling": describe.sampling_plan(tag, 1000)}
-    steps = package_triton.schedule(contract_of(tiny_run).model_copy(update=changes))
+    artifact = contract_of(tiny_run).model_copy(update={"sampling": describe.sampling_plan(tag, 1000)})
+    steps = package_triton.schedule(artifact, writer("triton").settings)
     plan = sampling.plan(tag, 1000)
     assert (steps.timesteps, steps.guidance_scales) == (plan.timesteps, plan.weights)
     assert len(set(steps.guidance_scales)) == 4
+
+
+def test_the_steps_are_those_of_the_graph_that_triton_runs(tiny_run: Path) -> None:
+    recipe = Recipe.model_validate(artifact_of(tiny_run).manifest["recipe"])
+    more = recipe.sampling.model_copy(update={"num_inference_steps": 8})
+    artifact = contract_of(tiny_run).model_copy(update={"sampling": describe.sampling_plan(more, 1000)})
+    for name, num_steps in (("triton", 8), ("triton-onnxruntime", 4), ("triton-tensorrt", 4)):
+        assert len(package_triton.schedule(artifact, writer(name).settings).timesteps) == num_steps
 
 
 def test_class_names_of_any_kind_survive_the_config(tiny_run: Path) -> None:
