@@ -15,10 +15,11 @@ from dashdeploy.figures import Checks, Part
 
 
 class Inputs(Part):
-    """What the artifact was made from: the student, by its hash, and the target, as it was resolved."""
+    """What the artifact was made from: student (its hash), resolved target, and the recipe's sampling."""
 
     student: Sha256
     target: dict[str, Any]
+    sampling: dict[str, Any]
 
 
 class Manifest(Part):

@@ -20,6 +20,7 @@ from dashdeploy.export.checks.verify import verify
 from dashdeploy.export.graph import graphs, onnx_file, rewrite, sampler_graph
 from dashdeploy.export.int8 import decide
 from dashdeploy.export.int8 import quantize as by_onnxruntime
+from dashdeploy.figures import Checks
 from dashdeploy.lazy import resolve
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.opening import ARTIFACTS
@@ -39,7 +40,11 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.S
     refuse(target, recipe, run_folder)
     folder = run_folder / ARTIFACTS / target.name
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
-    inputs = {"student": student.sha256, "target": target.model_dump(mode="json"), "solver": recipe.sampling.solver}
+    inputs = {
+        "student": student.sha256,
+        "target": target.model_dump(mode="json"),
+        "sampling": recipe.sampling.model_dump(mode="json"),
+    }
     key = stages.stage_key("export", **inputs, backend=backend.identity())
     done = None if fresh else stages.current(folder, key)
     if done is not None:
@@ -47,40 +52,61 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.S
     backend.ready()
     denoiser = formats.load(student.folder, role="student")
     refuse_network(target, denoiser, run_folder)
-    folder.parent.mkdir(exist_ok=True)
-    steps = target.sampler.num_inference_steps or recipe.sampling.num_inference_steps
-    sampling = recipe.sampling.model_copy(update={"num_inference_steps": steps})
     described = describe.student(student, recipe, target, denoiser.interface)
-    sampler = describe.whole_sampler(sampling, target, described.num_train_timesteps)
+    folder.parent.mkdir(exist_ok=True)
     with (
         stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
-        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as temporary,
+        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
         _progress() as progress,
     ):
-        work = Path(temporary)
-        gate = None
-        if target.precision != "fp32":
-            gate = guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed)
-        traced, float_graph = trace(denoiser, recipe, target, work=work, progress=progress)
-        models, int8 = quantize(traced, denoiser, recipe, target, gate, work=work, progress=progress)
-        files = save(models, described, sampler, target, draft.folder)
-        built = backend.build(draft.folder, files, int8=int8, progress=progress)
-        macs = describe.macs(denoiser)
-        artifact = describe.artifact(described, built, recipe.sampling, target, sampler=sampler, macs=macs)
-        checks = verify(
-            draft.folder,
-            artifact,
-            denoiser,
-            target,
-            sampling,
-            seed=recipe.seed,
-            gate=gate,
-            float_graph=float_graph,
-            progress=progress,
+        artifact, checks = make(
+            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(work), progress=progress
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
-        draft.figures.update(checks.model_copy(update={"int8": int8 and int8.figures()}).model_dump(mode="json"))
+        draft.figures.update(checks.model_dump(mode="json"))
     return stages.read_stage(folder)
+
+
+def make(
+    denoiser: TorchDenoiser,
+    described: Student,
+    recipe: Recipe,
+    target: Target,
+    backend: Backend,
+    *,
+    folder: Path,
+    work: Path,
+    progress: Progress,
+) -> tuple[Artifact, Checks]:
+    """The artifact's files in `folder`, with what the manifest says of them and what was measured; `work` is scratch.
+
+    Raises:
+        UserError: a graph that cannot be exported or built, or a figure past the target's limits.
+    """
+    steps = target.sampler.num_inference_steps or recipe.sampling.num_inference_steps
+    sampling = recipe.sampling.model_copy(update={"num_inference_steps": steps})
+    sampler = describe.whole_sampler(sampling, target, described.num_train_timesteps)
+    gate = None
+    if target.precision != "fp32":
+        gate = guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed)
+    traced, float_graph = trace(denoiser, recipe, target, work=work, progress=progress)
+    models, int8 = quantize(traced, denoiser, recipe, target, gate, work=work, progress=progress)
+    saved = save(models, described, sampler, target, folder)
+    built = backend.build(folder, saved, int8=int8, progress=progress)
+    macs = describe.macs(denoiser)
+    artifact = describe.artifact(described, built, recipe.sampling, target, sampler=sampler, macs=macs)
+    checks = verify(
+        folder,
+        artifact,
+        denoiser,
+        target,
+        sampling,
+        seed=recipe.seed,
+        gate=gate,
+        float_graph=float_graph,
+        progress=progress,
+    )
+    return artifact, checks.model_copy(update={"int8": None if int8 is None else int8.figures()})
 
 
 def refuse(target: Target, recipe: Recipe, run_folder: Path) -> None:
