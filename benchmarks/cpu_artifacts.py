@@ -33,10 +33,10 @@ from dashdeploy.diffusion.sampling import Plan, ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export import describe
 from dashdeploy.export.checks import trajectories
-from dashdeploy.export.graph import graphs, onnx_graph, sampler_graph
+from dashdeploy.export.graph import graphs, onnx_file, sampler_graph
 from dashdeploy.export.int8 import quantize, quantize_nncf
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime.graphs_model import SMALL_MACS, Graphs, GraphSampler
+from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.opening import artifact_folders, open_path
 from dashdeploy.runtime.openvino_model import OpenVinoSession
@@ -101,7 +101,7 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
     steps = plan(Sampling(guidance=2.0, num_inference_steps=num_steps), 1000)
     calls = torch_loops(denoiser, steps)
     probes = trajectories.draw(denoiser, Sampling(num_inference_steps=4), num_images=8, num_points=4, seed=0)
-    small = describe.macs(denoiser) < SMALL_MACS
+    macs = describe.macs(denoiser)
     files = {
         name: networks.export(denoiser, name, work / f"{name}.onnx", precision="fp32", opset=20, group_norm="instance")
         for name in ("guided", "step")
@@ -114,17 +114,17 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
     calibrated = quantize.calibrate(files["step"], work, reader("step"), method="minmax")
     layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
     models = {
-        "onnx-cpu": onnx_graph.load(files["step"]),
+        "onnx-cpu": onnx_file.load(files["step"]),
         "onnx-cpu-int8": quantize.quantize(calibrated, layers=layers, symmetric=False),
     }
     for name, step in models.items():
-        path = onnx_graph.save(
+        path = onnx_file.save(
             sampler_graph.assemble(step, steps.timesteps, form="loop"),
             work / f"{name}.onnx",
             metadata={},
             single_file_mb=500,
         )
-        whole = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, small=small)
+        whole = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, macs=macs)
         calls[name] = lambda noise, y, whole=whole: whole(noise, y, steps)
     inputs = graphs.GRAPHS["step"].inputs
     nodes = [quantize.layers_of(files["step"])[layer] for layer in quantize.ALWAYS_FLOAT]
@@ -132,7 +132,7 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
     for name, source in sources.items():
         opened = OpenVinoSession(source, inputs=inputs, threads=threads, precision_hint="f32")
         only = Graphs(("step",), lambda _, opened=opened: opened)
-        sampler = GraphSampler(only, denoiser.interface, {"clip_sample": True})
+        sampler = GraphSampler(only, denoiser.interface, clip_sample=True, timesteps=(), host=describe.host(macs))
         calls[name] = lambda noise, y, sampler=sampler: sampler(noise, y, steps)
     return calls, denoiser.interface, steps
 

@@ -25,15 +25,16 @@ import torch
 from cpu_artifacts import median_ms
 
 from dashdeploy import stages
+from dashdeploy.artifact import Graph
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan, plan
 from dashdeploy.errors import UserError
+from dashdeploy.export import describe
 from dashdeploy.export.checks import trajectories
-from dashdeploy.export.describe import graph_entry
 from dashdeploy.export.engine import build as engine_build
-from dashdeploy.export.graph import graphs, onnx_graph, rewrite
+from dashdeploy.export.graph import graphs, onnx_file, rewrite
 from dashdeploy.export.int8 import quantize
 from dashdeploy.metrics.gap import relative_error
 from dashdeploy.recipe.schema import Sampling
@@ -109,12 +110,11 @@ class Files:
         calibrated = quantize.calibrate(plain, self.work, reader, method="minmax")
         layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
         model = quantize.quantize(calibrated, layers=layers, symmetric=True)
-        return onnx_graph.save(model, path, metadata={}, single_file_mb=1000)
+        return onnx_file.save(model, path, metadata={}, single_file_mb=1000)
 
-    def entry(self, path: Path) -> dict[str, Any]:
+    def entry(self, path: Path) -> Graph:
         """What a manifest says of it."""
-        shape = self.denoiser.interface.image_shape
-        return graph_entry(path, "step", image_shape=shape, num_steps=1, output="float32")
+        return describe.graph(path, "step", image_shape=self.denoiser.interface.image_shape)
 
 
 def onnx_ways(files: Files) -> Iterator[tuple[str, Callable[[], Step]]]:
@@ -145,14 +145,15 @@ def engine_ways(files: Files, batches: list[int], records: dict[str, Any]) -> It
             cache=files.work / "engines",
             float_layers=quantize.ALWAYS_FLOAT if precision == "int8" else (),
         )
-        records[name] = {k: record[k] for k in ("build_s", "build_peak_mib", "plan_bytes", "layers", "tensorrt")}
+        kept = {"build_s", "build_peak_mib", "plan_bytes", "layers", "tensorrt"}
+        records[name] = record.model_dump(mode="json", include=kept)
         entry = files.entry(path)
         return TensorRTSession(
             files.work / f"{flavour}-{precision}.plan",
             flavour=flavour,
-            inputs=entry["inputs"],
-            outputs=entry["outputs"],
-            profiles=record["profiles"],
+            inputs=entry.inputs,
+            outputs=entry.outputs,
+            profiles=record.profiles,
         )
 
     for flavour in ("tensorrt", "tensorrt_rtx"):

@@ -30,7 +30,7 @@ from dashdeploy.bench.measure.quality import balanced_labels, reference
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.export.checks import gate, trajectories
-from dashdeploy.export.graph import graphs, onnx_graph, sampler_graph
+from dashdeploy.export.graph import graphs, onnx_file, sampler_graph
 from dashdeploy.export.int8 import quantize
 from dashdeploy.metrics import frechet
 from dashdeploy.metrics.features import open_extractor
@@ -102,7 +102,7 @@ def main(folder: Path) -> None:
         layers = [layer for layer in calibrated["guided"].layers if layer not in quantize.ALWAYS_FLOAT]
 
         def gap_of(model: onnx.ModelProto, name: str) -> tuple[Path, gate.Rung]:
-            path = onnx_graph.save(model, work / f"{name}.onnx", metadata={}, single_file_mb=2000)
+            path = onnx_file.save(model, work / f"{name}.onnx", metadata={}, single_file_mb=2000)
             return path, judged.judge(open_guided(path, interface, threads=threads), name)
 
         causes = {
@@ -130,13 +130,13 @@ def main(folder: Path) -> None:
                 if count == 0:
                     profiles["int8"] = profile(path, work, threads, interface.image_shape)
                 row |= {"gap_error": rung.overall.relative_error, "gap_cosine": rung.overall.energy_cosine}
-            path = onnx_graph.save(
+            path = onnx_file.save(
                 sampler_graph.assemble(step, steps.timesteps, form="loop"),
                 work / f"sampler-{count}.onnx",
                 metadata={},
                 single_file_mb=2000,
             )
-            sampler = networks.cpu_sampler(path, interface, steps, threads=threads, small=True)
+            sampler = networks.cpu_sampler(path, interface, steps, threads=threads)
             for w in SCALES:
                 images = generate(
                     sampler,

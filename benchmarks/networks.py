@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
+from dashdeploy.artifact import GraphName
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.export.graph import graphs, onnx_graph, rewrite
+from dashdeploy.export import describe
+from dashdeploy.export.graph import graphs, onnx_file, rewrite
 from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.onnxruntime_model import HostSession
@@ -51,25 +53,31 @@ def paper(name: str) -> TorchDenoiser:
 
 
 def export(
-    denoiser: TorchDenoiser, name: str, path: Path, *, precision: str, opset: int, group_norm: rewrite.GroupNormForm
+    denoiser: TorchDenoiser,
+    name: GraphName,
+    path: Path,
+    *,
+    precision: rewrite.FloatPrecision,
+    opset: int,
+    group_norm: rewrite.GroupNormForm,
 ) -> Path:
     """One graph as an ONNX file, as the export stage makes it, without its checks."""
     rewritten = rewrite.for_export(denoiser, group_norm=group_norm, precision=precision)
-    return onnx_graph.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=1000)
+    return onnx_file.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=1000)
 
 
-def cpu_sampler(path: Path, interface: Interface, steps: Plan, *, threads: int, small: bool) -> GraphSampler:
-    """A sampler graph's file for these timesteps, run as an artifact's model runs it on CPUs."""
+def cpu_sampler(path: Path, interface: Interface, steps: Plan, *, threads: int, macs: int = 0) -> GraphSampler:
+    """A sampler graph's file for these timesteps, run as an artifact's model runs it on CPUs; macs 0: it is small."""
 
     def session(count: int) -> HostSession:
         return HostSession(OnnxSession(path, inputs=graphs.SAMPLER_INPUTS, threads=count), graphs.SAMPLER_INPUTS)
 
-    artifact = {"clip_sample": True, "sampler": {"timesteps": steps.timesteps, "output": "float32"}}
     return GraphSampler(
         Graphs(("sampler",), lambda _: session(threads)),
         interface,
-        artifact,
+        clip_sample=True,
+        timesteps=steps.timesteps,
+        host=describe.host(macs),
         narrow=Graphs(("sampler",), lambda _: session(1)),
         threads=threads,
-        small=small,
     )

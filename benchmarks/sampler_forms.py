@@ -23,7 +23,7 @@ from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import plan
-from dashdeploy.export.graph import onnx_graph, sampler_graph
+from dashdeploy.export.graph import onnx_file, sampler_graph
 from dashdeploy.export.graph.graphs import GRAPHS
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.graphs_model import GraphSampler
@@ -47,10 +47,12 @@ def main(folder: Path) -> None:
         for form in ("loop", "unrolled"):
             start = time.perf_counter()
             model = sampler_graph.assemble(step, steps.timesteps, form=form)
-            path = onnx_graph.save(model, Path(work) / f"{form}.onnx", metadata={}, single_file_mb=2000)
+            path = onnx_file.save(model, Path(work) / f"{form}.onnx", metadata={}, single_file_mb=2000)
             made = time.perf_counter() - start
             start = time.perf_counter()
-            samplers[form] = networks.cpu_sampler(path, interface, steps, threads=threads, small=True)
+            samplers[form] = networks.cpu_sampler(
+                path, interface, steps, threads=threads, macs=0
+            )  # as of any small network
             samplers[form](torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64), steps)
             forms[form] = {"bytes": path.stat().st_size, "make_s": made, "load_s": time.perf_counter() - start}
         alone = OnnxSession(source, inputs=GRAPHS["step"].inputs, threads=threads)

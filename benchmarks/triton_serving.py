@@ -25,8 +25,9 @@ from google.protobuf import text_format
 from tritonclient import grpc
 from tritonclient.grpc import model_config_pb2
 
-from dashdeploy import package, stages
+from dashdeploy import stages
 from dashdeploy.bench.measure.machine import machine
+from dashdeploy.packages import schema
 from dashdeploy.packages.stage import write_package
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,8 +135,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the model (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "triton.json")
     asked = parser.parse_args()
-    what = package.load("triton")
-    assert isinstance(what, package.Package)
+    what = schema.load("triton")
+    assert isinstance(what, schema.Package)
     stage = write_package(asked.run, what)
     (manifest,) = stage.folder.glob("model_repository/*/1/artifact")
     artifact = stages.read_manifest(manifest)["artifact"]

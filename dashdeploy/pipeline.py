@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dashdeploy import package, stages
+from dashdeploy import stages
 from dashdeploy.bench.bench import bench, check_measurable
+from dashdeploy.packages import schema
 from dashdeploy.packages.stage import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
@@ -38,7 +39,7 @@ def run_all(
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
     for name in recipe.export:
-        say(f"artifact  {summary(carry_out(run_folder, package.load(name), fresh=fresh))}")
+        say(f"artifact  {summary(carry_out(run_folder, schema.load(name), fresh=fresh))}")
     measured = bench(run_folder, recipe, base=base, fresh=fresh)
     say(f"report    {measured.folder / 'report.html'}")
     return measured
@@ -58,7 +59,7 @@ def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str
         f"{run_folder / 'student'}: {describe_student(recipe, teacher)}"
     )
     for name in recipe.export:
-        target = package.load(name)
+        target = schema.load(name)
         lines.append(f"export   {target.description} into {run_folder / place(target) / target.name}")
     quality, sizes = recipe.bench.quality, recipe.bench.latency.batch_sizes
     timed = f"latency at batch {', '.join(map(str, sizes))}; " if sizes else ""

@@ -27,7 +27,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe import keys
 from dashdeploy.recipe.schema import Recipe
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 SIDECAR = MANIFEST + ".sha256"
 VERSIONED = (

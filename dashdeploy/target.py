@@ -7,13 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from dashdeploy import locate
+from dashdeploy.artifact import TENSORRT, Backend, GraphName, Precision
 from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive, Text, Whole
 from dashdeploy.recipe.load import load_model
-
-Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
-GraphName = Literal["guided", "cond", "step", "sampler"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-TENSORRT = ("tensorrt", "tensorrt_rtx")
 
 
 class ParityLimits(Model):
@@ -28,14 +24,14 @@ class ParityLimits(Model):
     batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
         (1, 3, 31, 65), min_length=1, description="batch sizes that are checked"
     )
-    t_bins: Positive = Field(10, description="ranges of t that are checked, each alone")
+    t_bins: Positive = Field(10, description="ranges of t that are checked, each by itself")
 
 
 class GateLimits(Model):
     """The guidance gate: how much of the guidance a lower precision may cost, against the student in torch, float32.
 
     A guided prediction weighs the gap eps_cond − eps_uncond by w, so a graph whose outputs look right may
-    still have lost its guidance; the gap has limits of its own.
+    still have lost its guidance; so the gap has its limits too.
     """
 
     branch_error: Number = Field(0.02, gt=0, description="relative error of each branch in each range of t")
@@ -48,7 +44,7 @@ class GateLimits(Model):
         0.1, gt=0, description="step and sampler graphs: relative error of the final images, from the same noise"
     )
     num_draws: Whole = Field(256, ge=32, description="draws of (x_t, t, y) along the sampler's trajectories")
-    t_bins: Positive = Field(8, description="ranges of t that are judged, each alone")
+    t_bins: Positive = Field(8, description="ranges of t that are judged, each by itself")
 
 
 class SamplerGraph(Model):
@@ -62,7 +58,7 @@ class SamplerGraph(Model):
 
 
 class Calibration(Model):
-    """How int8 scales are found: on both branches along the sampler's trajectories, stratified over t."""
+    """How int8 scales are measured: on both branches along the sampler's trajectories, stratified over t."""
 
     quantizer: Literal["onnxruntime", "nncf"] = "onnxruntime"
     num_images: Whole = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")
@@ -160,6 +156,8 @@ class Target(Model):
             raise ValueError("engine.hardware_compatibility is tensorrt's; tensorrt_rtx has compute_capabilities")
         if self.calibration.quantizer == "nncf" and self.backend != "openvino":
             raise ValueError(f"calibration.quantizer nncf makes OpenVINO models; {self.backend} takes onnxruntime's")
+        if self.calibration.quantizer == "nncf" and "sampler" in self.graphs:
+            raise ValueError("calibration.quantizer nncf cannot quantize a sampler graph; leave sampler out of graphs")
         if self.precision == "bf16" and self.backend == "onnxruntime" and self.providers[0] == "CPUExecutionProvider":
             raise ValueError("ONNX Runtime's CPU provider does not run bf16; take fp16, or the backend openvino")
         return self

@@ -13,7 +13,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "dashdeploy"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
-GROUND = {"cuda", "recipe", "target", "package", "stages", "errors", "lazy", "locate", "seeds", "weights_file"}
+GROUND = {
+    *("recipe", "target", "artifact", "figures", "manifest"),
+    *("cuda", "stages", "errors", "lazy", "locate", "seeds", "weights_file"),
+}
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}
 APART = {"doctor"}  # looks at the machine, and knows nothing of the rest

@@ -8,7 +8,7 @@ import pytest
 
 from dashdeploy.errors import UserError
 from dashdeploy.locate import available
-from dashdeploy.package import load
+from dashdeploy.packages.schema import load
 from dashdeploy.target import Target, load_target
 
 VALID = "name: mine\ndescription: for a test\n"  # two lines
@@ -114,6 +114,10 @@ def test_an_unknown_target_lists_those_that_there_are() -> None:
         (
             "precision: int8\ncalibration: {quantizer: nncf}",
             "calibration.quantizer nncf makes OpenVINO models; onnxruntime takes onnxruntime's",
+        ),
+        (
+            "backend: openvino\nprecision: int8\ncalibration: {quantizer: nncf}\ngraphs: [guided, step, sampler]",
+            "calibration.quantizer nncf cannot quantize a sampler graph; leave sampler out of graphs",
         ),
         ("precision: bf16", "ONNX Runtime's CPU provider does not run bf16; take fp16, or the backend openvino"),
     ],

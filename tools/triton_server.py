@@ -70,13 +70,13 @@ class Server:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """This process's environment with the server's libraries and this Python's own, without our Python settings."""
+    """This process's environment without its Python settings, with the libraries of the server and of this Python."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OMP_"))}
     return {**kept, "LD_LIBRARY_PATH": f"{folder / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"}
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now."""
+    """Ports that nothing listens on."""
     sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
@@ -92,7 +92,7 @@ def serve(
 
     Args:
         arguments: more options for tritonserver.
-        need_ready: False: a server whose models did not load will do; then it runs all the same.
+        need_ready: False accepts a server whose models did not load.
 
     Raises:
         RuntimeError: it is not installed, it ended, or it was not ready in time; the end of its log is in the message.

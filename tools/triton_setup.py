@@ -1,8 +1,8 @@
 """Set up a real Triton server for the tests and benchmarks: python tools/triton_setup.py FOLDER
 
-FOLDER gets the tritonserver of the wheel nvidia-pytriton (with the python backend alone; that build has no onnxruntime
-or tensorrt backend) and the packages that the server's Python uses. Where no such wheel exists it says so and does
-nothing.
+FOLDER gets the tritonserver of the wheel nvidia-pytriton (with only the python backend; that build has no onnxruntime
+or tensorrt backend) and the packages that the server's Python uses. If this machine has no such wheel, the program says
+so and does nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def missing_wheel() -> str | None:
-    """Why there is no server for this machine and Python; None: there is one."""
+    """Why there is no server for this machine and Python; None if there is one."""
     libc, version = platform.libc_ver()
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"{WHEEL} has no wheel for {sys.platform} {platform.machine()}, only for Linux on x86_64"
@@ -50,10 +50,10 @@ def missing_wheel() -> str | None:
 
 
 def shared_python() -> bool:
-    """Is there a shared library of this Python's version: its own, or the system's?"""
+    """Whether there is a shared library of this Python's version: this Python's, or the system's."""
     name = f"libpython{VERSION}.so.1.0"
-    own = Path(sysconfig.get_config_var("LIBDIR") or "/") / name
-    return own.is_file() or ctypes.util.find_library(f"python{VERSION}") is not None
+    ours = Path(sysconfig.get_config_var("LIBDIR") or "/") / name
+    return ours.is_file() or ctypes.util.find_library(f"python{VERSION}") is not None
 
 
 def pip(*arguments: str) -> None:
@@ -63,7 +63,7 @@ def pip(*arguments: str) -> None:
 
 
 def pinned() -> list[str]:
-    """The shared packages' lines of constraints.txt."""
+    """The lines of constraints.txt with the shared packages."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     return [match[0] for name in SHARED if (match := re.search(rf"^{name}==\S+$", text, re.MULTILINE))]
 
@@ -72,11 +72,11 @@ def unpack(wheel: Path, folder: Path) -> None:
     """The server, its libraries, and the python backend for this Python's version.
 
     Raises:
-        SystemExit: the wheel is not the one that is known.
+        SystemExit: it is another wheel.
     """
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
-        raise SystemExit(f"{wheel.name}: SHA-256 {found}, expected {WHEEL_SHA256}. It is another wheel: not unpacked.")
+    actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if actual != WHEEL_SHA256:
+        raise SystemExit(f"{wheel.name}: SHA-256 {actual}, expected {WHEEL_SHA256}. It is another wheel: not unpacked.")
     stub = f"pytriton/tritonserver/python_backend_stubs/{VERSION}/triton_python_backend_stub"
     wanted = ("pytriton/tritonserver/bin/", "pytriton/tritonserver/backends/", "nvidia_pytriton.libs/", stub)
     with zipfile.ZipFile(wheel) as archive:

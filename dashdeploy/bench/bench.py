@@ -302,7 +302,7 @@ class Bench:
             overall, bins = gap.fidelity(
                 outputs[name], outputs["teacher"], probes, scale=scale, num_train_timesteps=self.steps, bins=config.bins
             )
-            rows.append({"model": name, "overall": overall.as_dict(), "bins": [b.as_dict() for b in bins]})
+            rows.append({"model": name, "overall": overall.model_dump(), "bins": [b.model_dump() for b in bins]})
         return {"guidance": guidance.label(scale), "num_pairs": config.num_pairs, "rows": rows}
 
     def grid(self) -> dict[str, Any]:

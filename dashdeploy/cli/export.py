@@ -32,14 +32,14 @@ def export(
     """
     import json
 
-    from dashdeploy import package, stages
-    from dashdeploy.export.export import check_targets
-    from dashdeploy.packages.stage import carry_out, summary
+    from dashdeploy import stages
+    from dashdeploy.packages import schema
+    from dashdeploy.packages.stage import carry_out, refuse_same_names, summary
 
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
     names = names or stages.read_stage(run_folder / "student").manifest["recipe"]["export"]
-    targets = [package.load(name) for name in dict.fromkeys(names)]
-    check_targets(targets)
+    targets = [schema.load(name) for name in dict.fromkeys(names)]
+    refuse_same_names(targets)
     written = [carry_out(run_folder, target, fresh=fresh) for target in targets]
     if as_json:
         print(json.dumps([{"artifact": str(stage.folder), **stage.figures} for stage in written], indent=2))

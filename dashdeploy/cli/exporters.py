@@ -1,28 +1,37 @@
-"""`dashdeploy exporters`: list, copy and check export targets, and print their JSON Schema."""
+"""`dashdeploy exporters`: list, copy and check export targets, and print their JSON Schema or the artifact's."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from dashdeploy.cli.recipes import files_app
+import typer
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from dashdeploy.cli.recipes import files_app, print_schema, schema_help
 
-
-def _schema() -> TypeAdapter:
-    from pydantic import TypeAdapter
-
-    from dashdeploy.package import Package
-    from dashdeploy.target import Target
-
-    return TypeAdapter(Target | Package)
+NOUN = "export target"
 
 
 def _check(name: str) -> None:
-    from dashdeploy.package import load
+    from dashdeploy.packages.schema import load
 
     load(name)
 
 
-app = files_app("exporters", noun="export target", schema_of=_schema, check=_check)
+app = files_app("exporters", noun=NOUN, check=_check, schema_of=None)
+
+
+@app.command("schema", help=schema_help(NOUN))
+def schema(
+    *,
+    of_artifact: Annotated[
+        bool,
+        typer.Option("--artifact", help="The schema of an artifact's manifest.json instead: what every runtime reads."),
+    ] = False,
+) -> None:
+    from pydantic import TypeAdapter
+
+    from dashdeploy.manifest import Manifest
+    from dashdeploy.packages.schema import Package
+    from dashdeploy.target import Target
+
+    print_schema(TypeAdapter(Manifest if of_artifact else Target | Package))

@@ -31,14 +31,15 @@ _Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is 
 
 
 def files_app(
-    kind: locate.Kind, *, noun: str, schema_of: Callable[[], TypeAdapter], check: Callable[[str], None]
+    kind: locate.Kind, *, noun: str, check: Callable[[str], None], schema_of: Callable[[], TypeAdapter] | None
 ) -> typer.Typer:
     """The commands `ls`, `cp`, `validate` and `schema` for one kind of YAML file.
 
     Args:
         noun: what help texts call one file, in the singular.
-        schema_of: returns the files' schema; called only when it is needed, because importing it takes time.
         check: reads and validates one file by its name or path; raises UserError.
+        schema_of: returns the files' schema; called only where it is needed, because importing it takes time. None:
+            the caller adds a `schema` command itself.
     """
     app = typer.Typer(no_args_is_help=True, help=f"List, copy and check {noun}s.")
 
@@ -54,17 +55,27 @@ def files_app(
     def validate(names: _Names) -> None:
         _validate(names, check)
 
-    schema_help = (
+    if schema_of is not None:
+
+        @app.command("schema", help=schema_help(noun))
+        def schema() -> None:
+            print_schema(schema_of())
+
+    return app
+
+
+def schema_help(noun: str) -> str:
+    """The help text of a `schema` command."""
+    return (
         f"Print the JSON Schema of {noun}s. Editors use it to check and complete them.\n\n"
         f"Save it and name it in a file's first line: # yaml-language-server: $schema={noun.split()[-1]}.schema.json"
     )
 
-    @app.command("schema", help=schema_help)
-    def schema() -> None:
-        dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-        print(json.dumps(dialect | schema_of().json_schema(), indent=2, ensure_ascii=False))
 
-    return app
+def print_schema(adapter: TypeAdapter) -> None:
+    """Print a type's JSON Schema."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    print(json.dumps(dialect | adapter.json_schema(), indent=2, ensure_ascii=False))
 
 
 def _list(kind: locate.Kind, *, as_json: bool) -> None:
@@ -166,4 +177,4 @@ def _check(name: str) -> None:
     (load_comparison if is_comparison(locate.find("recipes", name)) else load_recipe)(name)
 
 
-app = files_app("recipes", noun="recipe", schema_of=_schema, check=_check)
+app = files_app("recipes", noun="recipe", check=_check, schema_of=_schema)

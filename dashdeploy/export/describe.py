@@ -1,75 +1,118 @@
-"""What a runtime must know of an artifact: stored both in its graphs and in its manifest."""
+"""What the manifest says of an artifact, worked out once: student, sampling plan, host thresholds, graphs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from dashdeploy import stages
+from dashdeploy.artifact import Artifact, Graph, GraphName, Host, SamplingPlan, Student, WholeSampler, tensors
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
-from dashdeploy.export.graph import onnx_graph
-from dashdeploy.export.graph.graphs import GRAPHS, SAMPLER_INPUTS, SAMPLER_OUTPUT
-from dashdeploy.recipe.schema import Recipe
+from dashdeploy.export.graph import onnx_file
+from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.target import Target
 
-
-def describe(student: stages.Stage, recipe: Recipe, target: Target, interface: Interface) -> dict[str, Any]:
-    """What every graph of the artifact shares."""
-    classes = student.figures["classes"]
-    if len(classes) != interface.num_classes:
-        raise UserError(f"{student.folder}: {len(classes)} class names for {interface.num_classes} classes")
-    return {
-        "precision": target.precision,
-        "opset": target.opset,
-        "prediction_type": "epsilon",
-        "num_classes": interface.num_classes,
-        "null_class": interface.null_class,
-        "classes": classes,
-        "image_shape": list(interface.image_shape),
-        "parameters": student.figures["parameters"],
-        "num_train_timesteps": interface.schedule.num_train_timesteps,
-        "betas": interface.schedule.betas.tolist(),
-        "schedule_sha256": interface.schedule.sha256,
-        "clip_sample": recipe.sampling.clip_sample,
-        "sampling": recipe.sampling.model_dump(mode="json"),
-        "student_sha256": student.sha256,
-        "recipe_sha256": stages.digest(recipe.model_dump(mode="json")),
-    }
+SMALL_MACS = 100_000_000
+"""Multiply–adds of one guided step of one image, below which its operators are too short to share between threads."""
+COND_GAIN, COND_GAIN_FEW = 0.1, 0.3
+"""Measured on the digits student and on the paper's, on CPUs; see `artifact.Host`."""
 
 
-def solver(artifact: dict[str, Any]) -> str:
-    """Of the recipe that an artifact was made with; manifests from before there was a choice are DDIM's."""
-    found: str = artifact["sampling"].get("solver", "ddim")
-    return found
+def student(stage: stages.Stage, recipe: Recipe, target: Target, interface: Interface) -> Student:
+    """What every graph of the artifact says of the student, in its metadata too.
 
-
-def graph_entry(path: Path, name: str, *, image_shape: tuple[int, int, int], num_steps: int, output: str) -> dict:
-    """The manifest's entry of one graph: its files, and names, types and shapes of what goes in and comes out.
-
-    Args:
-        path: the ONNX file.
-        num_steps: of the sampler graph.
-        output: the sampler graph's type, float32 or uint8.
+    Raises:
+        UserError: the student's stage has another number of class names than classes.
     """
-    image = ["batch", *image_shape]
-    shapes: dict[str, tuple[str, list[Any]]] = {
-        **dict.fromkeys(("x", "noise"), ("float32", image)),
-        **dict.fromkeys(("t", "t_prev", "y"), ("int64", ["batch"])),
-        "w": ("float32", ["batch", num_steps] if name == "sampler" else ["batch"]),
-    }
-    inputs = SAMPLER_INPUTS if name == "sampler" else GRAPHS[name].inputs
-    made = SAMPLER_OUTPUT if name == "sampler" else GRAPHS[name].output
-    return {
-        "file": path.name,
-        "files": onnx_graph.files(path),
-        "onnx_sha256": stages.file_sha256(path),
-        "inputs": [{"name": n, "dtype": shapes[n][0], "shape": shapes[n][1]} for n in inputs],
-        "outputs": [{"name": made, "dtype": output if name == "sampler" else "float32", "shape": image}],
-    }
+    classes = stage.figures["classes"]
+    if len(classes) != interface.num_classes:
+        raise UserError(f"{stage.folder}: {len(classes)} class names for {interface.num_classes} classes")
+    return Student(
+        precision=target.precision,
+        prediction_type="epsilon",
+        image_shape=interface.image_shape,
+        num_classes=interface.num_classes,
+        null_class=interface.null_class,
+        classes=tuple(classes),
+        num_train_timesteps=interface.schedule.num_train_timesteps,
+        betas=tuple(interface.schedule.betas.tolist()),
+        schedule_sha256=interface.schedule.sha256,
+        parameters=stage.figures["parameters"],
+        student_sha256=stage.sha256,
+        recipe_sha256=stages.digest(recipe.model_dump(mode="json")),
+    )
+
+
+def artifact(
+    student: Student,
+    graphs: dict[GraphName, Graph],
+    sampling: Sampling,
+    target: Target,
+    *,
+    sampler: WholeSampler | None,
+    macs: int,
+) -> Artifact:
+    """The whole; `sampling` is the recipe's."""
+    return Artifact(
+        **student.model_dump(),
+        backend=target.backend,
+        opset=target.opset,
+        macs=macs,
+        providers=target.providers if target.backend == "onnxruntime" else (),
+        host=host(macs),
+        sampling=sampling_plan(sampling, student.num_train_timesteps),
+        sampler=sampler,
+        graphs=graphs,
+    )
+
+
+def host(macs: int) -> Host:
+    """The thresholds for a network of so many multiply–adds."""
+    return Host(small=macs < SMALL_MACS, cond_gain=COND_GAIN, cond_gain_few=COND_GAIN_FEW)
+
+
+def sampling_plan(sampling: Sampling, num_train_timesteps: int) -> SamplingPlan:
+    """The recipe's sampling with the recipe's number of steps."""
+    steps = plan(sampling, num_train_timesteps)
+    return SamplingPlan(
+        timesteps=steps.timesteps,
+        guidance_scales=steps.weights,
+        solver=sampling.solver,
+        timestep_spacing=sampling.timestep_spacing,
+        guidance=sampling.guidance,
+        clip_sample=sampling.clip_sample,
+    )
+
+
+def whole_sampler(sampling: Sampling, target: Target, num_train_timesteps: int) -> WholeSampler | None:
+    """The target's sampler graph; `sampling` has its number of steps. None: the target has none."""
+    if "sampler" not in target.graphs:
+        return None
+    steps = plan(sampling, num_train_timesteps)
+    return WholeSampler(
+        timesteps=steps.timesteps,
+        guidance_scales=steps.weights,
+        form=target.sampler.form,
+        output=target.sampler.output,
+    )
+
+
+def graph(
+    path: Path, name: GraphName, *, image_shape: tuple[int, int, int], sampler: WholeSampler | None = None
+) -> Graph:
+    """The entry of one graph as it was exported, without an engine; `path` is its ONNX file."""
+    inputs, outputs = tensors(name, image_shape=image_shape, sampler=sampler)
+    return Graph(
+        file=path.name,
+        files=tuple(onnx_file.files(path)),
+        onnx_sha256=stages.file_sha256(path),
+        inputs=inputs,
+        outputs=outputs,
+    )
 
 
 @torch.no_grad()

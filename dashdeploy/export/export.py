@@ -1,43 +1,35 @@
-"""The export stage: carry out a deployment target and leave an artifact folder that has passed its checks."""
+"""The export stage: trace, quantize, build, verify; an artifact is written only if it passes its target's limits."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import onnx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dashdeploy import stages
+from dashdeploy import manifest, stages
+from dashdeploy.artifact import Artifact, Graph, GraphName, Student, WholeSampler
 from dashdeploy.diffusion.denoiser import TorchDenoiser
-from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.export import describe
-from dashdeploy.export.checks import gate
-from dashdeploy.export.checks.verify import Verification, verify
-from dashdeploy.export.graph import graphs, onnx_graph, rewrite, sampler_graph
-from dashdeploy.export.int8.int8 import Int8, gate_of
+from dashdeploy.export.backends import BACKENDS, Backend
+from dashdeploy.export.checks import gate as guidance_gate
+from dashdeploy.export.checks.verify import verify
+from dashdeploy.export.graph import graphs, onnx_file, rewrite, sampler_graph
+from dashdeploy.export.int8 import decide
+from dashdeploy.export.int8 import quantize as by_onnxruntime
+from dashdeploy.figures import Checks
 from dashdeploy.lazy import resolve
-from dashdeploy.package import Package
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
 from dashdeploy.teachers import formats, networks
 
-BACKENDS: dict[str, str] = {
-    "onnxruntime": "dashdeploy.export.backends.onnxruntime:Backend",
-    "openvino": "dashdeploy.export.backends.openvino:Backend",
-    "tensorrt": "dashdeploy.export.backends.tensorrt:Backend",
-    "tensorrt_rtx": "dashdeploy.export.backends.tensorrt:Backend",
-}
-"""Backend name -> ``(target, cache folder) -> object`` with `ready()` and `build(...)`, see backend_onnxruntime."""
-
 
 def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.Stage:
-    """Export run_folder/student for `target` into run_folder/artifacts/<target>, or return what is there already.
+    """Export run_folder/student for `target` into run_folder/artifacts/<target>, or return the current one.
 
     Raises:
         UserError: no student, a backend that is missing here, a failed export or build, or figures past the target's
@@ -45,195 +37,229 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.S
     """
     student = stages.read_stage(run_folder / "student")
     recipe = Recipe.model_validate(student.manifest["recipe"])
-    if recipe.data.gives_latents and "sampler" in target.graphs:
-        raise UserError(
-            f"target {target.name}: its sampler graph ends in images within [-1, 1], and {run_folder} was trained on "
-            "latents. Take a target file with graphs: [guided, cond, step]."
-        )
+    refuse(target, recipe, run_folder)
     folder = run_folder / ARTIFACTS / target.name
+    backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
-    if recipe.sampling.solver != "ddim":  # artifacts from before there was a choice stay current
-        inputs["solver"] = recipe.sampling.solver
-    backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
     done = None if fresh else stages.current(folder, key)
     if done is not None:
         return done
     backend.ready()
-    folder.parent.mkdir(exist_ok=True)
     denoiser = formats.load(student.folder, role="student")
+    refuse_network(target, denoiser, run_folder)
+    described = describe.student(student, recipe, target, denoiser.interface)
+    folder.parent.mkdir(exist_ok=True)
+    with (
+        stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
+        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
+        _progress() as progress,
+    ):
+        artifact, checks = make(
+            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(work), progress=progress
+        )
+        draft.artifact.update(artifact.model_dump(mode="json"))
+        draft.figures.update(checks.model_dump(mode="json"))
+    return stages.read_stage(folder)
+
+
+def make(
+    denoiser: TorchDenoiser,
+    described: Student,
+    recipe: Recipe,
+    target: Target,
+    backend: Backend,
+    *,
+    folder: Path,
+    work: Path,
+    progress: Progress,
+) -> tuple[Artifact, Checks]:
+    """The artifact's files in `folder`, with what the manifest says of them and what was measured; `work` is scratch.
+
+    Raises:
+        UserError: a graph that cannot be exported or built, or a figure past the target's limits.
+    """
+    steps = target.sampler.num_inference_steps or recipe.sampling.num_inference_steps
+    sampling = recipe.sampling.model_copy(update={"num_inference_steps": steps})
+    sampler = describe.whole_sampler(sampling, target, described.num_train_timesteps)
+    gate = None
+    if target.precision != "fp32":
+        gate = guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed)
+    traced, float_graph = trace(denoiser, recipe, target, work=work, progress=progress)
+    models, int8 = quantize(traced, denoiser, recipe, target, gate, work=work, progress=progress)
+    saved = save(models, described, sampler, target, folder)
+    built = backend.build(folder, saved, int8=int8, progress=progress)
+    macs = describe.macs(denoiser)
+    artifact = describe.artifact(described, built, recipe.sampling, target, sampler=sampler, macs=macs)
+    checks = verify(
+        folder,
+        artifact,
+        denoiser,
+        target,
+        sampling,
+        seed=recipe.seed,
+        gate=gate,
+        float_graph=float_graph,
+        progress=progress,
+    )
+    return artifact, checks.model_copy(update={"int8": None if int8 is None else int8.figures()})
+
+
+def refuse(target: Target, recipe: Recipe, run_folder: Path) -> None:
+    """What cannot be exported, told before anything is loaded.
+
+    Raises:
+        UserError: a sampler graph for latents, or int8 at an opset that its quantizer does not write.
+    """
+    if recipe.data.gives_latents and "sampler" in target.graphs:
+        raise UserError(
+            f"target {target.name}: its sampler graph ends in images within [-1, 1], and {run_folder} was trained on "
+            "latents. Take a target file with graphs: [guided, cond, step]."
+        )
+    if target.precision == "int8" and target.opset > by_onnxruntime.MAX_OPSET:
+        raise UserError(
+            f"{target.name}: int8 by onnxruntime needs opset ≤ {by_onnxruntime.MAX_OPSET}, got {target.opset}: its "
+            "optimizer makes invalid QuantizeLinear nodes of newer ones"
+        )
+
+
+def refuse_network(target: Target, denoiser: TorchDenoiser, run_folder: Path) -> None:
+    """What cannot be exported of this network.
+
+    Raises:
+        UserError: int8 of a DiT.
+    """
     if target.precision == "int8" and isinstance(denoiser.unet, networks.CLASSES[networks.DIT]):
         raise UserError(
             f"target {target.name}: int8 is of convolutions, and of {run_folder}'s DiT only the patches are one. "
             "Take a target with precision fp16 or bf16."
         )
-    with (
-        stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
-        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        ) as progress,
-    ):
-        job = Export(student, recipe, target, denoiser, Path(work), draft.folder, progress)
-        paths = job.onnx_graphs()
-        draft.artifact.update(job.described)
-        draft.artifact["graphs"] = {name: job.entry(name, path) for name, path in paths.items()}
-        backend.build(draft, int8=job.int8, progress=progress)
-        draft.figures.update(job.verify(draft.artifact).as_dict())
-        if job.int8 is not None:
-            draft.figures["int8"] = job.int8.as_dict()
-        names = {name for entry in draft.artifact["graphs"].values() for name in entry["files"]}
-        draft.figures["bytes"] = sum((draft.folder / name).stat().st_size for name in names)
-    return stages.read_stage(folder)
 
 
-class Export:
-    """One export under way."""
+def trace(
+    denoiser: TorchDenoiser, recipe: Recipe, target: Target, *, work: Path, progress: Progress
+) -> tuple[dict[GraphName, Path], Path | None]:
+    """ONNX files of every graph that the target has or that its sampler graph is made from, before quantization.
 
-    def __init__(
-        self,
-        student: stages.Stage,
-        recipe: Recipe,
-        target: Target,
-        denoiser: TorchDenoiser,
-        work: Path,
-        folder: Path,
-        progress: Progress,
-    ) -> None:
-        self.student, self.recipe, self.target, self.denoiser = student, recipe, target, denoiser
-        self.work, self.folder, self.progress = work, folder, progress
-        steps = target.sampler.num_inference_steps or recipe.sampling.num_inference_steps
-        self.sampling = recipe.sampling.model_copy(update={"num_inference_steps": steps})
-        self.plan = plan(self.sampling, denoiser.interface.schedule.num_train_timesteps)
-        self.described = {
-            **describe.describe(student, recipe, target, denoiser.interface),
-            "backend": target.backend,
-            "macs": describe.macs(denoiser),
-        }
-        if "sampler" in target.graphs:
-            self.described["sampler"] = {
-                "timesteps": list(self.plan.timesteps),
-                "form": target.sampler.form,
-                "output": target.sampler.output,
-            }
-        self.int8: Int8 | None = None
+    Returns:
+        The files by graph, and the guided graph in float32 that a lower precision is compared with; None for fp32.
+    """
 
-    def onnx_graphs(self) -> dict[str, Path]:
-        """Every graph of the target as an ONNX file in the artifact's folder, in the order of the target."""
-        precision = "fp32" if self.target.precision == "int8" else self.target.precision
-        rewritten = rewrite.for_export(self.denoiser, group_norm=self.target.group_norm, precision=precision)
-        if self.target.precision == "int8":
-            sampling, seed = self.recipe.sampling, self.recipe.seed
-            self.int8 = Int8(self.denoiser, sampling, self.target, self.work, self.gate, seed=seed)
-        traced = [name for name in graphs.GRAPHS if name in self.target.graphs or self._is_source(name)]
-        task = self.progress.add_task(f"{self.target.name}: graphs", total=len(traced))
-        models = {}
-        for name in traced:
-            models[name] = self._one(name, rewritten)
-            self.progress.advance(task)
-        if "sampler" in self.target.graphs:
-            options = self.target.sampler
-            models["sampler"] = sampler_graph.assemble(
-                models["step"], self.plan.timesteps, form=options.form, output=options.output
-            )
-        return {name: self._save(name, models[name]) for name in self.target.graphs}
+    def rewritten(precision: rewrite.FloatPrecision) -> TorchDenoiser:
+        return rewrite.for_export(denoiser, group_norm=target.group_norm, precision=precision)
 
-    def _is_source(self, name: str) -> bool:
-        """Whether this graph is needed to make the sampler's."""
-        return name == "step" and "sampler" in self.target.graphs
-
-    def _one(self, name: str, rewritten: TorchDenoiser) -> Any:
-        path = self._trace(name, rewritten, self.work / f"{name}.onnx")
-        if self.int8 is not None and not self.int8.by_nncf:
-            return self.int8.quantized(name, path, progress=self.progress)
-        return onnx_graph.load(path)
-
-    def _save(self, name: str, model: Any) -> Path:
-        if not (self.int8 is not None and self.int8.by_nncf):  # NNCF quantizes after this
-            onnx_graph.require_precision(model, self.target.precision, graph=name)
-        shared = {k: v for k, v in self.described.items() if k != "sampler"}
-        path = self.folder / f"{name}.onnx"
-        return onnx_graph.save(
-            model, path, metadata={"graph": name, **shared}, single_file_mb=self.target.single_file_mb
-        )
-
-    def entry(self, name: str, path: Path) -> dict[str, Any]:
-        """The manifest's entry of a graph."""
-        return describe.graph_entry(
-            path,
-            name,
-            image_shape=self.denoiser.interface.image_shape,
-            num_steps=len(self.plan.timesteps),
-            output=self.target.sampler.output,
-        )
-
-    def verify(self, artifact: dict[str, Any]) -> Verification:
-        """All checks of the finished artifact."""
-        return verify(
-            self.folder,
-            artifact,
-            self.denoiser,
-            self.target,
-            self.sampling,
-            plan=self.plan,
-            seed=self.recipe.seed,
-            ladder=None if self.target.precision == "fp32" else self.gate,
-            float_graph=self._float_graph(),
-            progress=self.progress,
-        )
-
-    def _float_graph(self) -> Path | None:
-        """The guided graph in float32, which a lower precision is compared with."""
-        if self.target.precision == "fp32":
-            return None
-        if self.target.precision == "int8":
-            return self.work / "guided.onnx"
-        plain = rewrite.for_export(self.denoiser, group_norm=self.target.group_norm, precision="fp32")
-        return self._trace("guided", plain, self.work / "float-guided.onnx")
-
-    def _trace(self, name: str, rewritten: TorchDenoiser, path: Path) -> Path:
-        return onnx_graph.export_graph(
-            rewritten,
+    def one(network: TorchDenoiser, name: GraphName, path: Path) -> Path:
+        return onnx_file.export_graph(
+            network,
             name,
             path,
-            clip_sample=self.recipe.sampling.clip_sample,
-            opset=self.target.opset,
-            single_file_mb=self.target.single_file_mb,
+            clip_sample=recipe.sampling.clip_sample,
+            opset=target.opset,
+            single_file_mb=target.single_file_mb,
         )
 
-    @cached_property
-    def gate(self) -> gate.Gate:
-        """The student's guidance gate; int8's search and the finished artifact are judged by the same one."""
-        return gate_of(self.denoiser, self.sampling, self.target, seed=self.recipe.seed)
+    wanted = [n for n in graphs.GRAPHS if n in target.graphs or (n == "step" and "sampler" in target.graphs)]
+    task = progress.add_task(f"{target.name}: graphs", total=len(wanted))
+    network = rewritten("fp32" if target.precision == "int8" else target.precision)
+    traced: dict[GraphName, Path] = {}
+    for name in wanted:
+        traced[name] = one(network, name, work / f"{name}.onnx")
+        progress.advance(task)
+    if target.precision == "fp32":
+        return traced, None
+    if target.precision == "int8":
+        return traced, traced["guided"]
+    return traced, one(rewritten("fp32"), "guided", work / "float-guided.onnx")
+
+
+def quantize(
+    traced: dict[GraphName, Path],
+    denoiser: TorchDenoiser,
+    recipe: Recipe,
+    target: Target,
+    gate: guidance_gate.Gate | None,
+    *,
+    work: Path,
+    progress: Progress,
+) -> tuple[dict[GraphName, onnx.ModelProto], decide.Int8 | None]:
+    """The graphs in memory, in int8 where the target says so, and how; NNCF quantizes later, in its backend."""
+    if target.precision != "int8" or gate is None:
+        return {name: onnx_file.load(path) for name, path in traced.items()}, None
+    by_nncf = target.calibration.quantizer == "nncf"
+    draws = decide.draw(denoiser, recipe.sampling, target, seed=recipe.seed)
+    calibrated = {
+        name: by_onnxruntime.calibrate(path, work, draws.reader(name), method=target.calibration.method)
+        for name, path in traced.items()
+        if name == "guided" or not by_nncf
+    }
+    int8 = decide.decide(
+        draws,
+        traced["guided"],
+        calibrated["guided"],
+        target,
+        denoiser.interface,
+        gate,
+        work=work,
+        progress=progress,
+    )
+    if by_nncf:
+        return {name: onnx_file.load(path) for name, path in traced.items()}, int8
+    models = {}
+    for name, ranges in calibrated.items():
+        layers = [layer for layer in ranges.layers if layer not in int8.float_layers]
+        models[name] = by_onnxruntime.quantize(ranges, layers=layers, symmetric=int8.symmetric)
+    return models, int8
+
+
+def save(
+    models: dict[GraphName, onnx.ModelProto],
+    student: Student,
+    sampler: WholeSampler | None,
+    target: Target,
+    folder: Path,
+) -> dict[GraphName, Graph]:
+    """Write the target's graphs into the artifact's folder, in the target's order; the sampler is made from the step.
+
+    Raises:
+        UserError: a graph does not compute in the target's precision.
+    """
+    if sampler is not None:
+        whole = sampler_graph.assemble(models["step"], sampler.timesteps, form=sampler.form, output=sampler.output)
+        models = {**models, "sampler": whole}
+    saved: dict[GraphName, Graph] = {}
+    for name in target.graphs:
+        if target.calibration.quantizer != "nncf":  # which quantizes after this
+            onnx_file.require_precision(models[name], target.precision, graph=name)
+        metadata = {"graph": name, **student.model_dump(mode="json")}
+        path = folder / f"{name}.onnx"
+        onnx_file.save(models[name], path, metadata=metadata, single_file_mb=target.single_file_mb)
+        saved[name] = describe.graph(path, name, image_shape=student.image_shape, sampler=sampler)
+    return saved
 
 
 def summary(stage: stages.Stage) -> str:
     """One line of what an export measured."""
-    found = stage.figures
-    parts = [f"{found['bytes'] / 1e6:.2f} MB"]
-    if "parity" in found:
-        parts.append(f"parity with torch {found['parity']['worst']['relative_error']:.1e}")
-    if "gate" in found:
-        overall = found["gate"]["rungs"][-1]["overall"]
-        parts.append(f"guidance gate: gap error {overall['relative_error']:.4f}, cosine {overall['energy_cosine']:.4f}")
-    parts += [found["verified"]] if found.get("verified") else []
-    artifact = stage.manifest["artifact"]
-    solver, of_ddim = describe.solver(artifact), [g for g in ("step", "sampler") if g in artifact["graphs"]]
-    if solver != "ddim" and of_ddim:
-        parts.append(f"{solver} loops over guided on the host: {' and '.join(of_ddim)} hold DDIM's update")
-    return f"{stage.folder}  {', '.join(parts)}"
+    contents = manifest.read(stage)
+    checks, artifact = contents.figures, contents.artifact
+    parts = [f"{checks.file_bytes / 1e6:.2f} MB"]
+    if checks.parity is not None:
+        parts.append(f"parity with torch {checks.parity.worst.relative_error:.1e}")
+    if checks.gate is not None:
+        overall = checks.gate.rungs[-1].overall
+        parts.append(f"guidance gate: gap error {overall.relative_error:.4f}, cosine {overall.energy_cosine:.4f}")
+    if checks.verified:
+        parts.append(checks.verified)
+    return f"{stage.folder}  {', '.join([*parts, *_not_used(artifact)])}"
 
 
-def check_targets(targets: Sequence[Target | Package]) -> None:
-    """Refuse two targets of one name: the second would replace the first.
+def _not_used(artifact: Artifact) -> list[str]:
+    solver, of_ddim = artifact.sampling.solver, [name for name in ("step", "sampler") if name in artifact.graphs]
+    if solver == "ddim" or not of_ddim:
+        return []
+    return [f"{solver} loops over guided on the host: {' and '.join(of_ddim)} hold DDIM's update"]
 
-    Raises:
-        UserError: it gives the name.
-    """
-    names = [target.name for target in targets]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"--to: two targets are called {', '.join(twice)}; an artifact's folder is its target's name")
+
+def _progress() -> Progress:
+    """A bar on stderr that leaves nothing behind."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -18,6 +17,7 @@ from dashdeploy.data.images import LabelledImages, to_float
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.figures import GapRow
 from dashdeploy.recipe.schema import Guidance
 
 
@@ -28,32 +28,6 @@ class Probes:
     x_t: torch.Tensor
     t: torch.Tensor
     y: torch.Tensor
-
-
-@dataclass(frozen=True)
-class GapRow:
-    """Guidance fidelity over one range of t. Ratios are of sums over the range, not means of ratios.
-
-    rho: E‖Δ_S‖/E‖Δ_T‖. relative_error: √(E‖Δ_S−Δ_T‖²/E‖Δ_T‖²). energy_cosine: E⟨Δ_S,Δ_T⟩/√(E‖Δ_S‖²·E‖Δ_T‖²).
-    mean_cosine: E[cos(Δ_S,Δ_T)]. slope: E⟨Δ_S,Δ_T⟩/E‖Δ_T‖². mse: E‖Δ_S−Δ_T‖² a pixel.
-    guided_error: √(E‖eps_w,S − eps_w,T‖²/E‖eps_w,T‖²). uncond_error, cond_error: the same of each branch.
-    """
-
-    t_low: int
-    t_high: int
-    num: int
-    rho: float
-    relative_error: float
-    energy_cosine: float
-    mean_cosine: float
-    slope: float
-    mse: float
-    guided_error: float
-    uncond_error: float
-    cond_error: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def draw_probes(data: LabelledImages, schedule: NoiseSchedule, *, num: int, seed: int) -> Probes:

@@ -1,1 +1,34 @@
-"""The packages stage: an artifact with all that a C++ program or a Triton server needs."""
+"""The packages stage: an artifact with all that a C++ program or a Triton server needs, and what each kind must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from dashdeploy.manifest import Manifest
+    from dashdeploy.packages.schema import Package
+
+
+class Writer(Protocol):
+    """One kind of package. `folder` is the artifact's, and `manifest` is its manifest."""
+
+    def __init__(self, package: Package, templates: Path) -> None:
+        """templates: the folder of exporters/ that its sources and text templates are in."""
+
+    def check(self, folder: Path, manifest: Manifest) -> None:
+        """Refuse an artifact that this package cannot carry.
+
+        Raises:
+            UserError: it says which artifacts fit.
+        """
+
+    def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
+        """Write its files, the artifact's among them, into the empty `destination`; returns the stage's figures."""
+
+
+PACKAGES: dict[str, str] = {
+    "cpp": "dashdeploy.packages.cpp:CppWriter",
+    "triton": "dashdeploy.packages.triton:TritonWriter",
+}
+"""Kind of package -> its `Writer`."""

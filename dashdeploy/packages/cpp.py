@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import stages
-from dashdeploy.errors import UserError
-from dashdeploy.package import Package
-from dashdeploy.packages.template import fill
-from dashdeploy.recipe.schema import Recipe
+from dashdeploy.artifact import Backend
+from dashdeploy.manifest import Manifest
+from dashdeploy.packages import Writer
+from dashdeploy.packages.schema import Package
+from dashdeploy.packages.template import render
 
 ARTIFACT = "artifact"
-SDKS = {
+SDKS: dict[Backend, str] = {
     "openvino": "OpenVINO's C++ runtime: its archive or its apt package, then `-DOpenVINO_DIR=…/runtime/cmake`",
     "onnxruntime": "a release archive of ONNX Runtime, then `-DONNXRUNTIME_ROOT=…`",
     "tensorrt": "the SDK of the TensorRT that built the engines, and the CUDA toolkit, then `-DTENSORRT_ROOT=…`",
@@ -23,35 +23,27 @@ SDKS = {
 """What has to be on the machine that builds, by the artifact's backend."""
 
 
-class Writer:
-    """See `packages.Writer`."""
+class CppWriter(Writer):
+    """Copies the sources and the artifact, whole: its manifest vouches for every file."""
 
     def __init__(self, package: Package, templates: Path) -> None:
-        self.package, self.templates = package, templates
+        self.templates = templates
 
-    def check(self, artifact: stages.Stage) -> None:
-        """Refuse a backend that the runtime has not.
+    def check(self, folder: Path, manifest: Manifest) -> None:
+        pass  # the library has every backend
 
-        Raises:
-            UserError: it lists those that it has.
-        """
-        backend = artifact.manifest["artifact"]["backend"]
-        if backend not in SDKS:
-            raise UserError(f"{artifact.folder}: the C++ runtime has no backend {backend}; it has {', '.join(SDKS)}")
-
-    def write(self, folder: Path, artifact: stages.Stage, recipe: Recipe) -> dict[str, Any]:
-        """Copy the sources and the artifact, whole: its manifest vouches for every file."""
-        shutil.copytree(self.templates, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "README.md"))
-        shutil.copytree(artifact.folder, folder / ARTIFACT)
-        described = artifact.manifest["artifact"]
+    def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
+        ignored = shutil.ignore_patterns("build", "README.md")
+        shutil.copytree(self.templates, destination, dirs_exist_ok=True, ignore=ignored)
+        shutil.copytree(folder, destination / ARTIFACT)
+        artifact = manifest.artifact
         values = {
-            "recipe": recipe.name,
-            "target": artifact.folder.name,
-            "backend": described["backend"],
-            "precision": described["precision"],
-            "sdk": SDKS[described["backend"]],
-            "labels": f"0-{min(10, described['num_classes']) - 1}",
+            "recipe": manifest.recipe["name"],
+            "target": manifest.stage,
+            "backend": artifact.backend,
+            "precision": artifact.precision,
+            "sdk": SDKS[artifact.backend],
+            "labels": f"0-{min(10, artifact.num_classes) - 1}",
         }
-        text = (self.templates / "README.md").read_text(encoding="utf-8")
-        (folder / "README.md").write_text(fill(text, values), encoding="utf-8")
-        return {"backend": described["backend"]}
+        (destination / "README.md").write_text(render(self.templates, "README.md", values), encoding="utf-8")
+        return {"backend": artifact.backend}

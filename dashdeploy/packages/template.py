@@ -1,16 +1,25 @@
-"""Text templates of packages: {{name}} stands for a value."""
+"""The text files of packages: Jinja2 templates of exporters/<kind>/, in which every name must have a value."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+import jinja2
 
 
-def fill(template: str, values: dict[str, str]) -> str:
-    """The template with every placeholder replaced.
+def render(templates: Path, name: str, values: Mapping[str, Any]) -> str:
+    """A template of a folder, filled; it may include others of the same folder.
 
     Raises:
-        KeyError: a placeholder without a value.
+        jinja2.UndefinedError: it uses a name that has no value.
     """
-    return PLACEHOLDER.sub(lambda match: values[match[1]], template)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        autoescape=False,  # these are Markdown, YAML and Python
+    )
+    return environment.get_template(name).render(values)

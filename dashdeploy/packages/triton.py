@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dashdeploy import stages
-from dashdeploy.diffusion import guidance, noise, sampling
+from dashdeploy.artifact import Artifact, Backend, GraphName, Schedule
+from dashdeploy.diffusion import guidance, noise
 from dashdeploy.errors import UserError
-from dashdeploy.package import Package, Triton
-from dashdeploy.packages import triton_config
-from dashdeploy.packages.template import fill
-from dashdeploy.recipe.schema import Recipe
-from dashdeploy.runtime.graphs_model import loaded
+from dashdeploy.manifest import Manifest
+from dashdeploy.packages import Writer, triton_config
+from dashdeploy.packages.schema import Package, Triton
+from dashdeploy.packages.template import render
 
-NEEDS = {
+NEEDS: dict[str, tuple[Backend, GraphName, str]] = {
     "python": ("onnxruntime", "step", "onnx-cpu, onnx-cpu-int8 or onnx-cuda-fp16"),
     "onnxruntime_onnx": ("onnxruntime", "sampler", "onnx-cpu"),
     "tensorrt_plan": ("tensorrt", "sampler", "tensorrt-sampler"),
@@ -26,125 +26,109 @@ MODULES = ("model.py", "sampler.py")
 """What the python backend runs, beside noise.py."""
 
 
-class Writer:
+class TritonWriter(Writer):
     """Writes the repository, its client, a README and a Kubernetes example."""
 
     def __init__(self, package: Package, templates: Path) -> None:
         assert isinstance(package.package, Triton)
-        self.package, self.what, self.templates = package, package.package, templates
+        self.package, self.settings, self.templates = package, package.package, templates
 
-    def check(self, artifact: stages.Stage) -> None:
+    def check(self, folder: Path, manifest: Manifest) -> None:
         """Refuse an artifact that this backend of Triton cannot run.
 
         Raises:
             UserError: another runtime's artifact, no such graph, or batches that its engine does not take.
         """
-        backend, graph, fitting = NEEDS[self.what.backend]
-        described = artifact.manifest["artifact"]
-        start = f"{artifact.folder}: Triton's backend {self.what.backend} "
-        if described["backend"] != backend:
+        backend, name, fitting = NEEDS[self.settings.backend]
+        artifact = manifest.artifact
+        start = f"{folder}: Triton's backend {self.settings.backend} "
+        if artifact.backend != backend:
             raise UserError(
-                f"{start}runs artifacts for {backend}, and this one is for {described['backend']}. In "
+                f"{start}runs artifacts for {backend}, and this one is for {artifact.backend}. In "
                 f"{self.package.name}, set artifact to {fitting}, or backend to another."
             )
-        if graph not in described["graphs"]:
+        if name not in artifact.graphs:
             raise UserError(
-                f"{start}runs the {graph} graph, and this artifact has {', '.join(described['graphs'])}. "
-                f"Add {graph} to the target's graphs, or take {fitting}."
+                f"{start}runs the {name} graph, and this artifact has {', '.join(artifact.graphs)}. "
+                f"Add {name} to the target's graphs, or take {fitting}."
             )
-        profiles = described["graphs"][graph].get("engine", {}).get("profiles")
-        if not profiles:
+        engine = artifact.graphs[name].engine
+        if engine is None:
             return
-        profile = profiles[triton_config.widest(profiles)]
-        if self.what.max_batch_size > profile["max"]:
+        profile = engine.profiles[triton_config.widest(engine.profiles)]
+        if self.settings.max_batch_size > profile.max:
             raise UserError(
-                f"{start}would put up to {self.what.max_batch_size} images into a batch, and the engine takes at most "
-                f"{profile['max']}. Lower max_batch_size in {self.package.name}, or raise max in the target's profile."
+                f"{start}would put up to {self.settings.max_batch_size} images into a batch, and the engine takes at "
+                f"most {profile.max}. Lower max_batch_size in {self.package.name}, or raise max in the target's "
+                "profile."
             )
-        if profile["min"] > 1:
+        if profile.min > 1:
             raise UserError(
-                f"{start}must run single requests too, and the engine's profile begins at {profile['min']} images. "
+                f"{start}must run single requests too, and the engine's profile begins at {profile.min} images. "
                 "Set min to 1 in the target's profile."
             )
 
-    def write(self, folder: Path, artifact: stages.Stage, recipe: Recipe) -> dict[str, Any]:
+    def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
         """README.md, client.py, kubernetes/ and model_repository/<model>; returns the model's name and backend."""
-        described = artifact.manifest["artifact"]
-        name = self.what.model_name or re.sub(r"[^A-Za-z0-9_-]", "-", recipe.name)
-        steps, scales = schedule(described, recipe)
-        message = triton_config.config(self.what, described, name=name, timesteps=steps, guidance=scales)
+        artifact, recipe_name = manifest.artifact, manifest.recipe["name"]
+        name = self.settings.model_name or re.sub(r"[^A-Za-z0-9_-]", "-", recipe_name)
+        steps = schedule(artifact, self.settings)
+        message = triton_config.config(self.settings, artifact, steps, name=name)
         config = triton_config.text(message)
-        model = folder / "model_repository" / name
-        version = model / "1"
-        version.mkdir(parents=True)
         triton_config.check(config, source=f"{name}/config.pbtxt")
+        model = destination / "model_repository" / name
+        (model / "1").mkdir(parents=True)
         (model / "config.pbtxt").write_text(config, encoding="utf-8")
-        (model / "labels.txt").write_text("".join(f"{c}\n" for c in described["classes"]), encoding="utf-8")
-        self._copy_model(version, artifact)
-        shutil.copyfile(noise.__file__, folder / Path(noise.__file__).name)
-        values = self._values(name, message, described, scales, recipe)
+        (model / "labels.txt").write_text("".join(f"{c}\n" for c in artifact.classes), encoding="utf-8")
+        self._copy_model(model / "1", folder, manifest)
+        shutil.copyfile(noise.__file__, destination / Path(noise.__file__).name)
+        values = self._values(name, message, artifact, steps)
         for place, template in (
             ("README.md", "README.md"),
             ("client.py", "client.py"),
             ("kubernetes/inferenceservice.yaml", "inferenceservice.yaml"),
-            ("kubernetes/Dockerfile", f"Dockerfile.{self.what.backend}"),
+            ("kubernetes/Dockerfile", f"Dockerfile.{self.settings.backend}"),
         ):
-            (folder / place).parent.mkdir(exist_ok=True)
-            text = (self.templates / template).read_text(encoding="utf-8")
-            (folder / place).write_text(fill(text, values), encoding="utf-8")
-        return {"model": name, "backend": self.what.backend, "num_inference_steps": len(steps)}
+            (destination / place).parent.mkdir(exist_ok=True)
+            (destination / place).write_text(render(self.templates, template, values), encoding="utf-8")
+        return {"model": name, "backend": self.settings.backend, "num_inference_steps": len(steps.timesteps)}
 
-    def _copy_model(self, version: Path, artifact: stages.Stage) -> None:
+    def _copy_model(self, version: Path, folder: Path, manifest: Manifest) -> None:
         """What Triton loads. Files that a graph names (its weights) keep their names."""
-        if self.what.backend == "python":
+        if self.settings.backend == "python":
             for source in (*(self.templates / module for module in MODULES), Path(noise.__file__)):
                 shutil.copyfile(source, version / source.name)
-            for name in (*artifact.manifest["files"], stages.MANIFEST, stages.SIDECAR):
-                (version / "artifact" / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(artifact.folder / name, version / "artifact" / name)
+            (version / "artifact").mkdir()
+            for name in (*manifest.files, stages.MANIFEST, stages.SIDECAR):
+                shutil.copyfile(folder / name, version / "artifact" / name)
             return
-        entry = artifact.manifest["artifact"]["graphs"]["sampler"]
-        _, file = triton_config.ENGINES[self.what.backend]
-        for name in loaded(entry):
-            shutil.copyfile(artifact.folder / name, version / (file if name == entry["file"] else name))
+        graph = manifest.artifact.graphs["sampler"]
+        _, file = triton_config.ENGINES[self.settings.backend]
+        for name in graph.loaded:
+            shutil.copyfile(folder / name, version / (file if name == graph.file else name))
 
-    def _values(
-        self, name: str, message: dict[str, Any], described: dict[str, Any], scales: list[float], recipe: Recipe
-    ) -> dict[str, str]:
-        """What the templates' placeholders stand for."""
+    def _values(self, name: str, message: triton_config.Message, artifact: Artifact, steps: Schedule) -> dict[str, Any]:
+        """What the templates' names stand for."""
         on_gpu = message["instance_group"][0]["kind"] == "KIND_GPU"
-        rows = [
-            f"| `{t['name']}` | {t['data_type'].removeprefix('TYPE_')} | {t['dims']} | "
-            f"{'optional' if t.get('optional') else 'required'} |"
-            for t in message["input"]
-        ]
-        made = message["output"][0]
-        notes = (self.templates / f"notes.{self.what.backend}.md").read_text(encoding="utf-8").rstrip("\n")
-        values = {
+        return {
             "model": name,
             # A resource's name in Kubernetes has small letters, digits and hyphens.
             "service": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
-            "classes": str(len(described["classes"])),
-            "last_label": str(len(described["classes"]) - 1),
-            "steps": str(len(scales)),
-            "guidance": guidance.label(recipe.sampling.guidance),
-            "inputs": "\n".join(rows),
-            "output": f"`{made['name']}` {made['data_type'].removeprefix('TYPE_')} {made['dims']}",
-            "max_batch_size": str(self.what.max_batch_size),
-            "max_queue_delay_us": str(self.what.max_queue_delay_us),
-            "scale_target": str(2 * self.what.max_batch_size),
-            "max_replicas": str(self.what.max_replicas),
-            "gpu": '\n          nvidia.com/gpu: "1"' if on_gpu else "",
+            "backend": self.settings.backend,
+            "num_classes": artifact.num_classes,
+            "num_steps": len(steps.timesteps),
+            "guidance": guidance.label(artifact.sampling.guidance),
+            "inputs": message["input"],
+            "output": message["output"][0],
+            "settings": self.settings,
+            "on_gpu": on_gpu,
             "onnxruntime": "onnxruntime-gpu" if on_gpu else "onnxruntime",
             "onnxruntime_version": stages.versions().get("onnxruntime", "1.20.0"),
         }
-        return {**values, "notes": fill(notes, values)}
 
 
-def schedule(described: dict[str, Any], recipe: Recipe) -> tuple[list[int], list[float]]:
-    """Timesteps of the sampler graph, or of the recipe where there is none; and the recipe's w at each of them."""
-    total = described["num_train_timesteps"]
-    steps = (described.get("sampler") or {}).get("timesteps")
-    if steps is None:
-        steps = sampling.plan(recipe.sampling, total).timesteps
-    return list(steps), [guidance.weight(recipe.sampling.guidance, t, total) for t in steps]
+def schedule(artifact: Artifact, settings: Triton) -> Schedule:
+    """The steps of the graph that Triton runs: of the sampler graph, or of model.py's loop over the step graph."""
+    if settings.backend == "python" or artifact.sampler is None:
+        return artifact.sampling
+    return artifact.sampler

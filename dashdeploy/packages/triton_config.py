@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
+from dashdeploy.artifact import Artifact, BatchRange, Schedule, TensorSpec
 from dashdeploy.errors import UserError
-from dashdeploy.package import Triton
+from dashdeploy.packages.schema import Triton
 
 Message = dict[str, Any]
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
@@ -19,88 +20,88 @@ class Symbol(str):
     """A value of an enumeration: written without quotes."""
 
 
-def config(
-    what: Triton, artifact: Mapping[str, Any], *, name: str, timesteps: list[int], guidance: list[float]
-) -> Message:
+def config(settings: Triton, artifact: Artifact, steps: Schedule, *, name: str) -> Message:
     """The ModelConfig of a package.
 
     Args:
-        artifact: the manifest's part of that name.
-        timesteps: of the sampler, descending.
-        guidance: w at each of them where a request says none.
+        steps: of the sampler, with w at each of them where a request says none.
+        name: the model's.
     """
-    graph = artifact["graphs"].get("sampler")
-    if what.backend == "python":
+    if settings.backend == "python":
         head: Message = {"name": name, "backend": "python"}
-        inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", artifact["image_shape"])]
+        inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", artifact.image_shape)]
     else:
-        backend, file = ENGINES[what.backend]
-        head = {"name": name, "platform": what.backend, "backend": backend, "default_model_filename": file}
-        inputs, outputs = ([_entry(e) for e in graph[k]] for k in ("inputs", "outputs"))
+        backend, file = ENGINES[settings.backend]
+        head = {"name": name, "platform": settings.backend, "backend": backend, "default_model_filename": file}
+        graph = artifact.graphs["sampler"]
+        inputs, outputs = ([_entry(spec) for spec in specs] for specs in (graph.inputs, graph.outputs))
     return {
         **head,
-        "max_batch_size": what.max_batch_size,
+        "max_batch_size": settings.max_batch_size,
         "input": inputs,
         "output": outputs,
         "version_policy": {"latest": {"num_versions": 1}},
-        "instance_group": [instance_group(what, artifact)],
+        "instance_group": [instance_group(settings, artifact)],
         "dynamic_batching": {
-            "max_queue_delay_microseconds": what.max_queue_delay_us,
-            **({"default_queue_policy": {"max_queue_size": what.max_queue_size}} if what.max_queue_size else {}),
+            "max_queue_delay_microseconds": settings.max_queue_delay_us,
+            **_queue(settings),
         },
-        "parameters": _parameters(what, artifact, timesteps, guidance),
+        "parameters": _parameters(settings, artifact, steps),
         "model_warmup": [
-            _warm_up(title, size, inputs) for title, size in (("one image", 1), ("full batch", what.max_batch_size))
+            _warm_up(title, size, inputs) for title, size in (("one image", 1), ("full batch", settings.max_batch_size))
         ],
     }
 
 
-def python_inputs(artifact: Mapping[str, Any]) -> list[Message]:
+def _queue(settings: Triton) -> Message:
+    return {"default_queue_policy": {"max_queue_size": settings.max_queue_size}} if settings.max_queue_size else {}
+
+
+def python_inputs(artifact: Artifact) -> list[Message]:
     """Inputs of model.py, of one image. `allow_ragged_batch`: one guidance and a schedule may share a batch."""
     return [
         _tensor("label", "int64", [1]),
         {**_tensor("guidance", "float32", [-1]), "allow_ragged_batch": True, "optional": True},
         {"name": "seed", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
         {"name": "index", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
-        {**_tensor("noise", "float32", artifact["image_shape"]), "optional": True},
+        {**_tensor("noise", "float32", artifact.image_shape), "optional": True},
     ]
 
 
-def instance_group(what: Triton, artifact: Mapping[str, Any]) -> Message:
+def instance_group(settings: Triton, artifact: Artifact) -> Message:
     """Copies of the model, on CPUs where its artifact runs on CPUs, else on each GPU."""
-    on_cpu = artifact.get("providers", [""])[0] == "CPUExecutionProvider"
-    group: Message = {"count": what.instances, "kind": Symbol("KIND_CPU" if on_cpu else "KIND_GPU")}
-    if what.backend == "tensorrt_plan":
-        group["profile"] = [str(widest(artifact["graphs"]["sampler"]["engine"]["profiles"]))]
+    on_cpu = artifact.providers[:1] == ("CPUExecutionProvider",)
+    group: Message = {"count": settings.instances, "kind": Symbol("KIND_CPU" if on_cpu else "KIND_GPU")}
+    engine = artifact.graphs["sampler"].engine if settings.backend == "tensorrt_plan" else None
+    if engine is not None:
+        group["profile"] = [str(widest(engine.profiles))]
     return group
 
 
-def widest(profiles: list[dict[str, int]]) -> int:
+def widest(profiles: Sequence[BatchRange]) -> int:
     """Number of the optimization profile that takes the largest batch."""
-    return max(range(len(profiles)), key=lambda i: profiles[i]["max"])
+    return max(range(len(profiles)), key=lambda i: profiles[i].max)
 
 
-def _tensor(name: str, dtype: str, dims: list[int]) -> Message:
+def _tensor(name: str, dtype: str, dims: Sequence[int]) -> Message:
     return {"name": name, "data_type": Symbol(TYPES[dtype]), "dims": list(dims)}
 
 
-def _entry(entry: Mapping[str, Any]) -> Message:
+def _entry(spec: TensorSpec) -> Message:
     """A graph's input or output without its batch dimension; a request needs one dimension where the graph has none."""
-    dims = entry["shape"][1:]
-    if dims:
-        return _tensor(entry["name"], entry["dtype"], dims)
-    return {**_tensor(entry["name"], entry["dtype"], [1]), "reshape": {"shape": []}}
+    if spec.sides:
+        return _tensor(spec.name, spec.dtype, spec.sides)
+    return {**_tensor(spec.name, spec.dtype, [1]), "reshape": {"shape": []}}
 
 
-def _parameters(what: Triton, artifact: Mapping[str, Any], timesteps: list[int], guidance: list[float]) -> Message:
-    """What clients read (classes, timesteps, guidance) and the backend (threads)."""
+def _parameters(settings: Triton, artifact: Artifact, steps: Schedule) -> Message:
+    """What clients read (classes, guidance) and the backend (threads)."""
     values = {
-        "classes": json.dumps(list(artifact["classes"])),
-        "timesteps": json.dumps(timesteps),
-        "guidance": json.dumps(guidance),
+        "classes": json.dumps(artifact.classes),
+        "guidance": json.dumps(steps.guidance_scales),
     }
-    if what.threads is not None:
-        values["intra_op_thread_count" if what.backend == "onnxruntime_onnx" else "threads"] = str(what.threads)
+    if settings.threads is not None:
+        values["intra_op_thread_count" if settings.backend == "onnxruntime_onnx" else "threads"] = str(settings.threads)
     return {key: {"string_value": value} for key, value in values.items()}
 
 
@@ -141,7 +142,7 @@ def _scalar(value: Any) -> str:
 
 
 def check(written: str, *, source: str) -> None:
-    """Parse a config with Triton's own protobuf, where tritonclient is installed.
+    """Parse a config with Triton's protobuf, where tritonclient is installed.
 
     Raises:
         UserError: it is not one.

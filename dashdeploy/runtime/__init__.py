@@ -9,25 +9,24 @@ if TYPE_CHECKING:
     from dashdeploy.runtime.model import Model
 
 RUNTIMES: dict[str, str] = {
-    "torch": "dashdeploy.runtime.torch_model:open_model",
     "onnxruntime": "dashdeploy.runtime.onnxruntime_model:open_model",
     "openvino": "dashdeploy.runtime.openvino_model:open_model",
     "tensorrt": "dashdeploy.runtime.tensorrt_model:open_model",
     "tensorrt_rtx": "dashdeploy.runtime.tensorrt_model:open_model",
 }
-"""Backend name -> ``(folder, manifest, how: Opening) -> Model``."""
+"""Backend of an artifact -> its ``Open``; see `runtime.model`."""
 
 
 def open(
     path: str | Path, *, threads: int | None = None, provider: str | None = None, device: str | None = None
 ) -> Model:
-    """Open an artifact, a run, a student, a teacher or an .onnx file by its manifest alone; a context manager.
+    """Open an artifact, a run, a student, a teacher or an .onnx file by what its manifest says; a context manager.
 
     ``with dashdeploy.runtime.open("runs/digits/artifacts/onnx-cpu") as model: model.sample(noise, y, plan)``
 
     Args:
         threads: CPU threads of the runtime; None: all that this process may use.
-        provider: an ONNX Runtime provider in place of the artifact's own, as in ``CUDAExecutionProvider``.
+        provider: an ONNX Runtime provider in place of the artifact's, as in ``CUDAExecutionProvider``.
         device: as torch names it, ``cpu``, ``cuda`` or ``cuda:1``; None: what the artifact was made for.
 
     Raises:

@@ -7,24 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from dashdeploy import stages
+from dashdeploy.artifact import Artifact, Graph, Host, Student
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, ddim_step
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError
 from dashdeploy.runtime.model import Model, SamplerGraph
-
-SMALL_MACS = 100_000_000
-"""Multiply-adds of one guided step of one image, below which its operators are too short to share between threads."""
-COND_GAIN = 0.1
-"""Share of a sampler's work that steps without guidance must save before the host loop replaces the sampler graph."""
-COND_GAIN_FEW = 0.3
-"""The same where a call of a small network for a few images is so short that the host's part of it counts."""
 
 
 class Session(Protocol):
@@ -109,35 +101,37 @@ class GraphSampler:
     with a cond graph it costs half, which the sampler graph cannot do: a plan with enough such steps goes step by step.
 
     Args:
+        clip_sample: what the step and sampler graphs do to the predicted x_0.
+        timesteps: of the sampler graph; () without one.
+        host: when a batch is cut, and when the loop replaces the sampler graph.
         narrow: the same graphs on one thread each. With them a batch is cut over `threads`, and each part runs all of
             its steps on one thread: images are independent, and the operators of a network are shared between
             threads at each of a hundred places. None: `graphs` run every batch.
-        small: a batch of fewer images than threads also runs on one thread; what it has to do is too short to share.
     """
 
     def __init__(
         self,
         graphs: Graphs,
         interface: Interface,
-        artifact: dict[str, Any],
         *,
+        clip_sample: bool,
+        timesteps: tuple[int, ...],
+        host: Host,
         narrow: Graphs | None = None,
         threads: int = 1,
-        small: bool = False,
     ) -> None:
         self.graphs, self.narrow, self.interface = graphs, narrow, interface
-        self.threads, self.small = threads, small
-        self.timesteps = tuple((artifact.get("sampler") or {}).get("timesteps", ()))
-        self.clip_sample = artifact.get("clip_sample")
+        self.threads, self.host = threads, host
+        self.timesteps, self.clip_sample = timesteps, clip_sample
         self._pool: ThreadPoolExecutor | None = None
 
     def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
         """The graph that this plan runs on; batch_size None: a large one."""
         saved = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
-        few = self.small and batch_size is not None and batch_size < self.threads
+        few = self.host.small and batch_size is not None and batch_size < self.threads
         same = plan.solver == "ddim" and plan.clip_sample == self.clip_sample
         fits = "sampler" in self.graphs and same and plan.timesteps == self.timesteps
-        if fits and saved < (COND_GAIN_FEW if few else COND_GAIN):
+        if fits and saved < (self.host.cond_gain_few if few else self.host.cond_gain):
             return "sampler"
         return "step" if "step" in self.graphs and same else "guided"
 
@@ -145,7 +139,7 @@ class GraphSampler:
         self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         graph = self.graph_for(plan, len(y))
-        if self.narrow is None or (len(y) < self.threads and not self.small):
+        if self.narrow is None or (len(y) < self.threads and not self.host.small):
             return self._draw(graph, self.graphs, noise, y, plan, on_step)
         if self.threads == 1 or len(y) < self.threads:
             return self._draw(graph, self.narrow, noise, y, plan, on_step)
@@ -221,42 +215,47 @@ def step_by_step(
 
 def open_graphs(
     folder: Path,
-    manifest: dict[str, Any],
-    open_graph: Callable[[dict[str, Any], str], Session],
+    artifact: Artifact,
+    open_graph: Callable[[Graph], Session],
     *,
     title: str,
+    sha256: str,
     device: str = "cpu",
-    open_narrow: Callable[[dict[str, Any], str], Session] | None = None,
+    open_narrow: Callable[[Graph], Session] | None = None,
     threads: int | None = None,
 ) -> Model:
-    """A Model of an artifact folder whose manifest has been checked against its files.
+    """A Model of an artifact's folder whose files have been checked against their hashes.
 
     Args:
-        open_graph: (the manifest's entry of a graph, its name) -> Session.
         title: the runtime as tables name it.
-        open_narrow: the same for one thread, which `threads` threads may call at once, see `GraphSampler`. None: the
+        sha256: the artifact's identity.
+        open_narrow: a session on one thread, which `threads` threads may call at once, see `GraphSampler`. None: the
             sampler does not cut batches.
         threads: of the host that a batch may be cut over; None: all that this process may use.
     """
-    artifact = manifest["artifact"]
-    entries: dict[str, dict[str, Any]] = artifact["graphs"]
-    graphs = Graphs(tuple(entries), lambda name: open_graph(entries[name], name))
-    shape = interface(artifact, folder)
-    narrow = None
-    if open_narrow is not None:
-        narrow = Graphs(tuple(entries), lambda name: open_narrow(entries[name], name))
-    small = artifact.get("macs", SMALL_MACS) < SMALL_MACS
-    sampler = GraphSampler(graphs, shape, artifact, narrow=narrow, threads=host_threads(threads), small=small)
-    graphs["guided"]  # what is wrong with it shows now, not at the first prediction
-    precision = artifact["precision"]
+    entries: dict[str, Graph] = dict(artifact.graphs.items())
+    graphs = Graphs(tuple(entries), lambda name: open_graph(entries[name]))
+    narrow = None if open_narrow is None else Graphs(tuple(entries), lambda name: open_narrow(entries[name]))
+    shape = interface(artifact)
+    sampler = GraphSampler(
+        graphs,
+        shape,
+        clip_sample=artifact.sampling.clip_sample,
+        timesteps=artifact.sampler.timesteps if artifact.sampler is not None else (),
+        host=artifact.host,
+        narrow=narrow,
+        threads=host_threads(threads),
+    )
+    graphs["guided"]  # a graph that does not open is refused now, not at the first prediction
+    precision = artifact.precision
     return Model(
         label=f"student ({title}{'' if precision == 'fp32' else f', {precision}'})",
-        runtime=artifact["backend"],
+        runtime=artifact.backend,
         denoiser=GraphDenoiser(graphs, shape),
-        parameters=artifact["parameters"],
-        file_bytes=sum((folder / name).stat().st_size for name in loaded(entries["guided"])),
-        sha256=stages.digest(manifest["files"]),
-        classes=tuple(artifact["classes"]),
+        parameters=artifact.parameters,
+        file_bytes=sum((folder / name).stat().st_size for name in entries["guided"].loaded),
+        sha256=sha256,
+        classes=artifact.classes,
         device=device,
         precision=precision,
         sampler=sampler,
@@ -269,22 +268,7 @@ def host_threads(asked: int | None) -> int:
     return asked or len(os.sched_getaffinity(0))
 
 
-def loaded(entry: dict[str, Any]) -> list[str]:
-    """The files that a graph's session reads: an engine without the ONNX file that it was built from."""
-    return [entry["file"]] if "engine" in entry else list(entry["files"])
-
-
-def interface(described: dict[str, Any], source: Path) -> Interface:
-    """The Interface that an export describes.
-
-    Raises:
-        UserError: a part is missing or of a wrong type.
-    """
-    try:
-        return Interface(
-            num_classes=described["num_classes"],
-            image_shape=tuple(described["image_shape"]),
-            schedule=NoiseSchedule(np.asarray(described["betas"], np.float64)),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{source}: not exported by dashdeploy (metadata {error}). Export it again.") from error
+def interface(student: Student) -> Interface:
+    """The Interface that an export describes."""
+    schedule = NoiseSchedule(np.asarray(student.betas, np.float64))
+    return Interface(num_classes=student.num_classes, image_shape=student.image_shape, schedule=schedule)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
 
 import torch
 
+from dashdeploy.artifact import Artifact
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
 
@@ -37,6 +39,17 @@ class Opening:
     threads: int | None = None
     provider: str | None = None
     device: str | None = None
+
+
+class Open(Protocol):
+    """Opens the artifact of one backend; its files have been checked against their hashes."""
+
+    def __call__(self, folder: Path, artifact: Artifact, how: Opening, /, *, sha256: str) -> Model:
+        """Open the graphs in `folder`; `sha256` is the artifact's identity.
+
+        Raises:
+            UserError: what it needs is not on this machine, or `how` asks for what it cannot do.
+        """
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions over an exported graph, in numpy alone: what an application embeds."""
+"""ONNX Runtime sessions over an exported graph, with numpy arrays: an application may embed this file."""
 
 from __future__ import annotations
 

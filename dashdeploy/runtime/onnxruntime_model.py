@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from dashdeploy.artifact import Artifact, Graph, Student
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
+from dashdeploy.manifest import problem
 from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
@@ -39,23 +41,22 @@ class DeviceSession:
     The output's batch is that of the first input. ONNX Runtime's stream is waited for on torch's side.
     """
 
-    def __init__(self, session: OnnxSession, entry: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, session: OnnxSession, graph: Graph, device: torch.device) -> None:
         self.session, self.device = session, device
-        self.inputs = [tensor["name"] for tensor in entry["inputs"]]
-        self.output = entry["outputs"][0]
+        self.inputs = [tensor.name for tensor in graph.inputs]
+        (self.output,) = graph.outputs
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         binding = self.session.session.io_binding()
         index = self.device.index or 0
         held = [tensor.to(self.device).contiguous() for tensor in inputs]
-        out = torch.empty(
-            (len(inputs[0]), *self.output["shape"][1:]), dtype=getattr(torch, self.output["dtype"]), device=self.device
-        )
+        dtype = getattr(torch, self.output.dtype)
+        out = torch.empty((len(inputs[0]), *self.output.sides), dtype=dtype, device=self.device)
         torch.cuda.current_stream(self.device).synchronize()
         for name, tensor in zip(self.inputs, held, strict=True):
             kind = str(tensor.dtype).removeprefix("torch.")
             binding.bind_input(name, "cuda", index, kind, tuple(tensor.shape), tensor.data_ptr())
-        name, kind = self.output["name"], self.output["dtype"]
+        name, kind = self.output.name, self.output.dtype
         binding.bind_output(name, "cuda", index, kind, tuple(out.shape), out.data_ptr())
         self.session.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
@@ -66,44 +67,43 @@ class DeviceSession:
         self.session.close()
 
 
-def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
-    """Open an exported folder; its manifest has been checked against its files.
+def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -> Model:
+    """Open an exported folder; see `runtime.model.Open`.
 
     Raises:
         UserError: a provider or device that is not here, or that do not go together.
     """
-    artifact = manifest["artifact"]
-    providers = tuple([how.provider] if how.provider else artifact.get("providers") or CPU)
+    providers = (how.provider,) if how.provider else artifact.providers
     device = torch.device(how.device or ("cuda" if providers[0] in CUDA_PROVIDERS else "cpu"))
     if (device.type == "cuda") != (providers[0] in CUDA_PROVIDERS):
         raise UserError(f"{folder}: {providers[0]} does not run on {device}. Give a provider and a device that fit.")
 
-    def session(entry: dict[str, Any], threads: int | None) -> Session:
-        path, inputs = folder / entry["file"], tuple(tensor["name"] for tensor in entry["inputs"])
+    def session(graph: Graph, threads: int | None) -> Session:
+        path, inputs = folder / graph.file, tuple(tensor.name for tensor in graph.inputs)
         opened = OnnxSession(path, inputs=inputs, threads=threads, providers=providers, device_id=device.index or 0)
-        return HostSession(opened, inputs) if device.type == "cpu" else DeviceSession(opened, entry, device)
+        return HostSession(opened, inputs) if device.type == "cpu" else DeviceSession(opened, graph, device)
 
     title = "ONNX Runtime" if providers == CPU else f"ONNX Runtime {providers[0].removesuffix('ExecutionProvider')}"
     return open_graphs(
         folder,
-        manifest,
-        lambda entry, name: session(entry, how.threads),
+        artifact,
+        lambda graph: session(graph, how.threads),
         title=title,
+        sha256=sha256,
         device=str(device),
-        open_narrow=(lambda entry, name: session(entry, 1)) if providers == CPU else None,
+        open_narrow=(lambda graph: session(graph, 1)) if providers == CPU else None,
         threads=how.threads,
     )
 
 
 def open_guided(path: Path, interface: Interface, *, threads: int | None = None) -> GraphDenoiser:
-    """A guided graph's file alone as a Denoiser on the CPU; close it."""
+    """A guided graph's file, without a manifest, as a Denoiser on the CPU; close it."""
     session = OnnxSession(path, threads=threads)
-    denoiser = GraphDenoiser(Graphs(("guided",), lambda name: HostSession(session, GUIDED)), interface)
-    return denoiser
+    return GraphDenoiser(Graphs(("guided",), lambda name: HostSession(session, GUIDED)), interface)
 
 
 def open_file(path: Path, *, threads: int | None) -> Model:
-    """Open a guided graph's .onnx file alone on the CPU, by the metadata inside of it.
+    """Open a guided graph's .onnx file, without a manifest, on the CPU, by the metadata inside.
 
     Raises:
         UserError: missing, truncated, another graph, or without this package's metadata.
@@ -112,21 +112,22 @@ def open_file(path: Path, *, threads: int | None) -> Model:
         raise UserError(f"{path}: no such file")
     session = OnnxSession(path, threads=threads)
     try:
-        found = {k.removeprefix("dashdeploy."): json.loads(v) for k, v in session.metadata.items()}
-        classes, parameters = tuple(found["classes"]), found["parameters"]
-    except (KeyError, ValueError, TypeError) as error:
+        metadata = {key.removeprefix("dashdeploy."): json.loads(text) for key, text in session.metadata.items()}
+        student = Student.model_validate(metadata)
+    except ValueError as error:  # a ValidationError is one
         session.close()
-        raise UserError(f"{path}: not exported by dashdeploy (metadata {error}). Export it again.") from error
+        what = problem(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{path}: not exported by dashdeploy (metadata: {what}). Export it again.") from error
     graphs = Graphs(("guided",), lambda name: HostSession(session, GUIDED))
     data = path.with_name(path.name + ".data")
     return Model(
         label="student (ONNX Runtime)",
         runtime="onnxruntime",
-        denoiser=GraphDenoiser(graphs, interface(found, path)),
-        parameters=parameters,
+        denoiser=GraphDenoiser(graphs, interface(student)),
+        parameters=student.parameters,
         file_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
         sha256=file_sha256(path),
-        classes=classes,
-        precision=found.get("precision", "fp32"),
+        classes=student.classes,
+        precision=student.precision,
         resources=[session],
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dashdeploy import stages
+from dashdeploy import manifest, stages
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.runtime import RUNTIMES
-from dashdeploy.runtime.model import Model, Opening
+from dashdeploy.runtime.model import Model, Open, Opening
 
 ARTIFACTS = "artifacts"
 
@@ -27,21 +27,25 @@ def open_path(
     path = Path(path)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
-            raise UserError(f"{path}: an .onnx file alone runs on the CPU; open its folder for a provider or device.")
+            raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
         if (path.parent / stages.MANIFEST).is_file():
             stages.read_stage(path.parent)
         from dashdeploy.runtime.onnxruntime_model import open_file
 
         return open_file(path, threads=threads)
     folder = find_model(path)
-    manifest = stages.read_stage(folder).manifest if (folder / stages.MANIFEST).is_file() else {}
-    artifact = manifest.get("artifact", {})
-    backend = artifact.get("backend", "torch")
-    opener = resolve("runtime", RUNTIMES, backend)
+    stage = stages.read_stage(folder) if (folder / stages.MANIFEST).is_file() else None
+    artifact = manifest.read(stage).artifact if stage is not None and "artifact" in stage.manifest else None
+    backend = artifact.backend if artifact is not None else "torch"
     if provider is not None and backend != "onnxruntime":
         raise UserError(f"{folder}: a provider is ONNX Runtime's, and this is a model for {backend}.")
-    model: Model = opener(folder, manifest, Opening(threads, provider, device))
-    return model
+    how = Opening(threads, provider, device)
+    if stage is None or artifact is None:
+        from dashdeploy.runtime import torch_model
+
+        return torch_model.open_model(folder, stage, how)
+    opener: Open = resolve("runtime", RUNTIMES, backend)
+    return opener(folder, artifact, how, sha256=stage.sha256)
 
 
 def find_model(path: Path) -> Path:

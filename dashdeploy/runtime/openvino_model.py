@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dashdeploy.artifact import Artifact, Graph
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
@@ -83,26 +84,27 @@ def of_guided(model: Any, interface: Interface) -> GraphDenoiser:
     return GraphDenoiser(Graphs(("guided",), open_graph), interface)
 
 
-def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
-    """Open an exported folder; its manifest has been checked against its files.
+def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -> Model:
+    """Open an exported folder; see `runtime.model.Open`.
 
     Raises:
         UserError: another device than the CPU was asked for.
     """
     if how.device not in (None, "cpu"):
         raise UserError(f"{folder}: OpenVINO artifacts run on the CPU here, not on {how.device}.")
-    hint = {"bf16": "bf16", "fp16": "f16"}.get(manifest["artifact"]["precision"], "f32")
+    hint = {"bf16": "bf16", "fp16": "f16"}.get(artifact.precision, "f32")
 
-    def session(entry: dict[str, Any], streams: int | None) -> Session:
-        names = tuple(tensor["name"] for tensor in entry["inputs"])
-        path = folder / entry["file"]
+    def session(graph: Graph, streams: int | None) -> Session:
+        names = tuple(tensor.name for tensor in graph.inputs)
+        path = folder / graph.file
         return OpenVinoSession(path, inputs=names, threads=how.threads, precision_hint=hint, streams=streams)
 
     return open_graphs(
         folder,
-        manifest,
-        lambda entry, name: session(entry, None),
+        artifact,
+        lambda graph: session(graph, None),
         title="OpenVINO",
-        open_narrow=lambda entry, name: session(entry, host_threads(how.threads)),
+        sha256=sha256,
+        open_narrow=lambda graph: session(graph, host_threads(how.threads)),
         threads=how.threads,
     )

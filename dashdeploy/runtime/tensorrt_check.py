@@ -1,21 +1,21 @@
-"""Whether an engine fits this machine, told from the manifest alone, before any of its code is loaded."""
+"""Whether an engine fits this machine, told from its manifest, before any of its code is loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from dashdeploy.artifact import EngineRecord
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.tensorrt_library import EXTRAS, TITLES, Here
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx-cu{cuda}"}
 
 
-def check(engine: dict[str, Any], here: Here, *, source: Path | str = "engine") -> list[str]:
-    """Compare what an engine was built with to what is here.
+def check(engine: EngineRecord, here: Here, *, source: Path | str = "engine") -> list[str]:
+    """Compare what an engine was built with to this machine.
 
     Args:
-        engine: what `engine_build.build` returned for it.
+        engine: its entry in the manifest.
         here: `tensorrt_library.facts` of the device that it is to run on.
         source: the file, for messages.
 
@@ -26,10 +26,10 @@ def check(engine: dict[str, Any], here: Here, *, source: Path | str = "engine") 
         UserError: everything that does not fit, in one line, with what to do.
     """
     title = TITLES[here.flavour]
-    if engine["flavour"] != here.flavour:
+    if engine.flavour != here.flavour:
         raise UserError(
-            f"{source}: built by {TITLES[engine['flavour']]}, and {title} cannot run it. "
-            f"Open it as {engine['flavour']}, or export it again for {here.flavour}."
+            f"{source}: built by {TITLES[engine.flavour]}, and {title} cannot run it. "
+            f"Open it as {engine.flavour}, or export it again for {here.flavour}."
         )
     if here.version is None:
         raise UserError(
@@ -40,26 +40,26 @@ def check(engine: dict[str, Any], here: Here, *, source: Path | str = "engine") 
     problems = [*_version(engine, here), *_cuda(engine, here), *_capability(engine, here)]
     if problems:
         raise UserError(f"{source}: " + "; ".join(problems) + ".")
-    name = engine.get("device_name")
+    name = engine.device_name
     if here.flavour == "tensorrt" and name and name != here.device_name:
         return [f"{source}: tuned on {name}, and this is {here.device_name}; built here it may be faster"]
     return []
 
 
-def _version(engine: dict[str, Any], here: Here) -> list[str]:
-    built, found = str(engine["tensorrt"]), str(here.version)
-    if built == found:
+def _version(engine: EngineRecord, here: Here) -> list[str]:
+    built, installed = engine.tensorrt, str(here.version)
+    if built == installed:
         return []
-    if engine.get("flags", {}).get("version_compatible"):
-        later = _numbers(found)[:1] == _numbers(built)[:1] and _numbers(found) >= _numbers(built)
+    if engine.flags.version_compatible:
+        later = _numbers(installed)[:1] == _numbers(built)[:1] and _numbers(installed) >= _numbers(built)
         if later:
             return []
         reach = f"this version or a later {_numbers(built)[0]}.x"
     else:
         reach = "just this version"
-    package = PACKAGES[here.flavour].format(cuda=engine.get("cuda") or 13)
+    package = PACKAGES[here.flavour].format(cuda=engine.cuda or 13)
     return [
-        f"built with {TITLES[here.flavour]} {built}, which {reach} runs, and {found} is installed: "
+        f"built with {TITLES[here.flavour]} {built}, which {reach} runs, and {installed} is installed: "
         f"pip install {package}=={built}, or export it again here"
     ]
 
@@ -68,30 +68,30 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-def _cuda(engine: dict[str, Any], here: Here) -> list[str]:
+def _cuda(engine: EngineRecord, here: Here) -> list[str]:
     """The driver must run the CUDA that the library here was built with; minor versions are compatible."""
-    needed = here.cuda or engine.get("cuda")
+    needed = here.cuda or engine.cuda
     assert here.driver_cuda is not None
     if needed is None or _numbers(here.driver_cuda)[0] >= int(needed):
         return []
     return [f"the library needs CUDA {needed}, and the driver runs {here.driver_cuda}: update the NVIDIA driver"]
 
 
-def _capability(engine: dict[str, Any], here: Here) -> list[str]:
-    built, found = list(engine["compute_capabilities"]), str(here.compute_capability)
-    device = f"{here.device_name} has {found}"
+def _capability(engine: EngineRecord, here: Here) -> list[str]:
+    built, capability = engine.compute_capabilities, str(here.compute_capability)
+    device = f"{here.device_name} has {capability}"
     if here.flavour == "tensorrt_rtx":
-        if found in built:
+        if capability in built:
             return []
         return [
             f"built for compute capability {', '.join(built)}, and {device}: "
-            f"export it again with {found} in engine.compute_capabilities"
+            f"export it again with {capability} in engine.compute_capabilities"
         ]
-    level = engine.get("flags", {}).get("hardware_compatibility", "none")
-    if found in built or (level == "ampere_plus" and _numbers(found) >= [8, 0]):
+    level = engine.flags.hardware_compatibility
+    if capability in built or (level == "ampere_plus" and _numbers(capability) >= [8, 0]):
         return []
     widest = "Ampere and later" if level == "ampere_plus" else f"compute capability {', '.join(built)}"
     advice = "export it again on this machine"
-    if level != "ampere_plus" and _numbers(found) >= [8, 0]:
+    if level != "ampere_plus" and _numbers(capability) >= [8, 0]:
         advice += ", or with engine.hardware_compatibility: ampere_plus"
     return [f"built for {widest}, and {device}: {advice}"]

@@ -7,13 +7,13 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from dashdeploy import cuda
+from dashdeploy.artifact import Flavour
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
 
-Flavour = Literal["tensorrt", "tensorrt_rtx"]
 EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 RTX_COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -49,7 +49,7 @@ def load(flavour: Flavour) -> ModuleType:
     if other in sys.modules:
         raise UserError(
             f"{TITLES[flavour]} cannot be loaded: this process uses {TITLES[other]}, and both register the same types. "
-            "Run each of the two in a process of its own."
+            "Run each of the two in a separate process."
         )
     try:
         return require(flavour, extra=EXTRAS[flavour])

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
+from dashdeploy.artifact import Artifact, Flavour, Graph
 from dashdeploy.errors import UserError
 from dashdeploy.runtime import tensorrt_check, tensorrt_library
 from dashdeploy.runtime.graphs_model import Chunked, Session, open_graphs
 from dashdeploy.runtime.model import Model, Opening
+from dashdeploy.runtime.tensorrt_library import TITLES
 from dashdeploy.runtime.tensorrt_session import TensorRTSession
 
-TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
-
-def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
-    """Open an exported folder; its manifest has been checked against its files.
+def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -> Model:
+    """Open an exported folder; see `runtime.model.Open`.
 
     Raises:
         UserError: no GPU, or a TensorRT version or GPU that its engines were not built for; it says what to do.
     """
-    artifact = manifest["artifact"]
-    flavour = artifact["backend"]
+    flavour = cast(Flavour, artifact.backend)
     device = how.device or "cuda"
     if not device.startswith("cuda"):
         raise UserError(f"{folder}: {TITLES[flavour]} engines run on a CUDA device, not on {device}.")
@@ -35,18 +34,19 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
         )
     here = tensorrt_library.facts(flavour, device)
 
-    def open_graph(entry: dict[str, Any], name: str) -> Session:
-        for caution in tensorrt_check.check(entry["engine"], here, source=folder / entry["file"]):
+    def open_graph(graph: Graph) -> Session:
+        assert graph.engine is not None  # the artifact's type sees to it
+        for caution in tensorrt_check.check(graph.engine, here, source=folder / graph.file):
             warnings.warn(caution, RuntimeWarning, stacklevel=2)
         session = TensorRTSession(
-            folder / entry["file"],
+            folder / graph.file,
             flavour=flavour,
-            inputs=entry["inputs"],
-            outputs=entry["outputs"],
-            profiles=entry["engine"]["profiles"],
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            profiles=graph.engine.profiles,
             device=device,
-            version_compatible=entry["engine"]["flags"].get("version_compatible", False),
+            version_compatible=graph.engine.flags.version_compatible,
         )
-        return Chunked(session, max(profile["max"] for profile in entry["engine"]["profiles"]))
+        return Chunked(session, graph.engine.largest_batch)
 
-    return open_graphs(folder, manifest, open_graph, title=TITLES[flavour], device=device)
+    return open_graphs(folder, artifact, open_graph, title=TITLES[flavour], sha256=sha256, device=device)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dashdeploy.artifact import BatchRange, TensorSpec
 from dashdeploy.errors import UserError
 from dashdeploy.runtime import tensorrt_library
 from dashdeploy.runtime.tensorrt_library import TITLES, Flavour
@@ -36,29 +37,29 @@ class Prepared:
     graph: Any = None
 
 
-def choose_profile(profiles: Sequence[dict[str, int]], batch: int, *, source: Path | str = "engine") -> int:
+def choose_profile(profiles: Sequence[BatchRange], batch: int, *, source: Path | str = "engine") -> int:
     """The profile that accepts this batch and whose opt is nearest by ratio; the narrower one of two equals.
 
     Raises:
         UserError: none accepts it; it names their limits.
     """
-    fits = [i for i, p in enumerate(profiles) if p["min"] <= batch <= p["max"]]
+    fits = [i for i, p in enumerate(profiles) if p.min <= batch <= p.max]
     if not fits:
-        limits = ", ".join(f"{p['min']} to {p['max']}" for p in profiles)
+        limits = ", ".join(f"{p.min} to {p.max}" for p in profiles)
         raise UserError(
             f"{source}: batch {batch} is outside of the engine's profiles ({limits}). Split the batch, or export "
             "again with a profile in engine.profiles that holds it."
         )
 
     def distance(i: int) -> tuple[float, int]:
-        opt = profiles[i]["opt"]
-        return max(opt / batch, batch / opt), profiles[i]["max"] - profiles[i]["min"]
+        profile = profiles[i]
+        return max(profile.opt / batch, batch / profile.opt), profile.max - profile.min
 
     return min(fits, key=distance)
 
 
 def check_inputs(
-    inputs: Sequence[torch.Tensor], described: Sequence[dict[str, Any]], *, source: Path | str = "engine"
+    inputs: Sequence[torch.Tensor], described: Sequence[TensorSpec], *, source: Path | str = "engine"
 ) -> int:
     """Check the number, types and shapes of inputs against the manifest; returns the batch.
 
@@ -66,16 +67,16 @@ def check_inputs(
         UserError: it names the input, what it is and what was expected.
     """
     if len(inputs) != len(described):
-        names = ", ".join(tensor["name"] for tensor in described)
+        names = ", ".join(tensor.name for tensor in described)
         raise UserError(f"{source}: got {len(inputs)} inputs, expected {len(described)}: {names}.")
     batch = inputs[0].shape[0] if inputs[0].dim() else 0
-    for tensor, entry in zip(inputs, described, strict=True):
-        if str(tensor.dtype) != f"torch.{entry['dtype']}":
-            raise UserError(f"{source}: input {entry['name']} is {tensor.dtype}, expected torch.{entry['dtype']}.")
-        expected = (batch, *entry["shape"][1:])
+    for tensor, spec in zip(inputs, described, strict=True):
+        if str(tensor.dtype) != f"torch.{spec.dtype}":
+            raise UserError(f"{source}: input {spec.name} is {tensor.dtype}, expected torch.{spec.dtype}.")
+        expected = (batch, *spec.sides)
         if tuple(tensor.shape) != expected:
             raise UserError(
-                f"{source}: input {entry['name']} has shape {tuple(tensor.shape)}, expected {expected}: "
+                f"{source}: input {spec.name} has shape {tuple(tensor.shape)}, expected {expected}: "
                 "the batch of the first input, and the engine's other dimensions."
             )
     return batch
@@ -109,10 +110,10 @@ class TensorRTSession:
 
     Args:
         plan: the engine's file. It is native code: check it against its manifest's SHA-256 first.
-        inputs, outputs: the manifest's tensors: name, dtype, shape with "batch" first.
-        profiles: as built: min, opt and max batch of each.
+        inputs, outputs: the manifest's tensors.
+        profiles: as built.
         device: as torch names it: ``cuda`` or ``cuda:1``.
-        version_compatible: the engine was built so; it carries a runtime of its own, which is allowed to load.
+        version_compatible: the engine was built so; it carries a runtime inside, which is allowed to load.
 
     Attributes:
         cuda_graph: whether shapes are replayed from CUDA graphs; false once one could not be captured, as with loops
@@ -127,9 +128,9 @@ class TensorRTSession:
         plan: Path,
         *,
         flavour: Flavour,
-        inputs: list[dict[str, Any]],
-        outputs: list[dict[str, Any]],
-        profiles: Sequence[dict[str, int]],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        profiles: Sequence[BatchRange],
         device: str = "cuda",
         version_compatible: bool = False,
     ) -> None:
@@ -156,12 +157,12 @@ class TensorRTSession:
             self._last = torch.cuda.Event()
         self._check_engine([*inputs, *outputs])
 
-    def _check_engine(self, tensors: list[dict[str, Any]]) -> None:
-        found = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
-        expected = {tensor["name"] for tensor in tensors}
-        if found != expected or self._engine.num_optimization_profiles != len(self.profiles):
+    def _check_engine(self, tensors: Sequence[TensorSpec]) -> None:
+        held = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
+        expected = {tensor.name for tensor in tensors}
+        if held != expected or self._engine.num_optimization_profiles != len(self.profiles):
             raise UserError(
-                f"{self.plan}: holds tensors {', '.join(sorted(found))} and {self._engine.num_optimization_profiles} "
+                f"{self.plan}: holds tensors {', '.join(sorted(held))} and {self._engine.num_optimization_profiles} "
                 f"profiles; its manifest says {', '.join(sorted(expected))} and {len(self.profiles)}. Export it again."
             )
 
@@ -204,7 +205,7 @@ class TensorRTSession:
             self._last.synchronize()
             self._prepared.popitem(last=False)
         with torch.cuda.stream(self._stream):
-            buffers = [self._buffer(entry, batch) for entry in [*self.inputs, self.output]]
+            buffers = [self._buffer(spec, batch) for spec in [*self.inputs, self.output]]
         context = self._new_context(profile) if self.cuda_graph else self._shared_context(profile)
         run = Prepared(context, profile, buffers[:-1], buffers[-1])
         self._bind(run)
@@ -214,8 +215,8 @@ class TensorRTSession:
         self._prepared[batch] = run
         return run
 
-    def _buffer(self, entry: dict[str, Any], batch: int) -> torch.Tensor:
-        return torch.zeros((batch, *entry["shape"][1:]), dtype=getattr(torch, entry["dtype"]), device=self.device)
+    def _buffer(self, spec: TensorSpec, batch: int) -> torch.Tensor:
+        return torch.zeros((batch, *spec.sides), dtype=getattr(torch, spec.dtype), device=self.device)
 
     def _new_context(self, profile: int) -> Any:
         context = self._engine.create_execution_context(*self._runtime_config())
@@ -242,13 +243,13 @@ class TensorRTSession:
         return [config]
 
     def _bind(self, run: Prepared) -> None:
-        entries = [*self.inputs, self.output]
-        for entry, buffer in zip(entries, [*run.inputs, run.output], strict=True):
-            taken = run.context.set_tensor_address(entry["name"], buffer.data_ptr())
-            if taken and entry is not self.output:
-                taken = run.context.set_input_shape(entry["name"], tuple(buffer.shape))
+        specs = [*self.inputs, self.output]
+        for spec, buffer in zip(specs, [*run.inputs, run.output], strict=True):
+            taken = run.context.set_tensor_address(spec.name, buffer.data_ptr())
+            if taken and spec is not self.output:
+                taken = run.context.set_input_shape(spec.name, tuple(buffer.shape))
             if not taken:
-                raise UserError(f"{self._what(run)}: TensorRT refuses tensor {entry['name']}{said(self._logger)}.")
+                raise UserError(f"{self._what(run)}: TensorRT refuses tensor {spec.name}{said(self._logger)}.")
 
     def _capture(self, run: Prepared) -> None:
         """Warm up and capture; where that cannot be done, say so and go on without."""
@@ -276,9 +277,9 @@ class TensorRTSession:
     def _what(self, run: Prepared) -> str:
         limits = self.profiles[run.profile]
         shapes = ", ".join(
-            f"{entry['name']} {tuple(buffer.shape)}" for entry, buffer in zip(self.inputs, run.inputs, strict=True)
+            f"{spec.name} {tuple(buffer.shape)}" for spec, buffer in zip(self.inputs, run.inputs, strict=True)
         )
-        return f"{self.plan} at {shapes} (profile {run.profile}: batch {limits['min']} to {limits['max']})"
+        return f"{self.plan} at {shapes} (profile {run.profile}: batch {limits.min} to {limits.max})"
 
     def close(self) -> None:
         """Wait for what runs and release the engine and its buffers."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.model import Model, Opening
+from dashdeploy.stages import Stage
 from dashdeploy.teachers import choose, formats, networks
 
 
-def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
-    """Open a diffusers folder; `manifest` is {} where a teacher was not made here.
+def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
+    """Open a diffusers folder; `stage` is None where a teacher was not made here.
 
     Raises:
         UserError: the device that was asked for is not here.
@@ -24,11 +24,11 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
         )
     if how.threads is not None:
         torch.set_num_threads(how.threads)
-    role = "student" if manifest.get("stage") == "student" else "teacher"
+    role = "student" if stage is not None and stage.manifest["stage"] == "student" else "teacher"
     denoiser = formats.load(folder, role=role)
     device = how.device or ("cuda" if torch.cuda.is_available() else "cpu")
     weights = networks.folder_of(folder) / networks.WEIGHTS
-    names = manifest.get("figures", {}).get("classes") or [str(i) for i in range(denoiser.interface.num_classes)]
+    names = stage.figures.get("classes") if stage is not None else None
     return Model(
         label=f"{role} (torch)",
         runtime="torch",
@@ -36,6 +36,6 @@ def open_model(folder: Path, manifest: dict[str, Any], how: Opening) -> Model:
         parameters=sum(p.numel() for p in denoiser.parameters()),
         file_bytes=weights.stat().st_size,
         sha256=choose.sha256(folder),
-        classes=tuple(names),
+        classes=tuple(names or map(str, range(denoiser.interface.num_classes))),
         device=device,
     )

@@ -1,7 +1,7 @@
 """Ask a Triton server for images and write them as one picture: python client.py --labels 0,1,2 --out images.png
 
-Needs tritonclient: pip install 'tritonclient[http,grpc]'. Image number i is the one that `dashdeploy sample` draws as
-its number i from the same seed, whatever the server's backend and the batches that it makes.
+Needs tritonclient: pip install 'tritonclient[http,grpc]'. Image number i is image number i of `dashdeploy sample` with
+the same seed, whatever the server's backend and batches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PORTS = {"http": 8000, "grpc": 8001}
 
 
 class Model:
-    """One model of a server, for several threads: each has a connection of its own."""
+    """One model of a server, for several threads: each has its own connection."""
 
     def __init__(self, url: str, name: str, *, protocol: str, timeout_s: float) -> None:
         self.protocol = importlib.import_module(f"tritonclient.{protocol}")
@@ -37,8 +37,8 @@ class Model:
             raise SystemExit(f"error: the server at {url} is not ready")
         if not self.client.is_model_ready(name):
             raise SystemExit(f"error: the server at {url} has no model {name!r} that is ready; its log says why")
-        found = self.client.get_model_config(name, **({"as_json": True} if self.is_grpc else {}))
-        config = found["config"] if self.is_grpc else found
+        answer = self.client.get_model_config(name, **({"as_json": True} if self.is_grpc else {}))
+        config = answer["config"] if self.is_grpc else answer
         # gRPC gives 64-bit numbers as strings.
         self.inputs = {tensor["name"]: [int(d) for d in tensor["dims"]] for tensor in config["input"]}
         self.output = config["output"][0]["name"]
@@ -71,7 +71,7 @@ class Model:
         return self.client.infer(self.name, inputs, **options).as_numpy(self.output)[0]
 
     def request(self, label: int, w: list[float], *, seed: int, index: int) -> dict[str, np.ndarray]:
-        """The inputs that this model takes: a seed where it draws the noise itself, else the noise."""
+        """The inputs that this model takes: a seed where the server draws the noise, else the noise."""
         if "label" in self.inputs:
             numbers = {"label": np.array([label]), "guidance": np.array(w, np.float32)}
             return numbers | {"seed": np.array([seed], np.uint64), "index": np.array([index], np.uint64)}
@@ -87,7 +87,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """(N, C, H, W) -> (rows·H, columns·W, C), the last row filled up with black."""
+    """(N, C, H, W) -> (rows·H, columns·W, C); black fills the last row."""
     n, c, h, w = images.shape
     rows = -(-n // columns)
     padded = np.zeros((rows * columns, c, h, w), images.dtype)
@@ -96,7 +96,7 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """(H, W, 1 or 3) uint8 as PNG, or as PGM or PPM where the name ends so."""
+    """(H, W, 1 or 3) uint8 as PNG, or as PGM or PPM if the name ends in .pgm or .ppm."""
     h, w, c = pixels.shape
     if c not in (1, 3):
         raise SystemExit(f"error: images of {c} channels make no picture; --out takes 1 or 3")
@@ -111,18 +111,18 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
 
 
 def find_labels(text: str, classes: list[str]) -> list[int]:
-    """Numbers, ranges (0-9) or names of classes, separated by commas."""
-    found: list[int] = []
+    """Labels from numbers, ranges (0-9) or names of classes, separated by commas."""
+    labels: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if part in classes:
-            found.append(classes.index(part))
+            labels.append(classes.index(part))
         elif first.isdecimal() and (last.isdecimal() if dash else True):
-            found += range(int(first), int(last or first) + 1)
+            labels += range(int(first), int(last or first) + 1)
         else:
             known = ", ".join(classes)
             raise SystemExit(f"error: no class {part!r}; expected 0 … {len(classes) - 1} or one of {known}")
-    return found
+    return labels
 
 
 def options() -> argparse.ArgumentParser:
@@ -160,7 +160,7 @@ def draw(asked: argparse.Namespace) -> tuple[np.ndarray, list[float]]:
 
 
 def main() -> int:
-    """0: done; 1: the server or the request failed, told in one line."""
+    """0: done; 1: the server or the request failed, and one line on stderr says why."""
     asked = options().parse_args()
     asked.url = asked.url or f"127.0.0.1:{PORTS[asked.protocol]}"
     try:

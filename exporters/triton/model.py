@@ -1,6 +1,6 @@
 """Triton's python backend: requests for single images -> one batch through all steps of the sampler -> responses.
 
-A request that is wrong gets an error of its own; the others of its batch are served.
+A wrong request gets an error; the others of its batch are served.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class Images(NamedTuple):
-    """What one request asks for, B images of it."""
+    """What one request asks for: B images."""
 
     noise: np.ndarray  # (B, C, H, W) float32
     y: np.ndarray  # (B,) int64
@@ -25,7 +25,7 @@ class Images(NamedTuple):
 
 
 class TritonPythonModel:
-    """The class that the python backend looks for: one object an instance."""
+    """The class that the python backend looks for; each instance of the model has one object of it."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the artifact; an error here leaves the model not ready, with the reason in the server's log."""
@@ -35,20 +35,18 @@ class TritonPythonModel:
         cores = len(os.sched_getaffinity(0))
         self.sampler = sampler.Sampler(
             Path(__file__).parent / "artifact",
-            timesteps=json.loads(parameters["timesteps"]),
             threads=int(parameters["threads"]) if "threads" in parameters else max(1, cores // instances),
             device_id=int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0,
         )
-        self.default_w = np.asarray(json.loads(parameters["guidance"]), np.float32)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request, in order."""
+        """One response for each request, in order."""
         asked = [self._read(request) for request in requests]
-        good = [images for images in asked if isinstance(images, Images)]
-        if good:
-            drawn = self.sampler(*(np.concatenate(parts) for parts in zip(*good, strict=True)))
-            parts = iter(np.split(drawn, np.cumsum([len(images.y) for images in good])[:-1]))
-        return [respond(next(parts) if isinstance(images, Images) else images) for images in asked]
+        valid = [images for images in asked if isinstance(images, Images)]
+        if valid:
+            batch = self.sampler(*(np.concatenate(arrays) for arrays in zip(*valid, strict=True)))
+            drawn = iter(np.split(batch, np.cumsum([len(images.y) for images in valid])[:-1]))
+        return [respond(next(drawn) if isinstance(images, Images) else images) for images in asked]
 
     def finalize(self) -> None:
         """Release the threads."""
@@ -57,13 +55,13 @@ class TritonPythonModel:
     def _read(self, request: Any) -> Images | str:
         """What a request asks for, or what is wrong with it."""
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        if "label" not in given:  # with optional inputs beside it, Triton does not look for it
+        if "label" not in given:  # Triton does not check this where other inputs are optional
             return "label is required"
         y = given["label"][:, 0]
         b, n = len(y), len(self.sampler.timesteps)
         if y.min() < 0 or y.max() >= self.sampler.num_classes:
             return f"label must be in 0 … {self.sampler.num_classes - 1}, got {sorted(set(y.tolist()))}"
-        w = given.get("guidance", self.default_w[None])
+        w = given.get("guidance", self.sampler.guidance_scales[None])
         if w.ndim != 2 or w.shape[1] not in (1, n):
             return f"guidance must be one number, or one for each of the {n} steps, got shape {list(w.shape[1:])}"
         if not np.isfinite(w).all() or w.min() < 0:
@@ -83,13 +81,13 @@ class TritonPythonModel:
         return np.concatenate(drawn).reshape(-1, *shape)
 
 
-def respond(made: np.ndarray | str) -> Any:
+def respond(answer: np.ndarray | str) -> Any:
     """Images or an error as a response."""
-    if isinstance(made, str):
-        return refuse(made)
-    if not np.isfinite(made).all():
+    if isinstance(answer, str):
+        return refuse(answer)
+    if not np.isfinite(answer).all():
         return refuse("the image is not finite: noise must be standard normal, and guidance not too large")
-    return pb_utils.InferenceResponse([pb_utils.Tensor("image", np.ascontiguousarray(made, np.float32))])
+    return pb_utils.InferenceResponse([pb_utils.Tensor("image", np.ascontiguousarray(answer, np.float32))])
 
 
 def refuse(message: str) -> Any:

@@ -1,4 +1,7 @@
-"""The artifact behind the served model: checked against its hashes, opened in ONNX Runtime, its steps looped over."""
+"""The artifact behind the served model: checked against its hashes, opened in ONNX Runtime, run step by step.
+
+What it runs is in the artifact's manifest: timesteps, guidance scales, and how a batch is cut over threads.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,23 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-FORMAT = 2
-"""Of manifest.json."""
+FORMAT = 3
+"""Of the manifests that this module reads."""
 CPU = "CPUExecutionProvider"
-SMALL_MACS = 100_000_000
-"""Multiply–adds of one guided step of one image, below which an operator is not shared between threads."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact, checked against its own hash, and every file of it against the manifest.
+    """The manifest of an artifact, checked against its SHA-256, and every file that it lists against the manifest.
 
     Raises:
         ValueError: a file is missing or was changed, or the manifest has another format.
     """
     path = folder / "manifest.json"
-    if path.with_name("manifest.json.sha256").read_text() != f"{sha256(path)}  manifest.json\n":
-        raise ValueError(f"{path}: changed since it was made (its SHA-256 differs). Export the package again.")
-    manifest = json.loads(path.read_bytes())
+    manifest: dict[str, Any] = json.loads(path.read_bytes())
     if manifest["format"] != FORMAT:
         raise ValueError(f"{path}: format {manifest['format']}; this model reads {FORMAT}. Export the package again.")
+    if path.with_name("manifest.json.sha256").read_text() != f"{sha256(path)}  manifest.json\n":
+        raise ValueError(f"{path}: changed since it was made (its SHA-256 differs). Export the package again.")
     for name, expected in manifest["files"].items():
         if not (folder / name).is_file() or sha256(folder / name) != expected:
             raise ValueError(f"{folder / name}: missing or changed since it was made. Export the package again.")
@@ -44,29 +45,30 @@ def sha256(path: Path) -> str:
 class Sampler:
     """noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 in [−1, 1].
 
-    DDIM with η = 0: the step graph does one update, and here is the loop over the timesteps. On CPUs a batch is cut
-    over the threads and each part runs all its steps on one thread. A batch of fewer images than threads shares its
-    operators, unless they are too short for it (SMALL_MACS).
+    DDIM with η = 0: the step graph makes one update, and the loop over the timesteps is here. On CPUs a batch is cut
+    over the threads, and each part runs all its steps on one thread. The operators of a batch of fewer images than
+    threads are shared by the threads, unless the manifest's host.small says that they are too short for that.
 
     Raises:
         ValueError: the artifact is damaged or of another solver, or ONNX Runtime lacks one of its providers.
     """
 
-    def __init__(self, folder: Path, *, timesteps: list[int], threads: int, device_id: int = 0) -> None:
-        self.manifest = read_manifest(folder)
-        artifact = self.manifest["artifact"]
-        graph = artifact["graphs"]["step"]
-        if (solver := artifact["sampling"].get("solver", "ddim")) != "ddim":
-            raise ValueError(f"{folder}: its recipe samples with {solver}; this model runs DDIM alone")
+    def __init__(self, folder: Path, *, threads: int, device_id: int = 0) -> None:
+        artifact = read_manifest(folder)["artifact"]
+        graph, plan = artifact["graphs"]["step"], artifact["sampling"]
+        if plan["solver"] != "ddim":
+            raise ValueError(f"{folder}: its recipe samples with {plan['solver']}, and this model runs only ddim")
         self.image_shape, self.num_classes = tuple(artifact["image_shape"]), artifact["num_classes"]
-        self.timesteps, self.inputs = timesteps, [entry["name"] for entry in graph["inputs"]]
+        self.timesteps: list[int] = plan["timesteps"]
+        self.guidance_scales = np.asarray(plan["guidance_scales"], np.float32)
+        self.inputs = [tensor["name"] for tensor in graph["inputs"]]
         self.threads = threads if artifact["providers"][0] == CPU else 1
 
         def session(threads: int) -> Any:
             return open_session(folder / graph["file"], artifact["providers"], threads=threads, device_id=device_id)
 
         self.part = session(1) if self.threads > 1 else session(threads)
-        self.whole = session(threads) if self.threads > 1 and artifact["macs"] >= SMALL_MACS else self.part
+        self.whole = session(threads) if self.threads > 1 and not artifact["host"]["small"] else self.part
         self.pool = ThreadPoolExecutor(self.threads)
 
     def __call__(self, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:

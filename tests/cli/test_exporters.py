@@ -32,6 +32,16 @@ def test_the_schema_of_targets_is_json_schema(capsys: pytest.CaptureFixture[str]
     assert "parity" in schema["$defs"]["Target"]["properties"]
 
 
+def test_the_schema_of_an_artifact_s_manifest_holds_what_every_runtime_reads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call("schema", "--artifact") == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"format", "files", "artifact", "figures"} <= set(schema["required"])
+    assert schema["properties"]["format"] == {"maximum": 3, "minimum": 3, "title": "Format", "type": "integer"}
+    assert {"host", "sampling", "graphs", "betas"} <= set(schema["$defs"]["Artifact"]["required"])
+
+
 def test_ls_says_in_a_line_what_each_target_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("ls") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import openvino
 import pytest
@@ -18,14 +19,14 @@ WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
 
 def tool(name: str) -> str:
-    """A program of the test environment or of the machine."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if found is None or not Path("/usr/include/openssl/evp.h").exists():
-        said = f"the C++ runtime needs {name} and OpenSSL's headers (Debian: apt-get install g++ libssl-dev)"
+    """The path of a program of the test environment or of the machine."""
+    path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if path is None or not Path("/usr/include/openssl/evp.h").exists():
+        needed = f"the C++ runtime needs {name} and OpenSSL's headers (Debian: apt-get install g++ libssl-dev)"
         if os.environ.get("CI"):
-            pytest.fail(said)
-        pytest.skip(said)
-    return found
+            pytest.fail(needed)
+        pytest.skip(needed)
+    return path
 
 
 def json_headers() -> Path:
@@ -35,8 +36,8 @@ def json_headers() -> Path:
     return Path(nlohmann_json.__file__).parent / "include"
 
 
-def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
 
 
 def configure(source: Path, build: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -52,3 +53,26 @@ def build(source: Path, folder: Path, *options: str) -> Path:
     done = run(tool("cmake"), "--build", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+class WithoutPython:
+    """A place to build and run in where PATH has a compiler and Ninja, and no Python."""
+
+    def __init__(self, folder: Path) -> None:
+        import cmake
+        import ninja
+
+        programs = folder / "bin"
+        programs.mkdir()
+        for name in ("c++", "ld", "as", "ar", "ranlib"):
+            (programs / name).symlink_to(Path(tool(name)).resolve())
+        (programs / "ninja").symlink_to(Path(ninja.BIN_DIR) / "ninja")
+        # The real program: the one that the Python package puts on PATH is started by Python.
+        self.cmake = Path(cmake.CMAKE_BIN_DIR) / "cmake"
+        self.environment = {"PATH": str(programs), "HOME": str(folder)}
+
+    def run(self, *command: str | Path, cwd: Path) -> str:
+        """The standard output of a command that must succeed."""
+        done = run(*command, cwd=cwd, env=self.environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout

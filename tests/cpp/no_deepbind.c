@@ -1,4 +1,4 @@
-/* dlopen without RTLD_DEEPBIND: AddressSanitizer refuses to go on where a library asks for it, as OpenVINO's TBB does. */
+/* dlopen without RTLD_DEEPBIND: AddressSanitizer ends a program in which a library asks for it, as OpenVINO's does. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 

@@ -3,81 +3,44 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from building import OPENVINO, ROOT, SOURCES, WARNINGS, build, configure, json_headers, run, tool
+from building import ROOT, SOURCES, WARNINGS, build, configure, run, tool
+from conftest import Released
 
 APPLICATION = """\
 cmake_minimum_required(VERSION 3.20)
 project(app CXX)
-{found}
-add_executable(app main.cpp)
+find_package(dashdeploy 1.0 REQUIRED)
+add_executable(app {package}/example/main.cpp)
 target_link_libraries(app PRIVATE dashdeploy::dashdeploy)
 """
 
 
-@pytest.fixture
-def application(tmp_path: Path, package: Path):
-    """A project of a user's own around the 40-line example; `found` says how it finds the runtime."""
-
-    def make(found: str, *options: str) -> Path:
-        source = tmp_path / "app"
-        source.mkdir()
-        (source / "CMakeLists.txt").write_text(APPLICATION.format(found=found))
-        (source / "main.cpp").write_text((package / "example" / "main.cpp").read_text())
-        return build(source, tmp_path / "built", *options) / "app"
-
-    return make
-
-
-def test_the_emitted_folder_builds_and_samples_where_there_is_no_python(package: Path, tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("c++", "ld", "as", "ar", "ranlib"):
-        (programs / name).symlink_to(Path(tool(name)).resolve())
-    (programs / "ninja").symlink_to(real_ninja())
-    cmake = real_cmake()
-    empty = {"PATH": str(programs), "HOME": str(tmp_path)}
-
-    def call(*command: str | Path) -> str:
-        done = subprocess.run(list(map(str, command)), cwd=package, env=empty, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+def test_the_emitted_folder_builds_and_samples_where_there_is_no_python(
+    package: Path, released_without_python: Released, tmp_path: Path
+) -> None:
+    folder, configured, place = released_without_python
     with pytest.raises(FileNotFoundError):
-        subprocess.run(["python3"], env=empty)
-    folder = tmp_path / "build"
-    options = (f"-DOpenVINO_DIR={OPENVINO}", f"-DNLOHMANN_JSON_INCLUDE_DIR={json_headers()}")
-    said = call(cmake, "-B", folder, "-G", "Ninja", "-DDASHDEPLOY_BACKENDS=openvino", *options)
-    assert "dashdeploy backend openvino: 20" in said
-    call(cmake, "--build", folder)
+        run("python3", env=place.environment)
+    assert "dashdeploy backend openvino: 20" in configured
     out = tmp_path / "samples.ppm"
-    sample = folder / "dashdeploy-sample"
-    assert call(sample, "artifact", "--labels", "0-9", "-w", "3", "--seed", "7", "--out", out) == f"{out}\n"
+    asked = ("--labels", "0-9", "-w", "3", "--seed", "7", "--out", out)
+    assert place.run(folder / "dashdeploy-sample", "artifact", *asked, cwd=package) == f"{out}\n"
     assert out.read_bytes().startswith(b"P6\n32 320\n255\n")
 
 
-def real_cmake() -> str:
-    """CMake's own program: the one that its Python package brings is started by Python."""
-    import cmake
-
-    return str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
-
-
-def real_ninja() -> str:
-    import ninja
-
-    return str(Path(ninja.BIN_DIR) / "ninja")
-
-
-def test_an_installed_runtime_is_found_by_find_package(released: Path, artifact: Path, tmp_path: Path, application):
-    prefix = tmp_path / "prefix"
+def test_an_installed_runtime_is_found_by_find_package(
+    package: Path, released: Path, artifact: Path, tmp_path: Path
+) -> None:
+    prefix, source = tmp_path / "prefix", tmp_path / "app"
     done = run(tool("cmake"), "--install", released, "--prefix", prefix)
     assert done.returncode == 0, done.stderr
-    app = application("find_package(dashdeploy 1.0 REQUIRED)", f"-DCMAKE_PREFIX_PATH={prefix}")
+    source.mkdir()
+    (source / "CMakeLists.txt").write_text(APPLICATION.format(package=package))
+    app = build(source, tmp_path / "built", f"-DCMAKE_PREFIX_PATH={prefix}") / "app"
     done = run(app, artifact)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("class ") == 4
@@ -85,13 +48,14 @@ def test_an_installed_runtime_is_found_by_find_package(released: Path, artifact:
     assert (prefix / "bin" / "dashdeploy-sample").is_file()
 
 
-def test_a_static_runtime_is_built_in_a_project_by_add_subdirectory(package: Path, artifact: Path, application) -> None:
-    found = f"set(BUILD_SHARED_LIBS OFF)\nadd_subdirectory({package} dashdeploy)"
-    app = application(found, f"-DOpenVINO_DIR={OPENVINO}", "-DDASHDEPLOY_BACKENDS=openvino")
-    assert not list(app.parent.rglob("dashdeploy-sample")), "tools belong to the project's own build alone"
-    done = run(app, artifact)
+def test_a_static_runtime_is_built_in_a_project_by_add_subdirectory(
+    artifact: Path, sanitized: Path, sanitizer_environment: dict[str, str]
+) -> None:
+    assert not list(sanitized.rglob("libdashdeploy.so*"))
+    assert not list(sanitized.rglob("dashdeploy-sample")), "tools belong to the project's own build alone"
+    done = run(sanitized / "app", artifact, env=sanitizer_environment)
     assert done.returncode == 0, done.stderr
-    done = run(app, artifact / "nothing")
+    done = run(sanitized / "app", artifact / "nothing", env=sanitizer_environment)
     assert (done.returncode, done.stderr.split(":")[0]) == (1, "not found")
 
 
@@ -117,6 +81,12 @@ def test_the_c_header_stays_readable() -> None:
     assert len((SOURCES / "example" / "main.cpp").read_text().splitlines()) <= 40
 
 
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder that is configured again and again: CMake looks at the compiler once."""
+    return tmp_path_factory.mktemp("configured")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -126,11 +96,14 @@ def test_the_c_header_stays_readable() -> None:
         ),
         (["-DDASHDEPLOY_BACKENDS=tensorrt"], r"asks for tensorrt, which was not found: give\s+-DTENSORRT_ROOT="),
         (["-DDASHDEPLOY_BACKENDS=openvin"], "'openvin' is not known"),
-        (["-DCMAKE_DISABLE_FIND_PACKAGE_OpenVINO=ON"], "No inference library was found"),
+        (
+            ["-DDASHDEPLOY_BACKENDS=auto", "-DCMAKE_DISABLE_FIND_PACKAGE_OpenVINO=ON"],
+            "No inference library was found",
+        ),
     ],
 )
-def test_cmake_says_which_backend_is_missing(tmp_path: Path, options: list[str], text: str) -> None:
-    done = configure(SOURCES, tmp_path / "build", *options)
+def test_cmake_says_which_backend_is_missing(configured: Path, options: list[str], text: str) -> None:
+    done = configure(SOURCES, configured, *options)
     assert done.returncode != 0
     assert re.search(text, done.stderr), done.stderr
 

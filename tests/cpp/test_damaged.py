@@ -1,6 +1,6 @@
 """Damaged and mismatched artifact folders: a status and a line of text for each, no crash, under the sanitizers.
 
-Where a case edits the manifest, its own hash is written anew: what is refused is the content, not the hash.
+A case that edits the manifest seals it again: then the content is refused, not the hash.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def case(name: str, status: str, text: str) -> Callable[[Damage], Damage]:
 
 
 def edited(name: str, path: str, value: Any, status: str, text: str) -> None:
-    """A case that sets one value of the manifest; path as in artifact graphs step file."""
+    """A case that sets one value of the manifest; `path` is its keys with blanks between."""
 
     def damage(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -64,7 +64,7 @@ def text_of(name: str, change: Callable[[bytes], bytes], status: str, text: str,
 
 
 def listed(folder: Path, name: str) -> None:
-    """Vouch for a file's present content."""
+    """Put a file's present content into the manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = file_sha256(folder / name)
     seal(folder, json.dumps(manifest).encode())
@@ -78,7 +78,7 @@ case("a file in the folder's place", NOT_FOUND, "no such folder")(
 case("no manifest", NOT_FOUND, "not an artifact (it has no manifest.json)")(
     lambda folder: (folder / "manifest.json").unlink()
 )
-case("no sidecar", DAMAGED, "it holds the manifest's own SHA-256")(
+case("no sidecar", DAMAGED, "it holds the SHA-256 of manifest.json")(
     lambda folder: (folder / "manifest.json.sha256").unlink()
 )
 case("an empty sidecar", DAMAGED, "damaged or changed since it was made")(
@@ -138,6 +138,13 @@ def _(folder: Path) -> None:
         listed(folder, f"step.{suffix}")
 
 
+@case("another backend", UNSUPPORTED, "for the backend 'onnxruntime', and this library was built with: openvino")
+def _(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["artifact"].update(backend="onnxruntime", providers=["CPUExecutionProvider"])
+    seal(folder, json.dumps(manifest).encode())
+
+
 @case("a link out of the folder", DAMAGED, "'step.bin', which leads out of its folder")
 def _(folder: Path) -> None:
     outside = folder.with_name("outside.bin")
@@ -162,72 +169,97 @@ text_of("a list", lambda t: b"[1, 2]", DAMAGED, "the manifest must be an object"
 text_of("a number", lambda t: b"7", DAMAGED, "the manifest must be an object")
 text_of("deep nesting", lambda t: b"[" * 200_000 + b"]" * 200_000, DAMAGED, "the manifest must be an object")
 text_of("a manifest of 70 MB", lambda t: t + b" " * 70_000_000, DAMAGED, "bytes; expected at most 67108864")
-text_of("not a number", lambda t: t.replace(b'"format": 2', b'"format": NaN'), DAMAGED, "not JSON")
+text_of("not a number", lambda t: t.replace(b'"format": 3', b'"format": NaN'), DAMAGED, "not JSON")
 
 # Its values
-edited("an older format", "format", 1, UNSUPPORTED, "format 1; this library reads 2")
-edited("a later format", "format", 3, UNSUPPORTED, "format 3; this library reads 2")
-edited("a format in words", "format", "2", DAMAGED, "format must be a whole number")
+edited("an older format", "format", 2, UNSUPPORTED, "format is 2, and this library reads 3. Export the artifact again")
+edited("a later format", "format", 4, UNSUPPORTED, "format is 4, and this library reads 3. Export the artifact again")
+edited("a format in words", "format", "3", DAMAGED, "format must be a whole number")
 edited("no artifact", "artifact", KeyError, DAMAGED, "the manifest has no artifact")
 edited("no files", "files", KeyError, DAMAGED, "the manifest has no files")
-edited("another backend", "artifact backend", "onnxruntime", UNSUPPORTED, "built with: openvino")
-edited("an unknown backend", "artifact backend", "abacus", UNSUPPORTED, "for the backend 'abacus'")
+edited("no providers", "artifact backend", "onnxruntime", DAMAGED, "artifact has no providers")
+edited("an unknown backend", "artifact backend", "abacus", UNSUPPORTED, "backend is 'abacus'; known: onnxruntime")
 edited("huge images", "artifact image_shape", [60000, 60000, 60000], DAMAGED, "image_shape has more than")
-edited("sizes past 64 bits", "artifact image_shape", [2**70, 8, 8], DAMAGED, "image_shape must be")
-edited("no channels", "artifact image_shape", [0, 8, 8], DAMAGED, "image_shape must be in 1")
+edited("sizes past 64 bits", "artifact image_shape", [2**70, 8, 8], DAMAGED, "image_shape.0 must be")
+edited("no channels", "artifact image_shape", [0, 8, 8], DAMAGED, "image_shape.0 must be in 1")
 edited("two sides", "artifact image_shape", [8, 8], DAMAGED, "must be (channels, height, width)")
 edited("sides unlike the graphs'", "artifact image_shape", [1, 8, 16], DAMAGED, "is not that of image_shape")
 edited("a negative number of classes", "artifact num_classes", -4, DAMAGED, "num_classes must be in 1")
 edited("too many classes for the names", "artifact num_classes", 11, DAMAGED, "10 names for 11 classes")
 edited("another null class", "artifact null_class", 3, DAMAGED, "null_class must be num_classes, 10")
-edited("a beta of one", "artifact betas 3", 1.0, DAMAGED, "betas must be between 0 and 1")
-edited("a beta in words", "artifact betas 3", "small", DAMAGED, "betas must be a number")
+edited("a beta of one", "artifact betas 3", 1.0, DAMAGED, "betas.3 must be between 0 and 1")
+edited("a beta in words", "artifact betas 3", "small", DAMAGED, "betas.3 must be a number")
 edited("too few betas", "artifact betas", [0.1], DAMAGED, "1 values for 1000 timesteps")
-edited("steps past T", "artifact sampling num_inference_steps", 5000, DAMAGED, "must be in 1 ... 1000")
-edited("an unknown spacing", "artifact sampling timestep_spacing", "random", DAMAGED, "known: leading, linspace")
-edited("another solver", "artifact sampling solver", "dpmpp_2m", DAMAGED, "solver is 'dpmpp_2m'; known: ddim")
-edited("an unknown guidance", "artifact sampling guidance", {"kind": "magic"}, DAMAGED, "known: interval, tag")
+edited("more steps than T", "artifact sampling timesteps", [*range(1000, -1, -1)], DAMAGED, "expected 1 ... 1000")
+edited("a step past T", "artifact sampling timesteps 0", 1000, DAMAGED, "timesteps.0 must be in 0 ... 999")
+edited("steps that rise", "artifact sampling timesteps 0", 0, DAMAGED, "sampling.timesteps must descend")
+edited("a scale too few", "artifact sampling guidance_scales 0", KeyError, DAMAGED, "has 3 values; expected 4 ... 4")
+edited("an unknown spacing", "artifact sampling timestep_spacing", "random", DAMAGED, "known: trailing, leading")
+edited("another solver", "artifact sampling solver", "dpmpp_2m", UNSUPPORTED, "solver is 'dpmpp_2m'; known: ddim")
+edited("an unknown guidance", "artifact sampling guidance", {"kind": "magic"}, DAMAGED, "known: tag, interval")
 edited("v-prediction", "artifact prediction_type", "v_prediction", DAMAGED, "known: epsilon")
-edited("no graphs", "artifact graphs", {}, DAMAGED, "neither a step nor a guided graph")
-edited("an unlisted file", "artifact graphs step file", "other.xml", DAMAGED, "'other.xml', which files does not list")
+edited("no graphs", "artifact graphs", {}, DAMAGED, "graphs has no guided graph")
+edited(
+    "an unlisted file", "artifact graphs step file", "other.xml", DAMAGED, "'other.xml', which the graph's files does"
+)
 edited("a graph outside", "artifact graphs step file", "../step.xml", DAMAGED, "not a file inside of the artifact")
 edited("an absolute path", "files /etc/passwd", "0" * 64, DAMAGED, "'/etc/passwd', which is not a file inside")
 edited("a path upwards", "files a/../../b", "0" * 64, DAMAGED, "which is not a file inside")
 edited("a hash that is none", "files extra", "12", DAMAGED, "is not a SHA-256")
 edited("a listed file that is not there", "files extra", "0" * 64, NOT_FOUND, "extra: no such file")
-edited("a missing input", "artifact graphs step inputs 4", KeyError, DAMAGED, "4 inputs and 1 outputs; expected 5")
+edited("a missing input", "artifact graphs step inputs 4", KeyError, DAMAGED, "step has 4 inputs; expected 5")
 edited("inputs in another order", "artifact graphs step inputs 0 name", "t", DAMAGED, "name must be x")
 edited("another type", "artifact graphs step inputs 1 dtype", "int32", DAMAGED, "dtype of t must be int64")
 edited("another rank", "artifact graphs step inputs 0 shape", ["batch"], DAMAGED, "shape of x has 1 dimensions")
-edited("a timestep past T", "artifact sampler timesteps 0", 1000, DAMAGED, "timesteps must be in 0 ... 999")
-edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "of the sampler's timesteps")
-edited("a clip in words", "artifact clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
+edited("a timestep past T", "artifact sampler timesteps 0", 1000, DAMAGED, "timesteps.0 must be in 0 ... 999")
+edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "w is not one scale for each")
+edited("a clip in words", "artifact sampling clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
 
 
 def test_there_are_fifty_of_them() -> None:
     assert len(CASES) >= 50
 
 
+@pytest.fixture(scope="module")
+def damaged(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A damaged folder for each case."""
+    folders = {}
+    for name, (damage, _, _) in CASES.items():
+        folder = folders[name] = tmp_path_factory.mktemp("damaged") / "artifact"
+        shutil.copytree(artifact, folder, copy_function=os.link)
+        for path in ("manifest.json", "manifest.json.sha256", "step.xml", "step.bin", "guided.bin", "cond.xml"):
+            (folder / path).unlink()  # these are changed: not through a link
+            shutil.copy(artifact / path, folder / path)
+        damage(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def verdicts(damaged: dict[str, Path], artifact: Path, verdicts_of) -> dict[str, list[str]]:
+    """Case -> status and message; the last folder is whole."""
+    *of_damaged, of_whole = verdicts_of([*damaged.values(), artifact])
+    assert of_whole == ["ok", ""]
+    return dict(zip(damaged, of_damaged, strict=True))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_damaged_folder_is_refused_with_its_reason(
-    name: str, artifact: Path, sanitized: Path, tmp_path: Path, sanitizer_environment: dict[str, str]
+def test_a_damaged_folder_is_refused_with_its_reason(name: str, verdicts: dict[str, list[str]]) -> None:
+    _, expected_status, expected_text = CASES[name]
+    status, text = verdicts[name]
+    assert (status, expected_text in text) == (expected_status, True), text
+
+
+@pytest.mark.parametrize("name", ["a missing graph", "a flipped bit", "a later format", "a graph that is no XML"])
+def test_the_program_ends_with_a_line_and_the_code_of_the_status(
+    name: str, damaged: dict[str, Path], sanitized: Path, sanitizer_environment: dict[str, str]
 ) -> None:
-    damage, status, text = CASES[name]
-    folder = tmp_path / "artifact"
-    shutil.copytree(artifact, folder, copy_function=os.link)
-    for path in ("manifest.json", "manifest.json.sha256", "step.xml", "step.bin", "guided.bin", "cond.xml"):
-        (folder / path).unlink()  # these are changed: not through a link
-        shutil.copy(artifact / path, folder / path)
-    damage(folder)
-    done = run(sanitized / "dashdeploy-sample", folder, "--info", env=sanitizer_environment)
-    assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr
-    assert done.stderr.startswith(f"error: {status}: "), done.stderr
-    assert text in done.stderr
-    assert done.returncode == CODES[status]
-    assert done.stderr.count("\n") == 1
+    _, status, text = CASES[name]
+    done = run(sanitized / "sample", damaged[name], "--info", env=sanitizer_environment)
+    assert done.stderr.startswith(f"error: {status}: ") and text in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (CODES[status], 1)
 
 
 def test_an_unharmed_folder_is_taken(artifact: Path, sanitized: Path, sanitizer_environment: dict[str, str]) -> None:
-    done = run(sanitized / "dashdeploy-sample", artifact, "--info", env=sanitizer_environment)
+    done = run(sanitized / "sample", artifact, "--info", env=sanitizer_environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "classes     10" in done.stdout

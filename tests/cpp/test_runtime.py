@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,16 @@ def test_a_scale_for_each_step_is_followed(model: Model, reference) -> None:
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-4)
 
 
-def test_without_guidance_and_steps_it_takes_the_artifact_s_own(model: Model) -> None:
+def test_without_guidance_and_steps_it_takes_the_artifact_s(model: Model) -> None:
     labels = np.array([1, 2, 3])
-    own = model.sample(labels, seed=3)
-    assert np.array_equal(own, model.sample(labels, seed=3, scale=guidance("constant", w=2.0), steps=4))
-    assert not np.array_equal(own, model.sample(labels, seed=3, scale=guidance("constant", w=2.0), steps=5))
+    images = model.sample(labels, seed=3)
+    assert np.array_equal(images, model.sample(labels, seed=3, scale=guidance("constant", w=2.0), steps=4))
+    assert not np.array_equal(images, model.sample(labels, seed=3, scale=guidance("constant", w=2.0), steps=5))
 
 
 @pytest.fixture
 def altered(artifact: Path, tmp_path: Path):
-    """A copy of the artifact whose manifest says something else, vouched for."""
+    """A copy of the artifact with a changed manifest, sealed again."""
 
     def make(change: Callable[[dict[str, Any]], object]) -> Path:
         folder = tmp_path / "altered"
@@ -98,11 +99,56 @@ def altered(artifact: Path, tmp_path: Path):
     return make
 
 
+def test_the_plan_is_the_manifest_s(library: Library, altered) -> None:
+    steps, scales = [900, 500, 100, 3], [1.5, 4.0, 1.0, 0.1]
+    folder = altered(lambda artifact: artifact["sampling"].update(timesteps=steps, guidance_scales=scales))
+    with Model(library, folder) as opened:
+        for num_steps in (0, 4):
+            t, t_prev, w = opened.plan(num_steps, guidance())
+            assert (t.tolist(), t_prev.tolist()) == (steps, [*steps[1:], -1])
+            assert np.array_equal(w, np.array(scales, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("host", "count", "by_graph"),
+    [
+        ({"small": False, "cond_gain": 1.0, "cond_gain_few": 0.0}, 1, True),
+        ({"small": False, "cond_gain": 0.0, "cond_gain_few": 1.0}, 1, False),
+        ({"small": True, "cond_gain": 1.0, "cond_gain_few": 0.0}, 1, False),
+        ({"small": True, "cond_gain": 0.0, "cond_gain_few": 1.0}, 1, True),
+        ({"small": True, "cond_gain": 0.0, "cond_gain_few": 1.0}, 2, False),
+    ],
+)
+def test_the_manifest_says_when_the_loop_replaces_the_sampler_graph_here_and_in_python(
+    library: Library, model: Model, altered, host: dict[str, Any], count: int, by_graph: bool
+) -> None:
+    """The graph keeps its timesteps when the manifest names others: the images tell whether it drew them."""
+    steps, labels = [900, 500, 100, 3], np.arange(count)
+
+    def change(artifact: dict[str, Any]) -> None:
+        artifact["host"] = host
+        for part in ("sampling", "sampler"):
+            artifact[part].update(timesteps=steps)
+
+    folder = altered(change)
+    with Model(library, folder, threads=2) as opened:
+        images = opened.sample(labels, seed=7)
+        stepped = opened.sample(labels, seed=7, progress=lambda done, total: 0)
+    expected = model.sample(labels, seed=7) if by_graph else stepped
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-3)
+    assert np.abs(model.sample(labels, seed=7) - stepped).max() > 0.01
+    plan = replace(sampling.plan(Sampling(num_inference_steps=4), 1000), timesteps=tuple(steps))
+    with dashdeploy.runtime.open(folder, threads=2) as opened:
+        start = sampling.initial_noise(7, 0, count, model.image_shape)
+        python = opened.sample(start, torch.from_numpy(labels), plan).numpy()
+    np.testing.assert_allclose(images, python, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["tag", "interval"])
-def test_guidance_over_time_may_be_the_artifact_s_own(library: Library, altered, name: str) -> None:
+def test_guidance_over_time_may_be_the_artifact_s(library: Library, altered, name: str) -> None:
     scale, asked = SCALES[name]
     assert isinstance(scale, Tag | GuidanceInterval)
-    folder = altered(lambda said: said["sampling"].update(guidance=scale.model_dump()))
+    folder = altered(lambda artifact: artifact["sampling"].update(guidance=scale.model_dump()))
     with Model(library, folder) as opened:
         for here, there in zip(opened.plan(50, guidance()), opened.plan(50, guidance(**asked)), strict=True):
             assert np.array_equal(here, there)
@@ -115,7 +161,7 @@ def test_without_a_step_or_cond_graph_it_draws_the_same(
 ) -> None:
     labels = np.arange(3)
     scale, asked = SCALES[name]
-    folder = altered(lambda said: [said["graphs"].pop(graph) for graph in missing])
+    folder = altered(lambda artifact: [artifact["graphs"].pop(graph) for graph in missing])
     with Model(library, folder, threads=1) as opened:
         images = opened.sample(labels, seed=7, scale=guidance(**asked), steps=50)
     np.testing.assert_allclose(images, drawn(reference, labels, scale, 50), rtol=0, atol=1e-4)
@@ -138,7 +184,9 @@ def test_noise_is_that_of_the_python_package(library: Library, seed: int, size: 
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 def test_timesteps_are_python_s_for_every_number_of_steps(library: Library, altered, spacing: str) -> None:
-    with Model(library, altered(lambda said: said["sampling"].update(timestep_spacing=spacing))) as opened:
+    four = sampling.timesteps(4, 1000, spacing)  # as many as the artifact's: these are in the manifest
+    change = {"timestep_spacing": spacing, "timesteps": four}
+    with Model(library, altered(lambda artifact: artifact["sampling"].update(change))) as opened:
         for steps in range(1, 1001):
             t, t_prev, _ = opened.plan(steps, guidance())
             expected = sampling.timesteps(steps, 1000, spacing)

@@ -9,7 +9,7 @@ import torch
 
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.export.checks import gate, trajectories
-from dashdeploy.export.graph import onnx_graph, rewrite
+from dashdeploy.export.graph import onnx_file, rewrite
 from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.target import GateLimits
@@ -39,7 +39,7 @@ def its_gate(trained: TorchDenoiser, draws) -> gate.Gate:
 def export_graph(denoiser: TorchDenoiser, name: str, path: Path, *, precision: str = "fp32", opset: int = 20) -> Path:
     """One graph of a denoiser."""
     rewritten = rewrite.for_export(denoiser, group_norm="instance", precision=precision)
-    return onnx_graph.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=100)
+    return onnx_file.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=100)
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dashdeploy import manifest
+from dashdeploy.artifact import BatchRange
 from dashdeploy.errors import UserError
 from dashdeploy.export.checks import parity
-from dashdeploy.export.export import check_targets, export, summary
+from dashdeploy.export.export import export, summary
 from dashdeploy.runtime.opening import open_path
 from dashdeploy.target import Calibration, Engine, GateLimits, ParityLimits, Profile, Target, load_target
 from tests.limits import HARDLY_TRAINED
@@ -24,7 +26,7 @@ def copied(tiny_run: Path, tmp_path: Path) -> Path:
 def test_an_artifact_that_is_there_is_not_made_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "check", lambda *a, **k: pytest.fail("exported again"))
     stage = export(copied, load_target("onnx-cpu"))
-    assert stage.figures["parity"]["worst"]["relative_error"] < 1e-4
+    assert manifest.read(stage).figures.parity.worst.relative_error < 1e-4
 
 
 def test_a_failed_parity_leaves_no_artifact(copied: Path) -> None:
@@ -36,7 +38,7 @@ def test_a_failed_parity_leaves_no_artifact(copied: Path) -> None:
 
 def test_group_norm_in_its_native_form_passes_parity_too(copied: Path) -> None:
     other = Target(name="native", description="test", group_norm="native")
-    assert export(copied, other).figures["parity"]["worst"]["relative_error"] < 1e-4
+    assert manifest.read(export(copied, other)).figures.parity.worst.relative_error < 1e-4
 
 
 def test_a_run_without_a_student_says_what_to_do(tmp_path: Path) -> None:
@@ -59,11 +61,12 @@ def loose(**changes) -> Target:
 
 def test_int8_is_calibrated_on_trajectories_and_passes_a_ladder(copied: Path) -> None:
     stage = export(copied, loose(precision="int8", opset=20, calibration=Calibration(num_images=4, num_steps=2)))
-    int8, gate = stage.figures["int8"], stage.figures["gate"]
-    assert int8["float_layers"][0] == "conv_in" and int8["calibration_draws"] == 8
-    assert [rung["name"] for rung in gate["rungs"]] == ["ONNX fp32", "onnxruntime int8"]
-    assert gate["rungs"][0]["overall"]["cond_error"] < 1e-4 < gate["rungs"][1]["overall"]["cond_error"]
-    assert len(gate["rungs"][1]["bins"]) == 2
+    checks = manifest.read(stage).figures
+    assert checks.int8.float_layers[0] == "conv_in" and checks.int8.calibration_draws == 8
+    plain, quantized = checks.gate.rungs
+    assert (plain.name, quantized.name) == ("ONNX fp32", "onnxruntime int8")
+    assert plain.overall.cond_error < 1e-4 < quantized.overall.cond_error
+    assert len(quantized.bins) == 2
 
 
 def test_int8_at_a_newer_opset_is_refused_with_the_reason(copied: Path) -> None:
@@ -83,13 +86,8 @@ def test_float16_past_the_gate_fails_with_the_table_and_the_worst_layer(copied: 
 
 def test_a_target_for_a_provider_that_is_not_here_is_checked_on_the_cpu_and_says_so(copied: Path) -> None:
     stage = export(copied, loose(precision="fp16", providers=("CUDAExecutionProvider",)))
-    assert "CUDAExecutionProvider itself was not run here" in stage.figures["verified"]
+    assert "CUDAExecutionProvider itself was not run here" in manifest.read(stage).figures.verified
     assert "CUDAExecutionProvider itself" in summary(stage)
-
-
-def test_two_targets_of_one_name_are_refused() -> None:
-    with pytest.raises(UserError, match="two targets are called trial"):
-        check_targets([loose(), loose(opset=20)])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
@@ -104,10 +102,10 @@ def test_an_rtx_target_leaves_engines_whose_types_are_in_the_manifest(copied: Pa
     pytest.importorskip("tensorrt_rtx")
     engine = Engine(profiles=(Profile(min=1, opt=2, max=4),), compute_capabilities=("8.9",))
     stage = export(copied, loose(backend="tensorrt_rtx", precision="fp16", engine=engine))
-    entry = stage.manifest["artifact"]["graphs"]["guided"]
-    assert (entry["file"], entry["onnx"]) == ("guided.plan", "guided.onnx")
-    assert set(entry["engine"]["layers"]["heavy"]["convolution"]) == {"float16"}
-    assert entry["engine"]["profiles"] == [{"min": 1, "opt": 2, "max": 4}]
+    graph = manifest.read(stage).artifact.graphs["guided"]
+    assert (graph.file, graph.onnx) == ("guided.plan", "guided.onnx")
+    assert set(graph.engine.layers.heavy["convolution"]) == {"float16"}
+    assert graph.engine.profiles == (BatchRange(min=1, opt=2, max=4),)
     with pytest.raises(UserError, match="need an NVIDIA GPU"):
         open_path(stage.folder)
     plan = stage.folder / "guided.plan"

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from jinja2 import UndefinedError
 
-from dashdeploy import package, stages
+from dashdeploy import stages
+from dashdeploy.artifact import Backend
 from dashdeploy.cli.app import main
 from dashdeploy.errors import UserError
 from dashdeploy.locate import available, data_root
-from dashdeploy.packages.cpp import Writer
-from dashdeploy.packages.stage import carry_out, place, summary
+from dashdeploy.packages import schema
+from dashdeploy.packages.cpp import SDKS
+from dashdeploy.packages.stage import carry_out, place, refuse_same_names, summary
+from dashdeploy.packages.template import render
 from dashdeploy.target import Target
 
 CPP = "name: mine\ndescription: for a test\nartifact: onnx-cpu\npackage: {kind: cpp}\n"
@@ -34,7 +39,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_it_carries_the_artifact_whole_and_every_source(copied: Path, mine: Path) -> None:
-    stage = carry_out(copied, package.load(str(mine)))
+    stage = carry_out(copied, schema.load(str(mine)))
     assert stage.folder == copied / "packages" / "mine"
     carried = stages.read_stage(stage.folder / "artifact")
     assert carried.manifest == stages.read_stage(copied / "artifacts" / "onnx-cpu").manifest
@@ -48,10 +53,10 @@ def test_it_carries_the_artifact_whole_and_every_source(copied: Path, mine: Path
 
 
 def test_it_is_made_once_and_again_when_something_changed(copied: Path, mine: Path) -> None:
-    first = carry_out(copied, package.load(str(mine))).folder.stat().st_ino
-    assert carry_out(copied, package.load(str(mine))).folder.stat().st_ino == first
+    first = carry_out(copied, schema.load(str(mine))).folder.stat().st_ino
+    assert carry_out(copied, schema.load(str(mine))).folder.stat().st_ino == first
     mine.write_text(CPP.replace("for a test", "for another test"))
-    assert carry_out(copied, package.load(str(mine))).folder.stat().st_ino != first
+    assert carry_out(copied, schema.load(str(mine))).folder.stat().st_ino != first
 
 
 def test_the_command_writes_packages_beside_artifacts(
@@ -67,13 +72,25 @@ def test_the_command_writes_packages_beside_artifacts(
     ]
 
 
-def test_a_backend_that_the_runtime_has_not_is_refused(copied: Path) -> None:
+def test_a_backend_that_no_runtime_has_is_refused(copied: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = stages.read_stage(copied / "artifacts" / "onnx-cpu")
     stage.manifest["artifact"]["backend"] = "abacus"
-    what = package.load("cpp")
-    assert isinstance(what, package.Package)
-    with pytest.raises(UserError, match="has no backend abacus; it has openvino, onnxruntime, tensorrt"):
-        Writer(what, Path()).check(stage)
+    monkeypatch.setattr("dashdeploy.export.export.export", lambda *_, **__: stage)
+    with pytest.raises(UserError, match=r"manifest\.json: artifact\.backend: must be 'onnxruntime', .*got 'abacus'"):
+        carry_out(copied, schema.load(str(mine)))
+    assert set(SDKS) == set(get_args(Backend))
+
+
+def test_two_targets_of_one_name_are_refused(mine: Path) -> None:
+    what = schema.load(str(mine))
+    with pytest.raises(UserError, match="two targets are called mine"):
+        refuse_same_names([what, what])
+
+
+def test_a_template_that_uses_an_unknown_name_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# {{model}}, {{modle}}\n")
+    with pytest.raises(UndefinedError, match="modle"):
+        render(tmp_path, "README.md", {"model": "m"})
 
 
 def test_an_artifact_of_another_solver_is_refused_by_every_package_and_says_which_graphs_are_ddims(
@@ -86,7 +103,7 @@ def test_an_artifact_of_another_solver_is_refused_by_every_package_and_says_whic
     monkeypatch.setattr("dashdeploy.export.export.export", lambda *_, **__: stage)
     for what in (str(mine), "triton", "triton-onnxruntime"):
         with pytest.raises(UserError, match=r"samples with dpmpp_2m, and packages run DDIM.*Set sampling.solver"):
-            carry_out(copied, package.load(what))
+            carry_out(copied, schema.load(what))
     assert not (copied / "packages").exists()
 
 
@@ -103,7 +120,7 @@ def test_an_artifact_of_another_solver_is_refused_by_every_package_and_says_whic
 def test_a_package_that_is_not_valid_is_told_as_recipes_are(mine: Path, text: str, expected: str) -> None:
     mine.write_text(text)
     with pytest.raises(UserError) as caught:
-        package.load(str(mine))
+        schema.load(str(mine))
     assert expected in str(caught.value)
     assert "mine.yaml: 1 problem" in str(caught.value)
 
@@ -111,12 +128,12 @@ def test_a_package_that_is_not_valid_is_told_as_recipes_are(mine: Path, text: st
 def test_an_artifact_that_is_no_target_is_refused(copied: Path, mine: Path) -> None:
     mine.write_text(CPP.replace("onnx-cpu", "cpp"))
     with pytest.raises(UserError, match=r"cpp\.yaml: .*problem"):
-        carry_out(copied, package.load(str(mine)))
+        carry_out(copied, schema.load(str(mine)))
 
 
 def test_every_package_that_ships_names_a_target_that_ships() -> None:
-    found = {name: package.load(name) for name in available("exporters")}
+    found = {name: schema.load(name) for name in available("exporters")}
     for what in found.values():
-        if isinstance(what, package.Package):
+        if isinstance(what, schema.Package):
             assert isinstance(found[what.artifact], Target)
             assert place(what) == "packages"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dashdeploy.runtime
+from dashdeploy import manifest
 from dashdeploy.diffusion.sampling import ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
@@ -88,5 +89,6 @@ def test_the_order_of_a_targets_graphs_does_not_matter_to_nncf(tiny_run: Path, t
         gate=HARDLY_TRAINED,
     )
     stage = export(folder, target)
-    assert list(stage.manifest["artifact"]["graphs"]) == ["cond", "guided"]
-    assert stage.figures["int8"]["float_layers"][0] == "conv_in"
+    contents = manifest.read(stage)
+    assert list(contents.artifact.graphs) == ["cond", "guided"]
+    assert contents.figures.int8.float_layers[0] == "conv_in"

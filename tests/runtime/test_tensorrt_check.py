@@ -6,24 +6,14 @@ from typing import Any
 
 import pytest
 
+from dashdeploy.artifact import EngineRecord
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.tensorrt_check import check
 from dashdeploy.runtime.tensorrt_library import Here
+from tests.records import engine_record
 
-ENGINE: dict[str, Any] = {
-    "flavour": "tensorrt",
-    "tensorrt": "11.1.0.10",
-    "cuda": "13",
-    "device_name": "NVIDIA L4",
-    "compute_capabilities": ["8.9"],
-    "flags": {"version_compatible": False, "hardware_compatibility": "none"},
-}
-RTX: dict[str, Any] = {
-    **ENGINE,
-    "flavour": "tensorrt_rtx",
-    "tensorrt": "1.7.1.116",
-    "compute_capabilities": ["8.6", "8.9"],
-}
+ENGINE = engine_record("tensorrt", tensorrt="11.1.0.10", device_name="NVIDIA L4")
+RTX = engine_record("tensorrt_rtx", tensorrt="1.7.1.116", device_name="NVIDIA L4", compute_capabilities=("8.6", "8.9"))
 L4 = Here("tensorrt", "11.1.0.10", "13", "13.0", "NVIDIA L4", "8.9")
 RTX_L4 = Here("tensorrt_rtx", "1.7.1.116", "13", "13.0", "NVIDIA L4", "8.9")
 
@@ -32,8 +22,8 @@ def with_(here: Here, **changes: Any) -> Here:
     return Here(**{**vars(here), **changes})
 
 
-def flagged(**flags: Any) -> dict[str, Any]:
-    return {**ENGINE, "flags": {**ENGINE["flags"], **flags}}
+def flagged(**flags: Any) -> EngineRecord:
+    return ENGINE.model_copy(update={"flags": ENGINE.flags.model_copy(update=flags)})
 
 
 def test_an_engine_fits_where_it_was_built() -> None:

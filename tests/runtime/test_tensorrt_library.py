@@ -38,7 +38,7 @@ def test_a_missing_library_is_one_line_with_the_install_command(monkeypatch: pyt
 def test_both_flavours_in_one_process_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
-    with pytest.raises(UserError, match=r"this process uses TensorRT, .* process of its own"):
+    with pytest.raises(UserError, match=r"this process uses TensorRT, .* separate process"):
         tensorrt_library.load("tensorrt_rtx")
 
 

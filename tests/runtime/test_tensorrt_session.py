@@ -12,14 +12,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dashdeploy.artifact import BatchRange, TensorSpec
 from dashdeploy.errors import UserError
 from dashdeploy.runtime import tensorrt_library
 from dashdeploy.runtime.tensorrt_session import MOST_SHAPES, TensorRTSession, check_inputs, choose_profile, enqueue
 
-ONE, FEW, MANY = ({"min": 1, "opt": 1, "max": 1}, {"min": 1, "opt": 8, "max": 16}, {"min": 8, "opt": 64, "max": 128})
+ONE, FEW, MANY = (BatchRange(min=a, opt=b, max=c) for a, b, c in ((1, 1, 1), (1, 8, 16), (8, 64, 128)))
 INPUTS = [
-    {"name": "x", "dtype": "float32", "shape": ["batch", 1, 8, 8]},
-    {"name": "y", "dtype": "int64", "shape": ["batch"]},
+    TensorSpec(name="x", dtype="float32", shape=("batch", 1, 8, 8)),
+    TensorSpec(name="y", dtype="int64", shape=("batch",)),
 ]
 
 
@@ -29,7 +30,7 @@ def test_the_profile_tuned_nearest_to_the_batch_is_taken(batch: int, expected: i
 
 
 def test_of_two_profiles_tuned_alike_the_narrower_one_is_taken() -> None:
-    assert choose_profile([{"min": 1, "opt": 8, "max": 64}, {"min": 4, "opt": 8, "max": 16}], 6) == 1
+    assert choose_profile([BatchRange(min=1, opt=8, max=64), BatchRange(min=4, opt=8, max=16)], 6) == 1
 
 
 @pytest.mark.parametrize("batch", [0, 129])
@@ -205,12 +206,11 @@ class FakeGraph:
 def opened(tmp_path: Path, content: bytes = b"plan") -> TensorRTSession:
     plan = tmp_path / "g.plan"
     plan.write_bytes(content)
-    shape = ["batch", 3]
     return TensorRTSession(
         plan,
         flavour="tensorrt_rtx",
-        inputs=[{"name": "x", "dtype": "float32", "shape": shape}],
-        outputs=[{"name": "o", "dtype": "float32", "shape": shape}],
+        inputs=[TensorSpec(name="x", dtype="float32", shape=("batch", 3))],
+        outputs=[TensorSpec(name="o", dtype="float32", shape=("batch", 3))],
         profiles=[ONE, MANY],
     )
 

@@ -10,14 +10,15 @@ from types import ModuleType
 
 import pytest
 
-from dashdeploy import package, stages
+from dashdeploy import stages
+from dashdeploy.packages import schema
 from dashdeploy.packages.stage import write_package
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(name: str, path: Path) -> ModuleType:
-    """A file as a module that finds its neighbours, as when it is run as a script."""
+    """A file as a module, which finds its neighbours as a script does."""
     sys.path.insert(0, str(path.parent))
     try:
         spec = importlib.util.spec_from_file_location(name, path)
@@ -33,18 +34,18 @@ def load(name: str, path: Path) -> ModuleType:
 @pytest.fixture(scope="session")
 def python_package(tiny_run: Path) -> stages.Stage:
     """The python backend's package, two threads; do not change it, copy it."""
-    found = package.load("triton")
-    assert isinstance(found, package.Package)
-    what = found.package.model_copy(update={"threads": 2})
-    return write_package(tiny_run, found.model_copy(update={"package": what}))
+    package = schema.load("triton")
+    assert isinstance(package, schema.Package)
+    settings = package.package.model_copy(update={"threads": 2})
+    return write_package(tiny_run, package.model_copy(update={"package": settings}))
 
 
 @pytest.fixture(scope="session")
 def graph_package(tiny_run: Path) -> stages.Stage:
     """The onnxruntime backend's package; do not change it, copy it."""
-    found = package.load("triton-onnxruntime")
-    assert isinstance(found, package.Package)
-    return write_package(tiny_run, found)
+    package = schema.load("triton-onnxruntime")
+    assert isinstance(package, schema.Package)
+    return write_package(tiny_run, package)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +53,12 @@ def client(python_package: stages.Stage) -> Iterator[ModuleType]:
     """The package's client.py."""
     yield load("triton_client_script", python_package.folder / "client.py")
     sys.modules.pop("noise", None)
+
+
+@pytest.fixture(scope="session")
+def model_sampler() -> ModuleType:
+    """sampler.py, which model.py runs in the server."""
+    return load("triton_sampler", ROOT / "exporters" / "triton" / "sampler.py")
 
 
 @pytest.fixture(scope="session")

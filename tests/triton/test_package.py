@@ -1,11 +1,11 @@
-"""The triton package: its configs as Triton's own protobuf reads them, held against the artifact's manifest."""
+"""The triton package: its configs as Triton's protobuf reads them, compared with the artifact's manifest."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,14 +21,18 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import triton_to_np_dtype
 
 import dashdeploy.runtime
-from dashdeploy import locate, package, stages
+from dashdeploy import locate, stages
+from dashdeploy import manifest as manifests
+from dashdeploy.artifact import Artifact, BatchRange
 from dashdeploy.diffusion import noise, sampling
 from dashdeploy.errors import UserError
+from dashdeploy.export import describe
+from dashdeploy.packages import schema, triton_config
 from dashdeploy.packages import triton as package_triton
-from dashdeploy.packages import triton_config
+from dashdeploy.packages.schema import Triton
 from dashdeploy.packages.stage import write_package
 from dashdeploy.recipe.schema import Recipe, Tag
-from dashdeploy.target import SamplerGraph
+from tests.records import engine_record
 
 TEMPLATES = locate.data_root("exporters") / "triton"
 
@@ -39,48 +43,67 @@ def config_of(folder: Path) -> Any:
     return text_format.Parse(path.read_text(), pb.ModelConfig())
 
 
-def writer(name: str, **changes: Any) -> package_triton.Writer:
+def writer(name: str, **changes: Any) -> package_triton.TritonWriter:
     """The writer of a package of exporters/ with some settings changed."""
-    found = package.load(name)
-    assert isinstance(found, package.Package)
-    what = found.package.model_copy(update=changes)
-    return package_triton.Writer(found.model_copy(update={"package": what}), TEMPLATES)
+    package = schema.load(name)
+    assert isinstance(package, schema.Package)
+    settings = package.package.model_copy(update=changes)
+    return package_triton.TritonWriter(package.model_copy(update={"package": settings}), TEMPLATES)
 
 
 def artifact_of(tiny_run: Path) -> stages.Stage:
     return stages.read_stage(tiny_run / "artifacts" / "onnx-cpu")
 
 
-def as_tensorrt(artifact: stages.Stage, folder: Path, **profile: int) -> stages.Stage:
-    """A float32 ONNX artifact edited to look like a TensorRT one: its engine is a stand-in of 4 bytes."""
+def as_tensorrt(artifact: stages.Stage, folder: Path, *, first: int = 1) -> stages.Stage:
+    """A float32 ONNX artifact edited to look like a TensorRT one: its engines are stand-ins of 4 bytes.
+
+    first: the smallest batch of the wider profile.
+    """
     shutil.copytree(artifact.folder, folder)
-    (folder / "sampler.plan").write_bytes(b"plan")
     manifest = json.loads((folder / stages.MANIFEST).read_text())
-    described = manifest["artifact"]
-    described["backend"] = "tensorrt"
-    del described["providers"]
-    profiles = [{"min": 1, "opt": 4, "max": 8}, {"min": 1, "opt": 8, "max": 64, **profile}]
-    sampler = described["graphs"]["sampler"]
-    sampler |= {"file": "sampler.plan", "files": ["sampler.onnx", "sampler.plan"], "engine": {"profiles": profiles}}
+    profiles = (BatchRange(min=1, opt=4, max=8), BatchRange(min=first, opt=8, max=64))
+    engine = engine_record("tensorrt", profiles=profiles).model_dump(mode="json")
+    manifest["artifact"] |= {"backend": "tensorrt", "providers": []}
+    for name, graph in manifest["artifact"]["graphs"].items():
+        (folder / f"{name}.plan").write_bytes(b"plan")
+        manifest["files"][f"{name}.plan"] = stages.file_sha256(folder / f"{name}.plan")
+        graph |= {"file": f"{name}.plan", "files": [*graph["files"], f"{name}.plan"], "engine": engine}
     return stages.Stage(folder, manifest)
 
 
-def write(maker: package_triton.Writer, folder: Path, artifact: stages.Stage) -> Any:
+def check(maker: package_triton.TritonWriter, artifact: stages.Stage) -> None:
+    """Whether a package can carry an artifact."""
+    maker.check(artifact.folder, manifests.read(artifact))
+
+
+def write(maker: package_triton.TritonWriter, folder: Path, artifact: stages.Stage) -> Any:
     """Check and write a package; its parsed config."""
     folder.mkdir()
-    maker.check(artifact)
-    maker.write(folder, artifact, Recipe.model_validate(artifact.manifest["recipe"]))
+    check(maker, artifact)
+    maker.write(folder, artifact.folder, manifests.read(artifact))
     return config_of(folder)
+
+
+def contract_of(tiny_run: Path) -> Artifact:
+    """The artifact's part of the manifest, typed."""
+    return manifests.read(artifact_of(tiny_run)).artifact
+
+
+def parsed_config(settings: Triton, artifact: Artifact) -> Any:
+    """The config of an artifact as Triton's protobuf reads it."""
+    message = triton_config.config(settings, artifact, package_triton.schedule(artifact, settings), name="m")
+    return text_format.Parse(triton_config.text(message), pb.ModelConfig())
 
 
 def inputs_of(config: Any, batch: int) -> dict[str, tuple[str, list[int]]]:
     """Name -> (numpy type, shape that the backend gets) of a config's inputs."""
-    found = {}
+    inputs = {}
     for tensor in config.input:
         dims = list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
         dtype = triton_to_np_dtype(pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"))
-        found[tensor.name] = (np.dtype(dtype).name, [batch, *dims])
-    return found
+        inputs[tensor.name] = (np.dtype(dtype).name, [batch, *dims])
+    return inputs
 
 
 def manifest_inputs(artifact: stages.Stage, batch: int) -> dict[str, tuple[str, list[int]]]:
@@ -103,14 +126,13 @@ def check_common(config: Any, folder: Path, artifact: stages.Stage) -> None:
         assert required <= set(warm_up.inputs) <= {tensor.name for tensor in config.input}
     (output,) = config.output
     assert list(output.dims) == described["image_shape"]
-    assert json.loads(config.parameters["timesteps"].string_value) == described["sampler"]["timesteps"]
     assert json.loads(config.parameters["guidance"].string_value) == [2.0] * 4
     model = folder / "model_repository" / "tiny"
     assert (model / "labels.txt").read_text().splitlines() == described["classes"]
     assert json.loads(config.parameters["classes"].string_value) == described["classes"]
     for path in folder.rglob("*"):
         if path.is_file() and path.suffix in (".md", ".py", ".yaml", ""):
-            assert not re.search(r"\{\{\w+\}\}", path.read_text()), path
+            assert not re.search(r"\{\{|\{%", path.read_text()), path
 
 
 def test_the_python_package_carries_the_artifact_whole_and_takes_a_label_and_a_seed(
@@ -171,6 +193,7 @@ def test_weights_beside_the_graph_are_carried_along(tiny_run: Path, tmp_path: Pa
     onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights)
     artifact = stages.Stage(tmp_path / "artifact", json.loads((tmp_path / "artifact" / stages.MANIFEST).read_text()))
     artifact.manifest["artifact"]["graphs"]["sampler"]["files"].append(weights)
+    artifact.manifest["files"][weights] = stages.file_sha256(tmp_path / "artifact" / weights)
     config = write(writer("triton-onnxruntime"), tmp_path / "package", artifact)
     version = tmp_path / "package" / "model_repository" / "tiny" / "1"
     assert {file.name for file in version.iterdir()} == {config.default_model_filename, weights}
@@ -191,11 +214,9 @@ def test_the_tensorrt_config_declares_the_engine_and_its_widest_profile(tiny_run
 
 
 def test_the_graph_output_may_be_bytes(tiny_run: Path) -> None:
-    described = json.loads(json.dumps(artifact_of(tiny_run).manifest["artifact"]))
-    described["graphs"]["sampler"]["outputs"][0]["dtype"] = SamplerGraph(output="uint8").output
-    what = writer("triton-onnxruntime").what
-    message = triton_config.config(what, described, name="m", timesteps=[1], guidance=[2.0])
-    parsed = text_format.Parse(triton_config.text(message), pb.ModelConfig())
+    described = contract_of(tiny_run).model_dump()
+    described["sampler"]["output"] = described["graphs"]["sampler"]["outputs"][0]["dtype"] = "uint8"
+    parsed = parsed_config(writer("triton-onnxruntime").settings, Artifact.model_validate(described))
     assert parsed.output[0].data_type == pb.TYPE_UINT8
 
 
@@ -203,61 +224,99 @@ def test_artifacts_that_a_backend_cannot_run_are_refused(tiny_run: Path, tmp_pat
     plain = artifact_of(tiny_run)
     engine = as_tensorrt(plain, tmp_path / "engine")
     with pytest.raises(UserError, match=r"tensorrt_plan runs artifacts for tensorrt, and this one is for onnxruntime"):
-        writer("triton-tensorrt").check(plain)
+        check(writer("triton-tensorrt"), plain)
     with pytest.raises(UserError, match=r"python runs artifacts for onnxruntime, and this one is for tensorrt\b.*onnx"):
-        writer("triton").check(engine)
+        check(writer("triton"), engine)
     with pytest.raises(UserError, match=r"onnxruntime_onnx runs artifacts for onnxruntime"):
-        writer("triton-onnxruntime").check(engine)
+        check(writer("triton-onnxruntime"), engine)
     with pytest.raises(UserError, match=r"up to 65 images into a batch.* at most 64\. Lower max_batch_size"):
-        writer("triton-tensorrt", max_batch_size=65).check(engine)
+        check(writer("triton-tensorrt", max_batch_size=65), engine)
     with pytest.raises(UserError, match=r"profile begins at 2 images. Set min to 1"):
-        writer("triton-tensorrt").check(as_tensorrt(plain, tmp_path / "late", min=2))
+        check(writer("triton-tensorrt"), as_tensorrt(plain, tmp_path / "late", first=2))
     del engine.manifest["artifact"]["graphs"]["sampler"]
     with pytest.raises(
         UserError, match=r"runs the sampler graph, and this artifact has guided, cond, step. Add sampler"
     ):
-        writer("triton-tensorrt").check(engine)
+        check(writer("triton-tensorrt"), engine)
 
 
-def test_the_model_refuses_an_artifact_of_another_solver(tiny_run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "artifact"
-    shutil.copytree(tiny_run / "artifacts" / "onnx-cpu", folder)
-    path = folder / stages.MANIFEST
-    manifest = json.loads(path.read_text())
-    manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
-    path.write_text(json.dumps(manifest))
-    (folder / stages.SIDECAR).write_bytes(stages.sidecar_text(path))
-    spec = importlib.util.spec_from_file_location("triton_sampler", TEMPLATES / "sampler.py")
-    assert spec is not None and spec.loader is not None
-    template = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(template)
-    with pytest.raises(ValueError, match=r"samples with dpmpp_2m; this model runs DDIM alone"):
-        template.Sampler(folder, timesteps=[999], threads=1)
+@pytest.fixture
+def changed(tiny_run: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the artifact with a changed manifest, sealed again."""
+
+    def make(change: Callable[[dict[str, Any]], object]) -> Path:
+        folder = tmp_path / "artifact"
+        shutil.copytree(tiny_run / "artifacts" / "onnx-cpu", folder)
+        path = folder / stages.MANIFEST
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+        (folder / stages.SIDECAR).write_bytes(stages.sidecar_text(path))
+        return folder
+
+    return make
+
+
+def test_the_model_refuses_an_artifact_of_another_solver(changed: Callable[..., Path], model_sampler: Any) -> None:
+    folder = changed(lambda manifest: manifest["artifact"]["sampling"].update(solver="dpmpp_2m"))
+    with pytest.raises(ValueError, match=r"samples with dpmpp_2m, and this model runs only ddim"):
+        model_sampler.Sampler(folder, threads=1)
+
+
+@pytest.mark.parametrize("number", [stages.FORMAT - 1, stages.FORMAT + 1])
+def test_the_model_refuses_another_format_in_a_line(
+    changed: Callable[..., Path], model_sampler: Any, number: int
+) -> None:
+    folder = changed(lambda manifest: manifest.update(format=number))
+    with pytest.raises(ValueError) as caught:
+        model_sampler.Sampler(folder, threads=1)
+    expected = f"format {number}; this model reads {stages.FORMAT}. Export the package again."
+    assert str(caught.value) == f"{folder / stages.MANIFEST}: {expected}"
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_model_takes_its_plan_and_its_threads_from_the_manifest(
+    changed: Callable[..., Path], model_sampler: Any, small: bool
+) -> None:
+    steps, scales = [900, 500, 3], [1.5, 4.0, 0.5]
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["artifact"]["sampling"].update(timesteps=steps, guidance_scales=scales)
+        manifest["artifact"]["host"].update(small=small)
+
+    sampler = model_sampler.Sampler(changed(change), threads=2)
+    assert (sampler.timesteps, sampler.guidance_scales.tolist()) == (steps, scales)
+    assert (sampler.whole is sampler.part) == small
+    sampler.close()
 
 
 def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:
-    described, what = artifact_of(tiny_run).manifest["artifact"], writer("triton", max_queue_size=7).what
-    message = triton_config.config(what, described, name="m", timesteps=[1], guidance=[2.0])
-    parsed = text_format.Parse(triton_config.text(message), pb.ModelConfig())
+    parsed = parsed_config(writer("triton", max_queue_size=7).settings, contract_of(tiny_run))
     assert parsed.dynamic_batching.default_queue_policy.max_queue_size == 7
 
 
 def test_guidance_over_time_becomes_the_default_of_each_step(tiny_run: Path) -> None:
-    artifact = artifact_of(tiny_run)
-    recipe = Recipe.model_validate(artifact.manifest["recipe"])
-    tag = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"guidance": Tag()})})
-    described = {k: v for k, v in artifact.manifest["artifact"].items() if k != "sampler"}
-    steps, scales = package_triton.schedule(described, tag)
-    plan = sampling.plan(tag.sampling, described["num_train_timesteps"])
-    assert (tuple(steps), tuple(scales)) == (plan.timesteps, plan.weights)
-    assert len(set(scales)) == 4
+    recipe = Recipe.model_validate(artifact_of(tiny_run).manifest["recipe"])
+    tag = recipe.sampling.model_copy(update={"guidance": Tag()})
+    artifact = contract_of(tiny_run).model_copy(update={"sampling": describe.sampling_plan(tag, 1000)})
+    steps = package_triton.schedule(artifact, writer("triton").settings)
+    plan = sampling.plan(tag, 1000)
+    assert (steps.timesteps, steps.guidance_scales) == (plan.timesteps, plan.weights)
+    assert len(set(steps.guidance_scales)) == 4
+
+
+def test_the_steps_are_those_of_the_graph_that_triton_runs(tiny_run: Path) -> None:
+    recipe = Recipe.model_validate(artifact_of(tiny_run).manifest["recipe"])
+    more = recipe.sampling.model_copy(update={"num_inference_steps": 8})
+    artifact = contract_of(tiny_run).model_copy(update={"sampling": describe.sampling_plan(more, 1000)})
+    for name, num_steps in (("triton", 8), ("triton-onnxruntime", 4), ("triton-tensorrt", 4)):
+        assert len(package_triton.schedule(artifact, writer(name).settings).timesteps) == num_steps
 
 
 def test_class_names_of_any_kind_survive_the_config(tiny_run: Path) -> None:
     names = ['a "quoted" name', "Lokomotive über Brücke", "back\\slash", "\U0001f642"]
-    described = {**artifact_of(tiny_run).manifest["artifact"], "classes": names}
-    message = triton_config.config(writer("triton").what, described, name="m", timesteps=[1], guidance=[2.0])
-    parsed = text_format.Parse(triton_config.text(message), pb.ModelConfig())
+    artifact = contract_of(tiny_run).model_copy(update={"classes": names})
+    parsed = parsed_config(writer("triton").settings, artifact)
     assert json.loads(parsed.parameters["classes"].string_value) == names
 
 
@@ -269,7 +328,7 @@ def test_a_config_that_triton_does_not_know_is_refused() -> None:
 def test_a_package_is_written_again_only_when_it_changes(tiny_run: Path, python_package: stages.Stage) -> None:
     manifest = python_package.folder / stages.MANIFEST
     before = manifest.stat().st_mtime_ns
-    same = package.Package.model_validate(python_package.manifest["inputs"]["package"])
+    same = schema.Package.model_validate(python_package.manifest["inputs"]["package"])
     assert write_package(tiny_run, same).sha256 == python_package.sha256
     assert manifest.stat().st_mtime_ns == before
     other = same.model_copy(update={"name": "other", "package": same.package.model_copy(update={"model_name": "m"})})

@@ -50,7 +50,7 @@ def models(server: Any, client: ModuleType) -> dict[str, Any]:
 def runtime(tiny_run: Path) -> Iterator[Model]:
     """The Python runtime on the step graph, as served.
 
-    Its sampler graph rounds otherwise, and the hardly trained network's first step magnifies that to 2e-4.
+    The sampler graph rounds differently, and the hardly trained network's first step magnifies that to 2e-4.
     """
     with dashdeploy.runtime.open(tiny_run / "artifacts" / "onnx-cpu", threads=1) as model:
         assert isinstance(model.sampler, GraphSampler)
@@ -65,7 +65,7 @@ def steps(python_package: stages.Stage) -> tuple[int, ...]:
 
 
 def mixed_request(number: int, shape: tuple[int, ...], n: int) -> Arrays:
-    """A request of one image: labels, one w or a schedule or none, a seed or noise of its own, all by its number."""
+    """A request of one image: its number decides its label, its w (one, a schedule or none), and its seed or noise."""
     generator = np.random.default_rng(number)
     arrays: Arrays = {"label": np.array([number % 10])}
     w = generator.uniform(0.0, 5.0, n).astype(np.float32)
@@ -78,7 +78,7 @@ def mixed_request(number: int, shape: tuple[int, ...], n: int) -> Arrays:
 
 
 def expected(arrays: Arrays, runtime: Model, steps: tuple[int, ...]) -> NDArray[Any]:
-    """The same image from the Python runtime, alone in its batch."""
+    """The same image from the Python runtime, in a batch of one."""
     shape = runtime.denoiser.interface.image_shape
     w = np.broadcast_to(arrays.get("guidance", np.full(1, 2.0)), (len(steps),))
     x = arrays.get("noise")

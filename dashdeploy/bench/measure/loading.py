@@ -64,7 +64,8 @@ def main(job: dict[str, Any]) -> None:
     from dashdeploy.runtime import RUNTIMES
 
     for runtime in job["runtimes"]:
-        resolve("runtime", RUNTIMES, runtime)
+        if runtime in RUNTIMES:
+            resolve("runtime", RUNTIMES, runtime)
         if runtime in MODULES:
             importlib.import_module(MODULES[runtime])
     found: list[list[tuple[float, float]]] = [[] for _ in job["folders"]]

@@ -60,7 +60,7 @@ def describe(
             runtime=model.runtime,
             parameters=model.parameters,
             file_bytes=model.file_bytes,
-            artifact_bytes=stage.figures["bytes"] if stage else None,
+            artifact_bytes=stage.figures["file_bytes"] if stage else None,
             sha256=model.sha256,
             peak_rss_mib=peak_rss_mib,
             precision=model.precision,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal, get_args
 
 import torch
 
@@ -13,33 +12,12 @@ from dashdeploy import seeds
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.errors import UserError
+from dashdeploy.figures import Parity, ParityRow
 from dashdeploy.recipe.schema import Guidance
 from dashdeploy.target import ParityLimits
 
-BRANCHES = ("uncond", "cond", "guided")
-
-
-@dataclass(frozen=True)
-class ParityRow:
-    """Largest relative error √(Σ(found − expected)²/Σ expected²) of one image, at one batch size and range of t."""
-
-    branch: str
-    batch_size: int
-    t_low: int
-    t_high: int
-    relative_error: float
-    problem: str | None
-
-
-@dataclass(frozen=True)
-class Parity:
-    """All rows, and the worst."""
-
-    rows: list[ParityRow]
-    worst: ParityRow
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"worst": asdict(self.worst), "rows": [asdict(row) for row in self.rows]}
+Branch = Literal["uncond", "cond", "guided"]
+BRANCHES: tuple[Branch, ...] = get_args(Branch)
 
 
 @torch.no_grad()
@@ -52,7 +30,7 @@ def check(
     seed: int,
     on_row: Callable[[], None] | None = None,
 ) -> Parity:
-    """Compare an artifact with its reference on noisy inputs; each branch alone, then guided at the recipe's scale.
+    """Compare an artifact with its reference on noisy inputs; each branch by itself, then guided at the recipe's scale.
 
     Raises:
         UserError: a limit is passed, or an output is NaN, infinite, constant or of another shape; it names the worst.
@@ -68,32 +46,39 @@ def check(
             w = w + torch.arange(batch_size) % 3
             uncond, cond = reference.branches(x, t, y)
             expected = {"uncond": uncond, "cond": cond, "guided": guidance.combine(uncond, cond, w)}
-            weights = {"uncond": torch.zeros(batch_size), "cond": torch.ones(batch_size), "guided": w}
+            weights: dict[Branch, torch.Tensor] = {
+                "uncond": torch.zeros(batch_size),
+                "cond": torch.ones(batch_size),
+                "guided": w,
+            }
             for branch in BRANCHES:
-                found = artifact.guided(x, t, y, weights[branch])
-                rows.append(compare(found, expected[branch], branch, low, high))
+                output = artifact.guided(x, t, y, weights[branch])
+                rows.append(compare(output, expected[branch], branch, low, high))
             if on_row is not None:
                 on_row()
     worst = max(rows, key=lambda row: (row.problem is not None, row.relative_error))
     if worst.problem is not None or worst.relative_error > limits.relative_error:
         raise UserError(_failure(rows, worst, limits))
-    return Parity(rows, worst)
+    bounds = {"relative_error": limits.relative_error, "sampler_error": limits.sampler_error}
+    return Parity(limits=bounds, worst=worst, rows=tuple(rows))
 
 
-def compare(found: torch.Tensor, expected: torch.Tensor, branch: str, low: int, high: int) -> ParityRow:
-    """One row: the worst image's relative error, and what is wrong with the output whatever the error."""
+def compare(output: torch.Tensor, expected: torch.Tensor, branch: Branch, low: int, high: int) -> ParityRow:
+    """One row: the worst image's relative error, and the problem of an unusable output."""
     problem = None
     error = float("inf")
-    if found.shape != expected.shape:
-        problem = f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
-    elif not torch.isfinite(found).all():
+    if output.shape != expected.shape:
+        problem = f"shape {tuple(output.shape)}, expected {tuple(expected.shape)}"
+    elif not torch.isfinite(output).all():
         problem = "NaN or Inf"
-    elif (found.flatten(1).std(1) == 0).any():
+    elif (output.flatten(1).std(1) == 0).any():
         problem = "constant output"
     else:
-        difference = (found.double() - expected.double()).flatten(1).norm(dim=1)
+        difference = (output.double() - expected.double()).flatten(1).norm(dim=1)
         error = float((difference / expected.double().flatten(1).norm(dim=1)).max())
-    return ParityRow(branch, len(expected), low, high, error, problem)
+    return ParityRow(
+        branch=branch, batch_size=len(expected), t_low=low, t_high=high, relative_error=error, problem=problem
+    )
 
 
 def draw(

@@ -1,9 +1,8 @@
-"""The cond, step and sampler graphs against torch from the same noise: each step alone, and the final images."""
+"""The cond, step and sampler graphs against torch from the same noise: each step by itself, and the final images."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -12,6 +11,7 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.sampling import Plan, ddim_step
 from dashdeploy.errors import UserError
+from dashdeploy.figures import SamplingCheck
 from dashdeploy.metrics.gap import relative_error
 from dashdeploy.recipe.schema import Guidance
 from dashdeploy.runtime.graphs_model import Session
@@ -25,23 +25,6 @@ class Trajectory:
     y: torch.Tensor
     w: torch.Tensor
     states: list[torch.Tensor]
-
-
-@dataclass(frozen=True)
-class SamplingCheck:
-    """Worst figures of a graph. Errors are relative, √(Σ(found − expected)²/Σ expected²), over a batch.
-
-    step_error: of x_prev (step) or eps (cond), each step from torch's own x_t. image_error: of the final images;
-    max_difference: of one pixel, images spanning 2.
-    """
-
-    graph: str
-    step_error: float | None = None
-    image_error: float | None = None
-    max_difference: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if v is not None}
 
 
 @torch.no_grad()
@@ -73,7 +56,7 @@ def check_cond(session: Session, reference: Denoiser, path: Trajectory, plan: Pl
             t = torch.full_like(path.y, now)
             for y in (path.y, null):
                 worst = max(worst, _error(session(x, t, y), reference(x, t, y)))
-    return SamplingCheck("cond", step_error=worst)
+    return SamplingCheck(graph="cond", step_error=worst)
 
 
 def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
@@ -87,7 +70,12 @@ def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
         before = path.states[i]
         x = session(x, t, t_prev, path.y, w)
     images, expected = x.clamp(-1, 1), path.states[-1]
-    return SamplingCheck("step", worst, _error(images, expected), float((images - expected).abs().max()))
+    return SamplingCheck(
+        graph="step",
+        step_error=worst,
+        image_error=_error(images, expected),
+        max_difference=float((images - expected).abs().max()),
+    )
 
 
 def check_sampler(session: Session, path: Trajectory) -> SamplingCheck:
@@ -95,7 +83,8 @@ def check_sampler(session: Session, path: Trajectory) -> SamplingCheck:
     images, expected = session(path.noise, path.y, path.w), path.states[-1]
     if images.dtype == torch.uint8:
         images, expected = images.float() / 127.5 - 1, ((expected + 1) * 127.5).round() / 127.5 - 1
-    return SamplingCheck("sampler", None, _error(images, expected), float((images - expected).abs().max()))
+    difference = float((images - expected).abs().max())
+    return SamplingCheck(graph="sampler", image_error=_error(images, expected), max_difference=difference)
 
 
 def require(check: SamplingCheck, *, step_error: float, image_error: float, max_difference: float | None) -> None:
@@ -118,7 +107,7 @@ def require(check: SamplingCheck, *, step_error: float, image_error: float, max_
             )
 
 
-def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    if found.shape != expected.shape or not torch.isfinite(found).all():
+def _error(output: torch.Tensor, expected: torch.Tensor) -> float:
+    if output.shape != expected.shape or not torch.isfinite(output).all():
         return float("inf")
-    return relative_error(found, expected)
+    return relative_error(output, expected)

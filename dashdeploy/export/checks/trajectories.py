@@ -1,6 +1,6 @@
-"""Draws of (x_t, t, y) along the student's own trajectories: what a deployed network really sees.
+"""Draws of (x_t, t, y) along the student's trajectories: what a deployed network really sees.
 
-Calibration and the guidance gate both use them: noise added to images, or noise alone, has other ranges,
+Calibration and the guidance gate both use them: noise added to images, or pure noise, has other ranges,
 and a scale that fits those clips the real ones.
 """
 
@@ -58,7 +58,7 @@ def draw(
     total = interface.schedule.num_train_timesteps
     steps = min(sampling.num_inference_steps, total)
     points = {round(i * (steps - 1) / max(1, num_points - 1)) for i in range(num_points)}
-    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    draws: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for half, scale in enumerate((sampling.guidance, 1.0)):
         labels = torch.arange(half, num_images, 2) // 2 % interface.num_classes
         for start in range(0, len(labels), batch_size):
@@ -67,6 +67,6 @@ def draw(
             noise = torch.randn((len(y), *interface.image_shape), generator=generator)
             recorder = Recorder(denoiser, points.__contains__)
             SOLVERS[sampling.solver](recorder, noise, y, plan(sampling, total, scale=scale))
-            found += recorder.seen
-    x_t, t, y = (torch.cat(parts) for parts in zip(*found, strict=True))
+            draws += recorder.seen
+    x_t, t, y = (torch.cat(parts) for parts in zip(*draws, strict=True))
     return Probes(x_t, t, y)

@@ -1,52 +1,112 @@
-"""All checks of a finished artifact: in its own runtime where that runs here, else on its ONNX graphs, saying so."""
+"""All checks of a finished artifact, in its runtime where that runs here, else on its ONNX graphs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import Progress
 
+from dashdeploy.artifact import TENSORRT, Artifact
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser, TorchDenoiser
-from dashdeploy.diffusion.sampling import Plan
+from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
-from dashdeploy.export.checks import gate, parity, sampling_check, worst_layer
+from dashdeploy.export.checks import parity, sampling_check, worst_layer
+from dashdeploy.export.checks.gate import Gate, failure
 from dashdeploy.export.graph import rewrite
-from dashdeploy.export.int8 import sensitivity
+from dashdeploy.figures import Checks, GateFigures, Parity, Rung, SamplingCheck
 from dashdeploy.lazy import resolve
 from dashdeploy.metrics.gap import relative_error
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime import RUNTIMES, tensorrt_library
 from dashdeploy.runtime.graphs_model import GraphSampler
-from dashdeploy.runtime.model import Model, Opening
+from dashdeploy.runtime.model import Model, Open, Opening
 from dashdeploy.runtime.onnxruntime_model import open_guided
-from dashdeploy.target import TENSORRT, Target
+from dashdeploy.target import Target
 
 IMAGES = 5
 """Images of the sampling check: an odd number, and not the one that was traced."""
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
-@dataclass
-class Verification:
-    """What was measured. verified: where, if not in the artifact's own runtime; '' otherwise."""
+def verify(
+    folder: Path,
+    artifact: Artifact,
+    reference: TorchDenoiser,
+    target: Target,
+    sampling: Sampling,
+    *,
+    seed: int,
+    gate: Gate | None,
+    float_graph: Path | None,
+    progress: Progress,
+) -> Checks:
+    """Parity (fp32) or the guidance gate (others), batch sizes, and the cond, step and sampler graphs.
 
-    verified: str
-    sampling: list[sampling_check.SamplingCheck] = field(default_factory=list)
-    parity: parity.Parity | None = None
-    rungs: list[gate.Rung] = field(default_factory=list)
-    limits: dict[str, Any] = field(default_factory=dict)
+    Args:
+        sampling: the recipe's, with the sampler graph's number of steps.
+        gate: what a lower precision must pass; None for fp32.
+        float_graph: the guided graph in float32, the ladder's first rung; None for fp32 itself.
 
-    def as_dict(self) -> dict[str, Any]:
-        """The manifest's figures."""
-        found: dict[str, Any] = {"verified": self.verified, "sampling": [check.as_dict() for check in self.sampling]}
-        if self.parity is not None:
-            found["parity"] = self.parity.as_dict()
-        if self.rungs:
-            found["gate"] = {"limits": self.limits, "rungs": [rung.as_dict() for rung in self.rungs]}
-        return found
+    Raises:
+        UserError: a limit of the target is passed, with the table of the gate.
+    """
+    model, elsewhere = open_here(folder, artifact, target)
+    with model:
+        denoiser = OnHost(model.denoiser, model.device)
+        parity_rows, gate_rungs = None, None
+        if gate is None:
+            parity_rows = check_parity(denoiser, reference, target, sampling, seed=seed, progress=progress)
+        else:
+            progress.add_task(f"{target.name}: guidance gate", total=None)
+            gate_rungs = check_gate(gate, denoiser, reference, target, float_graph=float_graph)
+            check_batches(denoiser, target, seed=seed)
+        graphs = check_sampling(model, reference, target, sampling, seed=seed)
+    names = {name for graph in artifact.graphs.values() for name in graph.files}
+    return Checks(
+        verified=elsewhere,
+        sampling=graphs,
+        parity=parity_rows,
+        gate=gate_rungs,
+        file_bytes=sum((folder / name).stat().st_size for name in names),
+    )
+
+
+def open_here(folder: Path, artifact: Artifact, target: Target) -> tuple[Model, str]:
+    """The artifact's model, and where it runs if not in the artifact's runtime; '' otherwise.
+
+    An engine, or a graph for a provider that is not here, is checked as ONNX on the CPU: the same graph with the
+    same precision, not the same kernels.
+    """
+    if runs_here(artifact):
+        opener: Open = resolve("runtime", RUNTIMES, artifact.backend)
+        return opener(folder, artifact, Opening(), sha256=""), ""
+    other = "openvino" if artifact.precision == "bf16" else "onnxruntime"
+    as_onnx = {
+        name: graph.model_copy(update={"file": graph.onnx or graph.file, "engine": None})
+        for name, graph in artifact.graphs.items()
+    }
+    changes = {"graphs": as_onnx, "backend": other, "providers": ("CPUExecutionProvider",)}
+    opener = resolve("runtime", RUNTIMES, other)
+    skipped = artifact.providers[0] if artifact.backend == "onnxruntime" else artifact.backend
+    return (
+        opener(folder, artifact.model_copy(update=changes), Opening(), sha256=""),
+        f"its ONNX graphs were checked in {TITLES[other]} on the CPU; {skipped} itself was not run here",
+    )
+
+
+def runs_here(artifact: Artifact) -> bool:
+    """Whether this machine has the artifact's provider, or the GPU that all its engines were built for."""
+    if artifact.backend in TENSORRT:
+        capability = tensorrt_library.compute_capability()
+        engines = [graph.engine for graph in artifact.graphs.values() if graph.engine is not None]
+        return all(capability in engine.compute_capabilities for engine in engines)
+    if artifact.backend == "onnxruntime" and artifact.providers[0] != "CPUExecutionProvider":
+        import onnxruntime
+
+        return artifact.providers[0] in onnxruntime.get_available_providers()
+    return True
 
 
 class OnHost:
@@ -82,40 +142,6 @@ class SessionOnHost:
         """The model closes its sessions."""
 
 
-def opened(folder: Path, artifact: dict[str, Any], target: Target) -> tuple[Model, str]:
-    """The artifact's model, and where it runs if that is not its own runtime.
-
-    An engine, or a graph for a provider that is not here, is checked as ONNX on the CPU: the same graph with the
-    same precision, not the same kernels.
-    """
-    manifest = {"artifact": artifact, "files": {}}
-    backend, how = target.backend, Opening()
-    own = True
-    if backend in TENSORRT:
-        capability = tensorrt_library.compute_capability()
-        own = all(fits(entry["engine"], capability) for entry in artifact["graphs"].values())
-    elif backend == "onnxruntime" and target.providers[0] != "CPUExecutionProvider":
-        import onnxruntime
-
-        own = target.providers[0] in onnxruntime.get_available_providers()
-    if own:
-        return resolve("runtime", RUNTIMES, backend)(folder, manifest, how), ""
-    graphs = {name: {**e, "file": e.get("onnx", e["file"])} for name, e in artifact["graphs"].items()}
-    other = "openvino" if target.precision == "bf16" else "onnxruntime"
-    manifest["artifact"] = {**artifact, "graphs": graphs, "backend": other, "providers": ["CPUExecutionProvider"]}
-    named = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[other]
-    skipped = target.providers[0] if backend == "onnxruntime" else backend
-    return (
-        resolve("runtime", RUNTIMES, other)(folder, manifest, how),
-        f"its ONNX graphs were checked in {named} on the CPU; {skipped} itself was not run here",
-    )
-
-
-def fits(engine: dict[str, Any], capability: str | None) -> bool:
-    """Whether an engine was built for this machine's GPU, and not ahead of time for others."""
-    return capability in engine["compute_capabilities"]
-
-
 def batch_sizes(target: Target) -> tuple[int, ...]:
     """The target's batch sizes for parity, cut to what its engines accept."""
     largest = target.largest_batch
@@ -123,81 +149,50 @@ def batch_sizes(target: Target) -> tuple[int, ...]:
     return tuple(dict.fromkeys(sizes))
 
 
-def verify(
-    folder: Path,
-    artifact: dict[str, Any],
-    reference: TorchDenoiser,
-    target: Target,
-    sampling: Sampling,
-    *,
-    plan: Plan,
-    seed: int,
-    ladder: gate.Gate | None,
-    float_graph: Path | None,
-    progress: Progress,
-) -> Verification:
-    """Parity (fp32) or the guidance gate (others), batch sizes, and the cond, step and sampler graphs.
+def check_parity(
+    denoiser: Denoiser, reference: TorchDenoiser, target: Target, sampling: Sampling, *, seed: int, progress: Progress
+) -> Parity:
+    """Parity at the target's batch sizes and limits."""
+    limits = target.parity.model_copy(update={"batch_sizes": batch_sizes(target)})
+    task = progress.add_task(f"{target.name}: parity", total=len(limits.batch_sizes) * limits.t_bins)
+    return parity.check(
+        denoiser,
+        reference,
+        limits,
+        scale=sampling.guidance,
+        seed=seed,
+        on_row=lambda: progress.advance(task),
+    )
 
-    Args:
-        ladder: the gate that a lower precision must pass; None for fp32.
-        float_graph: the guided graph in float32, the ladder's first rung; None for fp32 itself.
+
+def check_gate(
+    gate: Gate, denoiser: Denoiser, reference: TorchDenoiser, target: Target, *, float_graph: Path | None
+) -> GateFigures:
+    """The ladder: the graph in float32, then the artifact.
 
     Raises:
-        UserError: a limit of the target is passed, with the table of the gate.
+        UserError: a rung fails; with the gate's table, and for a half precision the worst layer.
     """
-    model, where = opened(folder, artifact, target)
-    found = Verification(where)
-    with model:
-        denoiser = OnHost(model.denoiser, model.device)
-        if ladder is None:
-            limits = target.parity.model_copy(update={"batch_sizes": batch_sizes(target)})
-            total = len(limits.batch_sizes) * limits.t_bins
-            task = progress.add_task(f"{target.name}: parity", total=total)
-            found.parity = parity.check(
-                denoiser,
-                reference,
-                limits,
-                scale=sampling.guidance,
-                seed=seed,
-                on_row=lambda: progress.advance(task),
-            )
-        else:
-            progress.add_task(f"{target.name}: guidance gate", total=None)
-            _gate(found, ladder, denoiser, reference, target, float_graph=float_graph)
-            check_batches(denoiser, target, seed=seed)
-        _sampling(found, model, reference, target, plan=plan, sampling=sampling, seed=seed)
-    return found
-
-
-def _gate(
-    found: Verification,
-    ladder: gate.Gate,
-    denoiser: Denoiser,
-    reference: TorchDenoiser,
-    target: Target,
-    *,
-    float_graph: Path | None,
-) -> None:
+    rungs: list[Rung] = []
     if float_graph is not None:
         plain = open_guided(float_graph, reference.interface)
-        found.rungs.append(ladder.judge(plain, "ONNX fp32"))
+        rungs.append(gate.judge(plain, "ONNX fp32"))
         plain.close()
-    found.rungs.append(ladder.judge(denoiser, f"{target.backend} {target.precision}"))
-    found.limits = target.gate.model_dump(mode="json")
-    for rung in found.rungs:
+    rungs.append(gate.judge(denoiser, f"{target.backend} {target.precision}"))
+    for rung in rungs:
         if rung.failures:
-            named = _worst(reference, target, ladder) if rung is found.rungs[-1] else ""
-            raise UserError(sensitivity.failed(rung, rung.name) + named)
+            raise UserError(failure(rung, rung.name) + (_worst(reference, target, gate) if rung is rungs[-1] else ""))
+    return GateFigures(limits=target.gate.model_dump(mode="json"), rungs=tuple(rungs))
 
 
-def _worst(reference: TorchDenoiser, target: Target, ladder: gate.Gate) -> str:
-    """Names the worst layer of a half precision; int8's search has named its own."""
+def _worst(reference: TorchDenoiser, target: Target, gate: Gate) -> str:
+    """Names the worst layer of a half precision; int8's search has named one already."""
     if target.precision not in ("fp16", "bf16"):
         return ""
     rewritten = rewrite.for_export(reference, group_norm=target.group_norm, precision=target.precision)
-    layer, error = worst_layer.find(reference, rewritten, ladder.probes)
+    layer, error = worst_layer.find(reference, rewritten, gate.probes)
     return (
-        f" The worst layer is {layer}: alone in {target.precision} its gap is off by {error:.2%}. "
+        f" The worst layer is {layer}: by itself in {target.precision} its gap is off by {error:.2%}. "
         "Take a precision with more digits, or raise the gate's limits."
     )
 
@@ -220,33 +215,34 @@ def check_batches(denoiser: Denoiser, target: Target, *, seed: int) -> None:
             )
 
 
-def _sampling(
-    found: Verification,
-    model: Model,
-    reference: TorchDenoiser,
-    target: Target,
-    *,
-    plan: Plan,
-    sampling: Sampling,
-    seed: int,
-) -> None:
+def check_sampling(
+    model: Model, reference: TorchDenoiser, target: Target, sampling: Sampling, *, seed: int
+) -> tuple[SamplingCheck, ...]:
+    """The cond, step and sampler graphs that the target has.
+
+    Raises:
+        UserError: one does not follow torch within the target's limits.
+    """
     others = [name for name in target.graphs if name != "guided"]
     if not others:
-        return
-    path = sampling_check.trajectory(reference, plan, scale=sampling.guidance, seed=seed, batch_size=IMAGES)
+        return ()
+    steps = plan(sampling, reference.interface.schedule.num_train_timesteps)
+    path = sampling_check.trajectory(reference, steps, scale=sampling.guidance, seed=seed, batch_size=IMAGES)
     exact = target.precision == "fp32"
-    limits: dict[str, Any] = {
-        "step_error": target.parity.relative_error if exact else target.gate.step_error,
-        "image_error": target.parity.sampler_error if exact else target.gate.image_error,
-        "max_difference": target.parity.sampler_error if exact else None,
-    }
+    checks = []
     for name in others:
         session = SessionOnHost(model, name)
         if name == "cond":
-            check = sampling_check.check_cond(session, reference, path, plan)
+            check = sampling_check.check_cond(session, reference, path, steps)
         elif name == "step":
-            check = sampling_check.check_step(session, path, plan)
+            check = sampling_check.check_step(session, path, steps)
         else:
             check = sampling_check.check_sampler(session, path)
-        found.sampling.append(check)
-        sampling_check.require(check, **limits)
+        sampling_check.require(
+            check,
+            step_error=target.parity.relative_error if exact else target.gate.step_error,
+            image_error=target.parity.sampler_error if exact else target.gate.image_error,
+            max_difference=target.parity.sampler_error if exact else None,
+        )
+        checks.append(check)
+    return tuple(checks)

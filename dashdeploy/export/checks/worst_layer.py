@@ -1,4 +1,4 @@
-"""Which layer of a half-precision network does the guidance most harm: each layer alone, fed with float32's input."""
+"""The layer of a half-precision network that harms the guidance most: each is run by itself on float32's input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 @torch.no_grad()
 def find(reference: TorchDenoiser, rewritten: TorchDenoiser, probes: Probes, *, num: int = 32) -> tuple[str, float]:
-    """(layer, relative error of its own gap): the difference that its output makes between the two branches.
+    """(layer, relative error of its gap): the difference that its output makes between the two branches.
 
     Infinite where its output overflows. `rewritten` is `rewrite.for_export` of the reference in another precision.
     """

@@ -1,4 +1,4 @@
-"""ONNX -> TensorRT engine, plain or RTX: checked, built in a process of its own, its precision proven, and cached."""
+"""ONNX -> TensorRT engine, plain or RTX: checked, built in a separate process, its precision proven, and cached."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from dashdeploy import stages
+from dashdeploy.artifact import EngineFlags, EngineLayers, EngineRecord, Precision
 from dashdeploy.errors import UserError
 from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.engine import errors as engine_errors
 from dashdeploy.export.engine import inspect as engine_inspect
-from dashdeploy.export.graph import onnx_graph
+from dashdeploy.export.graph import onnx_file
 from dashdeploy.runtime import tensorrt_library
 from dashdeploy.runtime.tensorrt_library import TITLES, Flavour, Here
 from dashdeploy.target import Engine
@@ -31,16 +32,16 @@ TAIL = 400
 
 
 def build(
-    onnx_file: Path,
+    source: Path,
     plan: Path,
     config: Engine,
     *,
     flavour: Flavour,
-    precision: str,
+    precision: Precision,
     cache: Path,
     on_progress: Progress | None = None,
     float_layers: Collection[str] = (),
-) -> dict[str, Any]:
+) -> EngineRecord:
     """Build an engine and write it to `plan`, or take it from the cache; after an error there is no new plan.
 
     Every input's and output's first dimension is the batch, the others are fixed. The network is strongly typed:
@@ -52,12 +53,6 @@ def build(
         on_progress: called from this thread.
         float_layers: torch names of layers that an int8 graph leaves in float.
 
-    Returns:
-        What the manifest keeps: flavour, tensorrt (version), cuda and driver_cuda, device_name,
-        compute_capabilities, profiles, flags, onnx_sha256, plan_sha256, plan_bytes, inputs, outputs, build_s,
-        build_peak_mib (host memory), layers and from_cache. build_s and build_peak_mib of a cached plan are
-        those of its build.
-
     Raises:
         UserError: no library, GPU or supported compute capability; a graph that TensorRT cannot build; or a
             precision that is not the one asked for.
@@ -65,9 +60,9 @@ def build(
     """
     ready(flavour, config)
     here = tensorrt_library.facts(flavour)
-    graph = engine_errors.nodes(onnx_file)
+    graph = engine_errors.nodes(source)
     modules = {name: node.module for name, node in graph.items() if node.module}
-    onnx_sha256 = graph_sha256(onnx_file)
+    onnx_sha256 = graph_sha256(source)
     entry = engine_cache.key(onnx_sha256, flavour, config)
 
     def accept(stored: dict[str, Any]) -> None:
@@ -76,20 +71,20 @@ def build(
 
     described = engine_cache.fetch(cache, entry, plan, accept=accept)
     if described is not None:
-        return _manifest(described, plan, from_cache=True)
+        return _record(described, plan, from_cache=True)
     cache.mkdir(parents=True, exist_ok=True)
     title = f"{TITLES[flavour]} {here.version or ''}".strip()
     built: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix=".build-", dir=cache) as work:
         draft = Path(work) / "engine.plan"
-        job = _job(onnx_file, draft, config, here, cache)
+        job = _job(source, draft, config, here, cache)
         with closing(_worker(job, Path(work) / "output.txt", title)) as events:
             for event in events:
                 kind = event.pop("event")
                 if kind == "progress" and on_progress is not None:
                     on_progress(event["phase"], event["fraction"])
                 elif kind == "failed":
-                    raise engine_errors.translate(event["stage"], event["errors"], onnx_file, title=title, graph=graph)
+                    raise engine_errors.translate(event["stage"], event["errors"], source, title=title, graph=graph)
                 elif kind in ("network", "done"):
                     built |= event
                     accept(built)
@@ -101,7 +96,7 @@ def build(
             "device_name": here.device_name,
             "compute_capabilities": place(config, here),
             "profiles": job["profiles"],
-            "flags": flags(config, flavour),
+            "flags": flags(config).model_dump(),
             "onnx_sha256": onnx_sha256,
             **built,
         }
@@ -110,7 +105,7 @@ def build(
         raise UserError(f"{cache}: what was just written there reads back damaged. Check the disk, and export again.")
     if on_progress is not None:
         on_progress("Done", 1.0)
-    return _manifest(described, plan, from_cache=False)
+    return _record(described, plan, from_cache=False)
 
 
 def ready(flavour: Flavour, config: Engine) -> None:
@@ -157,41 +152,36 @@ def place(config: Engine, here: Here) -> list[str]:
     return wanted
 
 
-def graph_sha256(onnx_file: Path) -> str:
+def graph_sha256(source: Path) -> str:
     """SHA-256 of a graph: its file's, or over its file's and its weights' where they lie beside it.
 
     Raises:
         UserError: no such file.
     """
-    if not onnx_file.is_file():
-        raise UserError(f"{onnx_file}: no such ONNX file. Export it first.")
-    hashes = {name: stages.file_sha256(onnx_file.with_name(name)) for name in onnx_graph.files(onnx_file)}
-    return hashes[onnx_file.name] if len(hashes) == 1 else stages.digest(sorted(hashes.values()))
+    if not source.is_file():
+        raise UserError(f"{source}: no such ONNX file. Export it first.")
+    hashes = {name: stages.file_sha256(source.with_name(name)) for name in onnx_file.files(source)}
+    return hashes[source.name] if len(hashes) == 1 else stages.digest(sorted(hashes.values()))
 
 
-def flags(config: Engine, flavour: Flavour) -> dict[str, Any]:
-    """What the builder was told beside profiles and devices."""
-    shared = {
-        "strongly_typed": True,
-        "tf32": False,
-        "workspace_mib": config.workspace_mib,
-        "optimization_level": config.optimization_level,
-    }
-    if flavour == "tensorrt_rtx":
-        return shared
-    return {
-        **shared,
-        "version_compatible": config.version_compatible,
-        "hardware_compatibility": config.hardware_compatibility,
-    }
+def flags(config: Engine) -> EngineFlags:
+    """What the builder is told beside profiles and devices."""
+    return EngineFlags(
+        strongly_typed=True,
+        tf32=False,
+        workspace_mib=config.workspace_mib,
+        optimization_level=config.optimization_level,
+        version_compatible=config.version_compatible,
+        hardware_compatibility=config.hardware_compatibility,
+    )
 
 
-def _job(onnx_file: Path, plan: Path, config: Engine, here: Here, cache: Path) -> dict[str, Any]:
+def _job(source: Path, plan: Path, config: Engine, here: Here, cache: Path) -> dict[str, Any]:
     """What a worker is told; without compute_capabilities it builds for the GPU that is here."""
     return {
         **config.model_dump(mode="json"),
         "flavour": here.flavour,
-        "onnx": str(onnx_file.resolve()),
+        "onnx": str(source.resolve()),
         "plan": str(plan.resolve()),
         "timing_cache": _timing_cache(config, cache, here),
     }
@@ -209,19 +199,23 @@ def _timing_cache(config: Engine, cache: Path, here: Here) -> str | None:
     return str((cache / f"timing-{name}.cache").resolve())
 
 
-def _manifest(described: dict[str, Any], plan: Path, *, from_cache: bool) -> dict[str, Any]:
+def _record(described: dict[str, Any], plan: Path, *, from_cache: bool) -> EngineRecord:
+    """What the manifest keeps of an engine, from what the cache keeps."""
     heavy, inspected = described["heavy"], described["engine_layers"]
-    kept = {k: v for k, v in described.items() if k not in ("heavy", "engine_layers")}
-    layers = {"source": engine_inspect.SOURCE, "heavy": engine_inspect.counts(heavy)}
-    if inspected is not None:
-        layers |= {"source": engine_inspect.WITH_INSPECTOR, "engine": inspected}
-    return {
-        **kept,
-        "plan_sha256": stages.file_sha256(plan),
-        "plan_bytes": plan.stat().st_size,
-        "layers": layers,
-        "from_cache": from_cache,
-    }
+    layers = EngineLayers(
+        source=engine_inspect.SOURCE if inspected is None else engine_inspect.WITH_INSPECTOR,
+        heavy=engine_inspect.counts(heavy),
+        engine=inspected,
+    )
+    return EngineRecord.model_validate(
+        {
+            **{key: value for key, value in described.items() if key not in ("heavy", "engine_layers")},
+            "plan_sha256": stages.file_sha256(plan),
+            "plan_bytes": plan.stat().st_size,
+            "layers": layers,
+            "from_cache": from_cache,
+        }
+    )
 
 
 def _worker(job: dict[str, Any], output: Path, title: str) -> Generator[dict[str, Any], None, None]:

@@ -19,21 +19,21 @@ from dashdeploy.runtime import tensorrt_library
 from dashdeploy.runtime.tensorrt_library import Flavour
 from dashdeploy.target import Engine
 
-FORMAT = 1
+FORMAT = 2
 """Of the entries and of what the builder makes of the same settings; a change throws every entry away."""
 
 
 def identity(flavour: Flavour, config: Engine) -> dict[str, Any]:
     """What a plan depends on beside its graph and settings: flavour, version, and the device that it is built for.
 
-    None stands for what is not here; nothing is raised.
+    None: not here. Nothing is raised.
     """
     here = tensorrt_library.facts(flavour)
-    found: dict[str, Any] = {"format": FORMAT, "flavour": flavour, "version": here.version}
+    parts: dict[str, Any] = {"format": FORMAT, "flavour": flavour, "version": here.version}
     if config.compute_capabilities:
-        return found
+        return parts
     return {
-        **found,
+        **parts,
         "compute_capability": here.compute_capability,
         "device_name": here.device_name,
         "driver_cuda": here.driver_cuda,
@@ -54,7 +54,7 @@ def fetch(
     A damaged entry is removed, so that it is built again.
 
     Args:
-        accept: called with what was stored, before anything is copied; it raises what is wrong with it.
+        accept: called with the stored description before anything is copied; it raises to refuse it.
     """
     path = folder / f"{entry}.json"
     try:

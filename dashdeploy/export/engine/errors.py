@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from dashdeploy.errors import UserError
-from dashdeploy.export.graph.onnx_graph import MODULE_OF_NODE
+from dashdeploy.export.graph.onnx_file import MODULE_OF_NODE
 
 MOST_TEXT = 300
 MOST_NAMED = 3
@@ -118,18 +118,13 @@ def nodes(onnx_file: Path) -> dict[str, Node]:
         model = onnx.load(onnx_file, load_external_data=False)
     except Exception:
         return {}
-    found: dict[str, Node] = {}
+    named: dict[str, Node] = {}
     for graph in _graphs(model.graph):
         weights = {tensor.name for tensor in graph.initializer}
         producers = {name: node for node in graph.node for name in node.output}
         for node in graph.node:
-            found[node.name] = Node(node.op_type, _scope(node) or _by_weight(node, weights, producers))
-    return found
-
-
-def modules(onnx_file: Path) -> dict[str, str]:
-    """Node name -> torch module, of the nodes whose module is known."""
-    return {name: node.module for name, node in nodes(onnx_file).items() if node.module}
+            named[node.name] = Node(node.op_type, _scope(node) or _by_weight(node, weights, producers))
+    return named
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -153,7 +148,7 @@ def _scope(node: onnx.NodeProto) -> str:
 def _by_weight(node: onnx.NodeProto, weights: set[str], producers: Mapping[str, onnx.NodeProto]) -> str:
     """The module that a node's weight belongs to: optimizers and quantizers drop the notes and keep the weights' names.
 
-    A quantized weight comes out of a DequantizeLinear, whose own first input is the weight.
+    A quantized weight comes out of a DequantizeLinear, whose first input is the weight.
     """
     for name in node.input:
         source = producers.get(name)

@@ -48,7 +48,7 @@ class Layer(TypedDict):
 def heavy_layers(network: Any) -> list[Layer]:
     """The heavy layers of a parsed TensorRT network, those in loop bodies included.
 
-    A layer whose operands all come from dequantized int8 computes in int8; one with int8 weights alone does not.
+    A layer whose operands all come from dequantized int8 computes in int8; one with only int8 weights does not.
     """
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     producers = {}
@@ -56,15 +56,15 @@ def heavy_layers(network: Any) -> list[Layer]:
         for i in range(layer.num_outputs):
             if (tensor := layer.get_output(i)) is not None:
                 producers[tensor.name] = layer
-    found: list[Layer] = []
+    heavy: list[Layer] = []
     for layer in layers:
         if layer.type.name in HEAVY:
             operands = [layer.get_input(i) for i in range(min(2, layer.num_inputs))]
             quantized = {_dequantized(tensor, producers) for tensor in operands if tensor is not None}
             stored = quantized.pop() if len(quantized) == 1 and None not in operands else None
             dtype = stored or DTYPES.get(operands[0].dtype.name, operands[0].dtype.name)
-            found.append(Layer(name=onnx_name(layer), kind=HEAVY[layer.type.name], dtype=dtype))
-    return found
+            heavy.append(Layer(name=onnx_name(layer), kind=HEAVY[layer.type.name], dtype=dtype))
+    return heavy
 
 
 def _dequantized(tensor: Any, producers: Mapping[str, Any]) -> str | None:
@@ -79,17 +79,17 @@ def _dequantized(tensor: Any, producers: Mapping[str, Any]) -> str | None:
 
 
 def onnx_name(layer: Any) -> str:
-    """The name of the ONNX node that a TensorRT layer was made from; the layer's own where none is noted."""
+    """The name of the ONNX node that a TensorRT layer was made from; the layer's where none is noted."""
     match = re.search(r"\[ONNX Layer: ([^\]]+)\]", layer.metadata or "")
     return match[1] if match else str(layer.name)
 
 
 def counts(layers: Sequence[Layer]) -> dict[str, dict[str, int]]:
     """{kind: {type: number}}."""
-    found: dict[str, Counter[str]] = {}
+    numbers: dict[str, Counter[str]] = {}
     for layer in layers:
-        found.setdefault(layer["kind"], Counter())[layer["dtype"]] += 1
-    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+        numbers.setdefault(layer["kind"], Counter())[layer["dtype"]] += 1
+    return {kind: dict(sorted(numbers[kind].items())) for kind in sorted(numbers)}
 
 
 def prove(
@@ -106,7 +106,7 @@ def prove(
     Args:
         precision: fp32, fp16, bf16 or int8.
         float_layers: torch names of layers that were left in float32 on purpose, as in ``mid_block.resnets.0.conv1``.
-        modules: ONNX node name -> torch module, to recognise float_layers and to name what is wrong.
+        modules: ONNX node name -> torch module, to recognise float_layers and to name layers of another type.
 
     Raises:
         UserError: it names the layers and their types.
@@ -147,14 +147,14 @@ def engine_layers(information: str) -> dict[str, dict[str, int]]:
 
     "unknown" where the inspector names no type, as it does for layers of dynamic shapes.
     """
-    found: dict[str, Counter[str]] = {}
+    numbers: dict[str, Counter[str]] = {}
     for layer in json.loads(information).get("Layers", []):
-        if not isinstance(layer, dict):  # names alone: the engine was built with another verbosity
+        if not isinstance(layer, dict):  # only names: the engine was built with another verbosity
             layer = {}
         outputs = layer.get("Outputs") or [{}]
         text = str(outputs[0].get("Format/Datatype") or outputs[0].get("Datatype") or "")
-        found.setdefault(str(layer.get("LayerType", "unknown")), Counter())[_dtype_in(text)] += 1
-    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+        numbers.setdefault(str(layer.get("LayerType", "unknown")), Counter())[_dtype_in(text)] += 1
+    return {kind: dict(sorted(numbers[kind].items())) for kind in sorted(numbers)}
 
 
 def _dtype_in(text: str) -> str:

@@ -1,6 +1,6 @@
 """The process that builds one engine: a job on stdin, JSON lines on a pipe, the plan into a file.
 
-A process of its own, because a builder that crashes must not take the export with it, because its peak memory can
+A separate process, because a builder that crashes must not take the export with it, because its peak memory can
 be measured, and because the two TensorRT flavours cannot share one. It ends when its stdin is closed.
 """
 
@@ -124,7 +124,7 @@ def cancel_when_parent_leaves(cancelled: threading.Event) -> None:
 def parse(trt: Any, path: str, logger: Any) -> tuple[Any, Any, Any]:
     """(builder, network, parser) of an ONNX file.
 
-    Polygraphy's NetworkFromOnnxPath would raise without the parser, which alone knows the failing node.
+    Polygraphy's NetworkFromOnnxPath would raise without the parser, and only the parser knows the failing node.
     """
     from polygraphy.backend.trt import create_network
 
@@ -151,10 +151,11 @@ def tensors(network: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     Raises:
         Failed: another dimension is dynamic, or the batch is not.
     """
-    found: list[list[dict[str, Any]]] = [[], []]
+    inputs: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
     for part, number, get in (
-        (found[0], network.num_inputs, network.get_input),
-        (found[1], network.num_outputs, network.get_output),
+        (inputs, network.num_inputs, network.get_input),
+        (outputs, network.num_outputs, network.get_output),
     ):
         for tensor in map(get, range(number)):
             shape = list(tensor.shape)
@@ -163,7 +164,7 @@ def tensors(network: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                 raise Failed("shapes", [{"node": "", "operator": "", "code": "", "text": text}])
             dtype = engine_inspect.DTYPES.get(tensor.dtype.name, tensor.dtype.name)
             part.append({"name": tensor.name, "dtype": dtype, "shape": ["batch", *shape[1:]]})
-    return found[0], found[1]
+    return inputs, outputs
 
 
 def configuration(trt: Any, job: dict[str, Any], inputs: list[dict[str, Any]], progress: Any) -> Any:

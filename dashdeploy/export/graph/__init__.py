@@ -1,1 +1,1 @@
-"""The student as ONNX graphs: what is traced, rewritten, assembled and saved."""
+"""The student as ONNX graphs: they are rewritten, traced, assembled and saved."""

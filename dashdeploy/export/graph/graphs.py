@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dashdeploy.artifact import SIGNATURES, GraphName
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import ddim_step
 
@@ -60,7 +61,7 @@ class Step(nn.Module):
 
 
 @dataclass(frozen=True)
-class Graph:
+class TracedGraph:
     """How a graph is made and called: its module, and the names of what goes in and comes out, in order."""
 
     module: Callable[..., nn.Module]
@@ -68,13 +69,13 @@ class Graph:
     output: str
 
 
-GRAPHS: dict[str, Graph] = {
-    "guided": Graph(Guided, ("x", "t", "y", "w"), "eps"),
-    "cond": Graph(Cond, ("x", "t", "y"), "eps"),
-    "step": Graph(Step, ("x", "t", "t_prev", "y", "w"), "x_prev"),
+GRAPHS: dict[GraphName, TracedGraph] = {
+    "guided": TracedGraph(Guided, *SIGNATURES["guided"]),
+    "cond": TracedGraph(Cond, *SIGNATURES["cond"]),
+    "step": TracedGraph(Step, *SIGNATURES["step"]),
 }
 """What torch.onnx traces. The sampler is not here: `sampler_graph` makes it from the step's ONNX graph."""
-SAMPLER_INPUTS, SAMPLER_OUTPUT = ("noise", "y", "w"), "images"
+SAMPLER_INPUTS, SAMPLER_OUTPUT = SIGNATURES["sampler"]
 
 
 def example_inputs(denoiser: TorchDenoiser, names: tuple[str, ...], *, batch_size: int = 4) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,8 @@ from torch import nn
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 
 GroupNormForm = Literal["native", "instance"]
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+FloatPrecision = Literal["fp32", "fp16", "bf16"]
+DTYPES: dict[FloatPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class InstanceGroupNorm(nn.Module):
@@ -83,8 +84,8 @@ class AsIs(nn.Module):
         return row
 
 
-def for_export(denoiser: TorchDenoiser, *, group_norm: GroupNormForm, precision: str) -> TorchDenoiser:
-    """A copy of the denoiser that computes in `precision` (fp32, fp16, bf16), float32 in and out.
+def for_export(denoiser: TorchDenoiser, *, group_norm: GroupNormForm, precision: FloatPrecision) -> TorchDenoiser:
+    """A copy of the denoiser that computes in `precision`, float32 in and out.
 
     Kept in float32: normalisation, the timestep embedding (of a UNet a table, of a DiT its sines), and, outside of the
     network, the guidance combine and the sampler's update.
@@ -96,7 +97,7 @@ def for_export(denoiser: TorchDenoiser, *, group_norm: GroupNormForm, precision:
     # A DiT embeds t once a block: tables would outweigh what they replace, and its sines are float32 as they are.
     has_table = hasattr(unet, "time_embedding")
     table = TimeTable(unet, denoiser.interface.schedule.num_train_timesteps) if has_table else None
-    nn.Module.to(unet, dtype)  # diffusers' own only adds a warning
+    nn.Module.to(unet, dtype)  # diffusers' method only adds a warning
     if table is not None:
         unet.time_proj, unet.time_embedding = Integers(table), AsIs()
     replace_norms(unet, group_norm, half=dtype != torch.float32)

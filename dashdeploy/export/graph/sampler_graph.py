@@ -64,8 +64,8 @@ def _constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:
 
 
 def _loop(graph: onnx.GraphProto, step: onnx.ModelProto, steps: int, shape: list[int]) -> str:
-    """The weights stand inside of the body: ONNX Runtime lays out and packs only weights of the graph that uses them,
-    and a loop over outer ones took more than twice as long.
+    """The weights are in the body: ONNX Runtime packs only the weights of the graph that uses them, and a loop over
+    weights outside of it took more than twice as long.
     """
     nodes, last = _one_step(step.graph, "", PREFIX + "i", PREFIX + "x")
     keep = PREFIX + "continue"
@@ -93,16 +93,18 @@ def _loop(graph: onnx.GraphProto, step: onnx.ModelProto, steps: int, shape: list
 
 def _one_step(step: onnx.GraphProto, prefix: str, index: str, x: str) -> tuple[list[onnx.NodeProto], str]:
     """The step's nodes with its inputs bound to this step's values; returns them and the name of x at t_prev."""
-    own = {"t": prefix + "t_i", "t_prev": prefix + "t_prev_i", "w": prefix + "w_i"}
+    step_inputs = {"t": prefix + "t_i", "t_prev": prefix + "t_prev_i", "w": prefix + "w_i"}
     nodes = [
-        helper.make_node("Gather", [WEIGHTS, index], [own["w"]], name=prefix + "gather_w", axis=1),
+        helper.make_node("Gather", [WEIGHTS, index], [step_inputs["w"]], name=prefix + "gather_w", axis=1),
     ]
     for name, table in (("t", "timesteps"), ("t_prev", "previous")):
         value = f"{prefix}{name}_one"
         nodes.append(helper.make_node("Gather", [PREFIX + table, index], [value], name=f"{prefix}gather_{name}"))
-        nodes.append(helper.make_node("Expand", [value, PREFIX + "batch"], [own[name]], name=f"{prefix}expand_{name}"))
+        nodes.append(
+            helper.make_node("Expand", [value, PREFIX + "batch"], [step_inputs[name]], name=f"{prefix}expand_{name}")
+        )
     weights = {tensor.name for tensor in step.initializer}
-    bound = {"x": x, "y": LABELS, **own}
+    bound = {"x": x, "y": LABELS, **step_inputs}
 
     def renamed(name: str) -> str:
         return bound.get(name) or (name if not name or name in weights else prefix + name)

@@ -1,4 +1,4 @@
-"""int8 by static Q/DQ: ranges from the student's own trajectories, per-channel weights, any layers left in float.
+"""int8 by static Q/DQ: ranges from the student's trajectories, per-channel weights, any layers left in float.
 
 Convolutions are quantized and nothing else: on CPUs quantizing MatMul and Gemm as well was slower, and they
 hold a few percent of a UNet's arithmetic. A layer is called by its torch name, as in ``mid_block.resnets.0.conv1``.
@@ -80,7 +80,7 @@ def calibrate(float_graph: Path, work: Path, reader: Reader, *, method: str) -> 
     """Run the draws through a float graph and note each activation's range.
 
     Args:
-        work: folder for what is needed until the graph has been quantized.
+        work: folder for files that are needed until the graph has been quantized.
         method: minmax, percentile or entropy.
 
     Raises:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashdeploy.errors import UserError
-from dashdeploy.export.checks.gate import Gate, Rung, table
+from dashdeploy.export.checks.gate import Gate, failure
+from dashdeploy.figures import Rung
 
 Build = Callable[[Collection[str]], Any]
 """Layers to quantize -> an opened Denoiser with a close()."""
@@ -15,7 +16,7 @@ Build = Callable[[Collection[str]], Any]
 
 @dataclass(frozen=True)
 class Search:
-    """What was found: layers left in float, the passing rung, and each layer's damage when it alone is quantized.
+    """The search's result: layers left in float, the passing rung, and what each layer does when only it is quantized.
 
     damage: layer -> the gate's largest figure over its limit, worst first; empty where no search was needed.
     """
@@ -60,17 +61,8 @@ def search(
         left = most if left < most < 2 * left else 2 * left
     worst, share = next(iter(damage.items()))
     raise UserError(
-        f"{failed(rung, 'int8')} The worst layer is {worst}: alone in int8 it takes {share:.2f} of a limit. "
+        f"{failure(rung, 'int8')} The worst layer is {worst}: by itself in int8 it takes {share:.2f} of a limit. "
         "Raise calibration.float_layers or the gate's limits."
-    )
-
-
-def failed(rung: Rung, precision: str) -> str:
-    """The message of a gate that failed, with its table."""
-    more = f" (and {len(rung.failures) - 1} more)" if len(rung.failures) > 1 else ""
-    return (
-        f"the guidance gate failed at {precision}: {rung.failures[0]}{more}. No artifact was written.\n"
-        f"{table(rung)}\nThe last line is over all t."
     )
 
 

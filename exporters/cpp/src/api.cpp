@@ -110,20 +110,20 @@ dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message)
     need(model, "model");
     const std::size_t size = known(info, "info").size;
     const auto &manifest = model->sampler.manifest();
-    dd_info found{};
-    found.size = size;
-    found.name = manifest.name.c_str();
-    found.backend = manifest.backend.c_str();
-    found.precision = manifest.precision.c_str();
-    found.channels = manifest.channels;
-    found.height = manifest.height;
-    found.width = manifest.width;
-    found.num_classes = manifest.num_classes;
-    found.num_train_timesteps = manifest.num_train_timesteps;
-    found.num_inference_steps = manifest.num_inference_steps;
-    found.max_batch = model->sampler.max_batch();
-    found.parameters = manifest.parameters;
-    std::memcpy(info, &found, std::min(size, sizeof found));
+    dd_info filled{};
+    filled.size = size;
+    filled.name = manifest.name.c_str();
+    filled.backend = manifest.backend.c_str();
+    filled.precision = manifest.precision.c_str();
+    filled.channels = manifest.channels;
+    filled.height = manifest.height;
+    filled.width = manifest.width;
+    filled.num_classes = manifest.num_classes;
+    filled.num_train_timesteps = manifest.num_train_timesteps;
+    filled.num_inference_steps = static_cast<int64_t>(manifest.sampling.timesteps.size());
+    filled.max_batch = model->sampler.max_batch();
+    filled.parameters = manifest.parameters;
+    std::memcpy(info, &filled, std::min(size, sizeof filled));
   });
 }
 

@@ -50,9 +50,10 @@ Artifact::Artifact(const fs::path &folder) : folder_(folder) {
   const fs::path path = folder / "manifest.json", sidecar = folder / "manifest.json.sha256";
   if (!fs::exists(path, error)) fail(DD_NOT_FOUND, folder.string(), ": not an artifact (it has no manifest.json)");
   const std::string text = read_file(path, kLargestManifest);
-  // The format comes first: another version's manifest is not a damaged one.
+  // The format comes first: a manifest of another format is not damaged.
   manifest_ = parse_manifest(text, path.string());
-  if (!fs::exists(sidecar, error)) fail(DD_DAMAGED, sidecar.string(), ": missing; it holds the manifest's own SHA-256");
+  if (!fs::exists(sidecar, error))
+    fail(DD_DAMAGED, sidecar.string(), ": missing; it holds the SHA-256 of manifest.json");
   if (read_file(sidecar, 4096) != sha256_hex(text) + "  manifest.json\n")
     fail(DD_DAMAGED, path.string(),
          ": damaged or changed since it was made (its SHA-256 differs from manifest.json.sha256's)");

@@ -15,7 +15,7 @@ class Artifact {
 
   const Manifest &manifest() const { return manifest_; }
 
-  // The bytes of a listed file, checked again as they are read: what is loaded is what was vouched for.
+  // The bytes of a listed file, checked again as they are read: a backend loads only what the manifest vouches for.
   std::string read(const std::string &name) const;
 
   std::filesystem::path path(const std::string &name) const { return folder_ / name; }

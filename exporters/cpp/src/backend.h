@@ -1,4 +1,4 @@
-// What an inference library has to offer: loops over the artifact's graphs, with x where the library wants it.
+// The interface to an inference library: loops over the artifact's graphs, with x where the library wants it.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct Options {
   std::int64_t max_batch = 64;  // images in one call of the network
 };
 
-// One batch on its way through the sampler, for one thread at a time. Buffers are made once, for Options::max_batch.
+// Takes one batch through the sampler, for one thread at a time. Buffers are made once, for Options::max_batch.
 class Loop {
  public:
   virtual ~Loop() = default;
@@ -26,7 +26,7 @@ class Loop {
   // x <- x at t_prev, guided; t, t_prev and w are (batch,).
   virtual void step(const std::int64_t *t, const std::int64_t *t_prev, const float *w) = 0;
 
-  // The same without guidance, by the conditional branch alone; only where Backend::has_cond.
+  // The same without guidance, by only the conditional branch; only where Backend::has_cond.
   virtual void step_cond(const std::int64_t *t, const std::int64_t *t_prev) = 0;
 
   // x <- images, by all steps of the sampler graph with the scales w, one a step; only where Backend::has_sampler.
@@ -35,7 +35,7 @@ class Loop {
   // Write x back.
   virtual void store(float *x) = 0;
 
-  // Milliseconds spent inside of the inference library since the last call of this function.
+  // Milliseconds spent inside the inference library since the last call of this function.
   virtual double take_backend_ms() = 0;
 };
 
@@ -54,7 +54,7 @@ class Backend {
   virtual bool has_sampler() const = 0;
 };
 
-// Each in a file of its own, built where its library was found.
+// Each in its own file, built where CMake finds its library.
 std::unique_ptr<Backend> open_openvino(const Artifact &artifact, const Options &options);
 std::unique_ptr<Backend> open_onnxruntime(const Artifact &artifact, const Options &options);
 std::unique_ptr<Backend> open_tensorrt(const Artifact &artifact, const Options &options);

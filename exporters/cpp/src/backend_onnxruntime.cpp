@@ -15,11 +15,11 @@ namespace dashdeploy::detail {
 namespace {
 
 const OrtApi &api() {
-  static const OrtApi *const found = OrtGetApiBase()->GetApi(ORT_API_VERSION);
-  if (found == nullptr)
+  static const OrtApi *const functions = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+  if (functions == nullptr)
     fail(DD_UNSUPPORTED, "ONNX Runtime ", OrtGetApiBase()->GetVersionString(),
          " is older than the headers that this library was built with");
-  return *found;
+  return *functions;
 }
 
 void check(OrtStatus *status, const std::string &doing) {
@@ -106,10 +106,8 @@ class Calls final : public HostCalls {
 
   Owned<OrtValue> tensor(const std::string &name, std::int64_t batch, bool whole) const {
     if (name == "x" || name == "noise") return image(buffers_.x, batch);
-    if (name == "w" && whole) {
-      const auto steps = static_cast<std::int64_t>(manifest_.sampler_timesteps.size());
-      return view(buffers_.schedule, {batch, steps}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-    }
+    if (name == "w" && whole)
+      return view(buffers_.schedule, {batch, manifest_.sampler_steps()}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     if (name == "w") return view(buffers_.w, {batch}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     return view(name == "y"        ? buffers_.y
                 : name == "t_prev" ? buffers_.t_prev
@@ -181,7 +179,7 @@ class OnnxRuntime final : public Backend {
       cuda.device_id = options_.device;
       check(api().SessionOptionsAppendExecutionProvider_CUDA(options.get(), &cuda), "CUDA");
     }
-    // Weights beside the graph are given as bytes as well: they are those whose hash was checked.
+    // Weights beside the graph are given as bytes too: those whose hash was checked.
     std::vector<std::string> weights;
     std::vector<const char *> names;
     std::vector<char *> bytes;
@@ -208,7 +206,7 @@ class OnnxRuntime final : public Backend {
     return opened;
   }
 
-  // Names of inputs and output, whose types and shapes are those that the manifest tells of: buffers are made by them.
+  // The names of inputs and output. Their types and shapes must be the manifest's, which the buffers are made for.
   void describe(Opened &opened, const Graph &graph) const {
     const std::vector<std::string> &known = graph.inputs;
     const std::string &file = graph.file;
@@ -228,10 +226,10 @@ class OnnxRuntime final : public Backend {
       opened.inputs.push_back(text(name));
       OrtTypeInfo *info = nullptr;
       check(api().SessionGetInputTypeInfo(opened.session.get(), i, &info), file);
-      const std::string &found = opened.inputs.back();
-      if (std::find(known.begin(), known.end(), found) == known.end() ||
-          !fits(owned(info, api().ReleaseTypeInfo), found, known.front() == "noise"))
-        fail(DD_DAMAGED, file, ": its input ", found, " is not what the manifest says");
+      const std::string &input = opened.inputs.back();
+      if (std::find(known.begin(), known.end(), input) == known.end() ||
+          !fits(owned(info, api().ReleaseTypeInfo), input, known.front() == "noise"))
+        fail(DD_DAMAGED, file, ": its input ", input, " is not what the manifest says");
     }
     if (inputs != known.size() || outputs != 1)
       fail(DD_DAMAGED, file, ": its inputs and outputs are not what the manifest says");

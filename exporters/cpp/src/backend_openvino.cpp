@@ -13,7 +13,7 @@
 namespace dashdeploy::detail {
 namespace {
 
-// Run a call of OpenVINO; what it throws becomes a Failure.
+// Run a call of OpenVINO; its exceptions become Failures.
 template <typename Call>
 auto guarded(const std::string &doing, const Call &call) -> decltype(call()) {
   try {
@@ -64,7 +64,7 @@ class Calls final : public HostCalls {
     const auto &names = input.get_names();
     if (names.count("x") != 0 || names.count("noise") != 0) return image(buffers_.x, batch);
     if (names.count("w") != 0 && input.get_partial_shape().size() == 2)
-      return {ov::element::f32, {row[0], manifest_.sampler_timesteps.size()}, buffers_.schedule.data()};
+      return {ov::element::f32, {row[0], manifest_.sampler->timesteps.size()}, buffers_.schedule.data()};
     if (names.count("w") != 0) return {ov::element::f32, row, buffers_.w.data()};
     if (names.count("y") != 0) return {ov::element::i64, row, buffers_.y.data()};
     if (names.count("t_prev") != 0) return {ov::element::i64, row, buffers_.t_prev.data()};
@@ -112,10 +112,10 @@ class OpenVino final : public Backend {
     return model;
   }
 
-  // The graph's own types and shapes are those that the manifest tells of: buffers are made by them.
+  // The graph's types and shapes must be the manifest's, which the buffers are made for.
   void check(const ov::Model &model, const Graph &graph) const {
     const ov::PartialShape image = {-1, manifest_.channels, manifest_.height, manifest_.width}, row = {-1};
-    const ov::PartialShape scales = {-1, static_cast<std::int64_t>(manifest_.sampler_timesteps.size())};
+    const ov::PartialShape scales = {-1, manifest_.sampler_steps()};
     const auto inputs = model.inputs();
     bool whole = inputs.size() == graph.inputs.size() && model.outputs().size() == 1;
     for (const auto &input : inputs)
@@ -137,13 +137,13 @@ class OpenVino final : public Backend {
       fail(DD_DAMAGED, graph.file, ": its inputs and outputs are not what the manifest says");
   }
 
-  // Wide: all threads work on one call. Narrow: each thread is a stream of its own, and a call runs on one of them.
+  // Wide: all threads work on one call. Narrow: each thread is a stream, and a call runs on one stream.
   Compiled &compile(bool narrow) {
     const std::lock_guard<std::mutex> lock(mutex_);
     auto &compiled = compiled_[narrow ? 1 : 0];
     if (compiled) return *compiled;
     auto made = std::make_unique<Compiled>();
-    // Where the CPU has bf16 instructions OpenVINO would else take them, silently, for a float32 graph.
+    // Otherwise OpenVINO silently computes a float32 graph in bf16 on CPUs with such instructions.
     const auto type = manifest_.precision == "bf16"   ? ov::element::bf16
                       : manifest_.precision == "fp16" ? ov::element::f16
                                                       : ov::element::f32;

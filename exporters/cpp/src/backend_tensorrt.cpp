@@ -1,7 +1,6 @@
 // TensorRT and TensorRT for RTX: one source, two libraries. x stays on the GPU from the first step to the last; a step
 // is one CUDA graph, captured once for each batch size.
 #include <NvInfer.h>
-#include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +11,7 @@
 #include <mutex>
 
 #include "backend.h"
+#include "cuda_resources.h"
 #include "error.h"
 #include "host_loop.h"
 #include "schedule.h"
@@ -21,11 +21,7 @@ namespace {
 
 constexpr bool kIsRtx = std::string_view(DASHDEPLOY_TENSORRT) == "tensorrt_rtx";
 constexpr const char *kTitle = kIsRtx ? "TensorRT for RTX" : "TensorRT";
-constexpr std::size_t kSlots = 4;  // steps whose inputs may be on their way at the same time
-
-void check(cudaError_t status, const char *doing) {
-  if (status != cudaSuccess) fail(DD_BACKEND, "CUDA, ", doing, ": ", cudaGetErrorString(status));
-}
+constexpr std::size_t kSlots = 4;  // steps whose inputs may be in transfer at the same time
 
 // The last error that TensorRT logged; one logger for all of a backend's objects.
 class Logger final : public nvinfer1::ILogger {
@@ -35,7 +31,7 @@ class Logger final : public nvinfer1::ILogger {
     try {
       const std::lock_guard<std::mutex> lock(mutex_);
       last_ = text;
-    } catch (...) {  // no memory for a message: the call's own status is left
+    } catch (...) {  // no memory for a message: the call still has its status
     }
   }
 
@@ -48,40 +44,6 @@ class Logger final : public nvinfer1::ILogger {
   mutable std::mutex mutex_;
   std::string last_;
 };
-
-struct FreeDevice {
-  void operator()(void *memory) const noexcept { cudaFree(memory); }
-};
-struct FreeHost {
-  void operator()(void *memory) const noexcept { cudaFreeHost(memory); }
-};
-using Device = std::unique_ptr<void, FreeDevice>;
-using Pinned = std::unique_ptr<void, FreeHost>;
-
-Device on_device(std::size_t bytes) {
-  void *memory = nullptr;
-  check(cudaMalloc(&memory, bytes), "memory on the GPU");
-  return Device(memory);
-}
-
-Pinned pinned(std::size_t bytes) {
-  void *memory = nullptr;
-  check(cudaMallocHost(&memory, bytes), "pinned memory");
-  return Pinned(memory);
-}
-
-struct DestroyStream {
-  void operator()(cudaStream_t stream) const noexcept { cudaStreamDestroy(stream); }
-};
-struct DestroyEvent {
-  void operator()(cudaEvent_t event) const noexcept { cudaEventDestroy(event); }
-};
-struct DestroyGraph {
-  void operator()(cudaGraphExec_t graph) const noexcept { cudaGraphExecDestroy(graph); }
-};
-using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream>;
-using Event = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent>;
-using StepGraph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
 
 using Engines = std::vector<std::shared_ptr<nvinfer1::ICudaEngine>>;  // by Which, without the sampler graph
 
@@ -169,9 +131,9 @@ class TensorRtLoop final : public Loop {
   }
 
   double take_backend_ms() override {
-    const std::chrono::duration<double, std::milli> found = in_backend_;
+    const std::chrono::duration<double, std::milli> taken = in_backend_;
     in_backend_ = {};
-    return found.count();
+    return taken.count();
   }
 
  private:
@@ -235,7 +197,7 @@ class TensorRtLoop final : public Loop {
     slot_ = (slot_ + 1) % kSlots;
   }
 
-  // The update on the host, for graphs that predict eps alone: there and back is short beside the network.
+  // The update on the host, for graphs that give eps: the copies are short beside the network.
   void update(const std::int64_t *t, const std::int64_t *t_prev) {
     copy(host_out_.get(), out_.get(), image_bytes(), cudaMemcpyDeviceToHost);
     copy(host_x_.get(), x_.get(), image_bytes(), cudaMemcpyDeviceToHost);
@@ -244,7 +206,7 @@ class TensorRtLoop final : public Loop {
     const auto *eps = static_cast<const float *>(host_out_.get());
     for (std::size_t i = 0; i < rows(); ++i)
       ddim_update(x + i * size(), eps + i * size(), manifest_.image_size(), alphas_[static_cast<std::size_t>(t[i] + 1)],
-                  alphas_[static_cast<std::size_t>(t_prev[i] + 1)], manifest_.clip_sample);
+                  alphas_[static_cast<std::size_t>(t_prev[i] + 1)], manifest_.sampling.clip_sample);
     copy(x_.get(), host_x_.get(), image_bytes(), cudaMemcpyHostToDevice);
   }
 
@@ -253,7 +215,7 @@ class TensorRtLoop final : public Loop {
   StepGraph capture() {
     std::memset(slots_[0].get(), 0, static_cast<std::size_t>(capacity_) * kScalars);
     copy(scalars_.get(), slots_[0].get(), static_cast<std::size_t>(capacity_) * kScalars, cudaMemcpyHostToDevice);
-    enqueue(Which::guided);  // TensorRT finishes its preparations outside of the capture; it writes out_ alone
+    enqueue(Which::guided);  // TensorRT finishes its preparations before the capture; this writes only out_
     check(cudaStreamSynchronize(stream_.get()), "inference");
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "capture");
@@ -285,7 +247,7 @@ class TensorRtLoop final : public Loop {
   std::chrono::steady_clock::duration in_backend_{};
 };
 
-// Whether the engine fits this machine, told before any of it is loaded: plans hold native code.
+// Refuse an engine that does not fit this machine, before any of it is loaded: an engine file holds native code.
 void check_fits(const Engine &engine, const std::string &file, int device) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0)
@@ -301,13 +263,13 @@ void check_fits(const Engine &engine, const std::string &file, int device) {
   int capability[2] = {0, 0};
   check(cudaDeviceGetAttribute(&capability[0], cudaDevAttrComputeCapabilityMajor, device), "device");
   check(cudaDeviceGetAttribute(&capability[1], cudaDevAttrComputeCapabilityMinor, device), "device");
-  const std::string found = std::to_string(capability[0]) + "." + std::to_string(capability[1]);
+  const std::string present = std::to_string(capability[0]) + "." + std::to_string(capability[1]);
   const auto &wanted = engine.compute_capabilities;
   const bool ampere = engine.hardware_compatibility == "ampere_plus" && capability[0] >= 8;
-  if (std::find(wanted.begin(), wanted.end(), found) == wanted.end() && !ampere) {
+  if (std::find(wanted.begin(), wanted.end(), present) == wanted.end() && !ampere) {
     std::string listed;
     for (const std::string &name : wanted) listed += (listed.empty() ? "" : ", ") + name;
-    fail(DD_UNSUPPORTED, file, ": built for compute capability ", listed, ", and this GPU has ", found);
+    fail(DD_UNSUPPORTED, file, ": built for compute capability ", listed, ", and this GPU has ", present);
   }
 }
 
@@ -324,8 +286,8 @@ class TensorRt final : public Backend {
         if (!runtime_) fail(DD_BACKEND, kTitle, ": no runtime (", logger_.last(), ")");
         runtime_->setEngineHostCodeAllowed(graph.engine->version_compatible);
       }
-      const std::string plan = artifact.read(graph.file);
-      engines_.emplace_back(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
+      const std::string serialized = artifact.read(graph.file);
+      engines_.emplace_back(runtime_->deserializeCudaEngine(serialized.data(), serialized.size()));
       if (!engines_.back()) fail(DD_BACKEND, graph.file, ": ", kTitle, " cannot load it (", logger_.last(), ")");
       check_tensors(*engines_.back(), graph);
     }
@@ -342,7 +304,7 @@ class TensorRt final : public Backend {
   bool has_sampler() const override { return false; }
 
  private:
-  // The engine's own types and shapes are those that the manifest tells of: buffers are made by them.
+  // The engine's types and shapes must be the manifest's, which the buffers are made for.
   void check_tensors(const nvinfer1::ICudaEngine &engine, const Graph &graph) const {
     if (engine.getNbIOTensors() != static_cast<std::int32_t>(graph.inputs.size()) + 1)
       fail(DD_DAMAGED, graph.file, ": its inputs and outputs are not what the manifest says");
@@ -350,11 +312,11 @@ class TensorRt final : public Backend {
     for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
       const std::string name = engine.getIOTensorName(i);
       const bool image = name == "x" || name == "eps" || name == "x_prev", real = image || name == "w";
-      const nvinfer1::Dims found = engine.getTensorShape(name.c_str());
+      const nvinfer1::Dims shape = engine.getTensorShape(name.c_str());
       bool fits =
-          found.nbDims == (image ? 4 : 1) &&
+          shape.nbDims == (image ? 4 : 1) &&
           engine.getTensorDataType(name.c_str()) == (real ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kINT64);
-      for (int k = 1; fits && image && k < 4; ++k) fits = found.d[k] == sides[k - 1];
+      for (int k = 1; fits && image && k < 4; ++k) fits = shape.d[k] == sides[k - 1];
       if (!fits) fail(DD_DAMAGED, graph.file, ": its tensor ", name, " is not what the manifest says");
     }
   }

@@ -1,4 +1,4 @@
-// Errors inside of the library: a status of the C interface and a line of text.
+// Errors inside the library: a status of the C interface and a line of text.
 #pragma once
 
 #include <sstream>

@@ -36,7 +36,7 @@ void HostLoop::step_cond(const std::int64_t *t, const std::int64_t *t_prev) {
 }
 
 void HostLoop::sample(const float *w) {
-  const auto steps = static_cast<std::int64_t>(manifest_.sampler_timesteps.size());
+  const auto steps = manifest_.sampler_steps();
   for (std::int64_t i = 0; i < batch_; ++i) std::copy_n(w, steps, buffers_->schedule.begin() + i * steps);
   run(Which::sampler);
   std::copy_n(buffers_->out.begin(), batch_ * manifest_.image_size(), buffers_->x.begin());
@@ -45,9 +45,9 @@ void HostLoop::sample(const float *w) {
 void HostLoop::store(float *x) { std::copy_n(buffers_->x.begin(), batch_ * manifest_.image_size(), x); }
 
 double HostLoop::take_backend_ms() {
-  const std::chrono::duration<double, std::milli> found = in_backend_;
+  const std::chrono::duration<double, std::milli> taken = in_backend_;
   in_backend_ = {};
-  return found.count();
+  return taken.count();
 }
 
 void HostLoop::run(Which graph) {
@@ -62,13 +62,14 @@ void HostLoop::update() {
     const auto at = static_cast<std::size_t>(i);
     ddim_update(buffers_->x.data() + i * size, buffers_->out.data() + i * size, size,
                 alphas_[static_cast<std::size_t>(buffers_->t[at] + 1)],
-                alphas_[static_cast<std::size_t>(buffers_->t_prev[at] + 1)], manifest_.clip_sample);
+                alphas_[static_cast<std::size_t>(buffers_->t_prev[at] + 1)], manifest_.sampling.clip_sample);
   }
 }
 
 std::array<std::string, kGraphs> used_graphs(const Manifest &manifest) {
-  return {manifest.graphs.count("step") != 0 ? "step" : "guided", manifest.graphs.count("cond") != 0 ? "cond" : "",
-          manifest.graphs.count("sampler") != 0 ? "sampler" : ""};
+  const bool by_host = manifest.backend == "openvino" || manifest.backend == "onnxruntime";
+  const bool sampler = by_host && manifest.has("sampler") && manifest.sampler->output == "float32";
+  return {manifest.has("step") ? "step" : "guided", manifest.has("cond") ? "cond" : "", sampler ? "sampler" : ""};
 }
 
 }  // namespace dashdeploy::detail

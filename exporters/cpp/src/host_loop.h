@@ -20,7 +20,7 @@ struct Buffers {
       : x(static_cast<std::size_t>(capacity * manifest.image_size())),
         out(x.size()),
         w(static_cast<std::size_t>(capacity)),
-        schedule(w.size() * manifest.sampler_timesteps.size()),
+        schedule(w.size() * static_cast<std::size_t>(manifest.sampler_steps())),
         t(w.size()),
         t_prev(w.size()),
         y(w.size()) {}
@@ -66,7 +66,8 @@ class HostLoop final : public Loop {
   std::chrono::steady_clock::duration in_backend_{};
 };
 
-// The names of the graphs that a loop calls: step (or guided where there is none), cond, sampler. Empty: there is none.
+// The names of the graphs that a loop calls: step (or guided where there is none), cond, sampler. Empty: there is none
+// that can be used; the sampler graph must give float32, and only loops in host memory run it.
 std::array<std::string, kGraphs> used_graphs(const Manifest &manifest);
 
 }  // namespace dashdeploy::detail

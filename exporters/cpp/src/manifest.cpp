@@ -1,272 +1,242 @@
 // Reading a manifest: nothing in it is trusted, and every message names the key.
 #include "manifest.h"
 
-#include <cmath>
-#include <nlohmann/json.hpp>
-#include <set>
+#include <algorithm>
 
-#include "error.h"
+#include "json_reader.h"
 
 namespace dashdeploy::detail {
 namespace {
 
-using Json = nlohmann::json;
+constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;  // of one image: products of sides stay below 2^63
+constexpr std::int64_t kMostTimesteps = std::int64_t{1} << 20;
+constexpr std::int64_t kMostClasses = std::int64_t{1} << 24;
+constexpr std::int64_t kMostBatch = std::int64_t{1} << 20;
+constexpr double kMostScale = 1e6;
 
-constexpr std::int64_t kMost = std::int64_t{1} << 31;  // of any count; products of three stay below 2^63 by kMostPixels
-constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;
-
-// Values of one manifest by key path, each with its type and range.
-class Reader {
- public:
-  Reader(const Json &value, std::string path, const std::string &source)
-      : value_(value), path_(std::move(path)), source_(source) {}
-
-  template <typename... Parts>
-  [[noreturn]] void bad(const Parts &...parts) const {
-    fail(DD_DAMAGED, source_, ": ", path_.empty() ? std::string("the manifest") : path_, " ", parts...);
-  }
-
-  bool has(const char *key) const { return value_.is_object() && value_.contains(key) && !value_[key].is_null(); }
-
-  Reader at(const char *key) const {
-    if (!value_.is_object()) bad("must be an object");
-    if (!value_.contains(key)) bad("has no ", key);
-    return Reader(value_[key], path_.empty() ? key : path_ + "." + key, source_);
-  }
-
-  std::vector<Reader> items(std::int64_t most = kMost) const {
-    if (!value_.is_array()) bad("must be a list");
-    if (value_.size() > static_cast<std::size_t>(most)) bad("has ", value_.size(), " values; at most ", most);
-    std::vector<Reader> found;
-    found.reserve(value_.size());
-    for (const Json &item : value_) found.emplace_back(item, path_, source_);
-    return found;
-  }
-
-  std::vector<std::pair<std::string, Reader>> entries() const {
-    if (!value_.is_object()) bad("must be an object");
-    std::vector<std::pair<std::string, Reader>> found;
-    for (auto item = value_.begin(); item != value_.end(); ++item)
-      found.emplace_back(item.key(), Reader(item.value(), path_ + "." + item.key(), source_));
-    return found;
-  }
-
-  std::int64_t integer(std::int64_t low, std::int64_t high) const {
-    if (!value_.is_number_integer()) bad("must be a whole number");
-    const bool fits = !value_.is_number_unsigned() || value_.get<std::uint64_t>() <= static_cast<std::uint64_t>(kMost);
-    const std::int64_t found = fits ? value_.get<std::int64_t>() : kMost + 1;
-    if (found < low || found > high) bad("must be in ", low, " ... ", high);
-    return found;
-  }
-
-  double number(double low, double high) const {
-    if (!value_.is_number()) bad("must be a number");
-    const double found = value_.get<double>();
-    if (!(found >= low && found <= high)) bad("must be in ", low, " ... ", high);
-    return found;
-  }
-
-  bool boolean() const {
-    if (!value_.is_boolean()) bad("must be true or false");
-    return value_.get<bool>();
-  }
-
-  const std::string &text() const {
-    if (!value_.is_string()) bad("must be text");
-    const std::string &found = value_.get_ref<const std::string &>();
-    if (found.size() > 4096 || found.find('\0') != std::string::npos) bad("is not a line of text");
-    return found;
-  }
-
-  bool is_object() const { return value_.is_object(); }
-  bool is_number() const { return value_.is_number(); }
-
- private:
-  const Json &value_;
-  std::string path_;
-  const std::string &source_;
+struct Signature {
+  std::vector<std::string> inputs;
+  std::string output;
 };
 
-std::string one_of(const Reader &value, const std::set<std::string> &known) {
-  const std::string &found = value.text();
-  if (known.count(found) != 0) return found;
-  std::string all;
-  for (const std::string &name : known) all += (all.empty() ? "" : ", ") + name;
-  value.bad("is '", found.substr(0, 60), "'; known: ", all);
-}
-
-// A name inside of the artifact's folder: relative, and never upwards.
-std::string file_name(const Reader &value, const std::string &name) {
-  bool inside = !name.empty() && name.front() != '/' && name.find('\\') == std::string::npos && name.size() < 1024;
-  for (std::size_t begin = 0; inside && begin <= name.size();) {
-    const std::size_t end = std::min(name.find('/', begin), name.size());
-    const std::string part = name.substr(begin, end - begin);
-    inside = !part.empty() && part != "." && part != ".." && part.find('\0') == std::string::npos;
-    begin = end + 1;
-  }
-  if (!inside) value.bad("names '", name.substr(0, 100), "', which is not a file inside of the artifact's folder");
-  return name;
-}
-
-std::string hash(const Reader &value) {
-  const std::string &found = value.text();
-  if (found.size() != 64 || found.find_first_not_of("0123456789abcdef") != std::string::npos)
-    value.bad("is not a SHA-256");
-  return found;
-}
-
-Guidance guidance(const Reader &value) {
-  constexpr double most = 1e6;
-  Guidance found;
-  if (value.is_number()) {
-    found.w = value.number(0, most);
-    return found;
-  }
-  if (one_of(value.at("kind"), {"tag", "interval"}) == "tag") {
-    found.kind = DD_GUIDANCE_TAG;
-    found.w_min = value.at("w_min").number(0, most);
-    found.w = value.at("w_max").number(0, most);
-    found.beta = value.at("beta").number(-most, most);
-  } else {
-    found.kind = DD_GUIDANCE_INTERVAL;
-    found.w = value.at("w").number(0, most);
-    found.low = value.at("low").number(0, 1);
-    found.high = value.at("high").number(0, 1);
-  }
-  return found;
-}
-
-// One tensor of a graph: its name, type and shape are those of the contract, or the graph is another one.
-void tensor(const Reader &value, const std::string &name, const Manifest &artifact, bool whole) {
-  const bool image = name == "x" || name == "eps" || name == "x_prev" || name == "noise" || name == "images";
-  const bool real = image || name == "w";
-  if (value.at("name").text() != name) value.at("name").bad("must be ", name);
-  if (value.at("dtype").text() != (real ? "float32" : "int64"))
-    value.at("dtype").bad("of ", name, " must be ", real ? "float32" : "int64");
-  const auto shape = value.at("shape").items(8);
-  const std::vector<std::int64_t> sides = {artifact.channels, artifact.height, artifact.width};
-  if (shape.size() != (image ? 4U : whole && name == "w" ? 2U : 1U))
-    value.at("shape").bad("of ", name, " has ", shape.size(), " dimensions");
-  if (shape[0].text() != "batch") shape[0].bad("of ", name, " must begin with batch");
-  if (shape.size() == 2 && shape[1].integer(1, kMost) != static_cast<std::int64_t>(artifact.sampler_timesteps.size()))
-    shape[1].bad("of w is not the number of the sampler's timesteps");
-  for (std::size_t i = 1; image && i < shape.size(); ++i)
-    if (shape[i].integer(1, kMost) != sides[i - 1]) shape[i].bad("of ", name, " is not that of image_shape");
-}
-
-Engine engine(const Reader &value, const std::string &backend, Manifest &artifact) {
-  Engine found;
-  if (value.at("flavour").text() != backend) value.at("flavour").bad("must be ", backend);
-  found.tensorrt = value.at("tensorrt").text();
-  found.plan_sha256 = hash(value.at("plan_sha256"));
-  for (const Reader &item : value.at("compute_capabilities").items(64))
-    found.compute_capabilities.push_back(item.text());
-  const Reader flags = value.at("flags");
-  if (flags.has("version_compatible")) found.version_compatible = flags.at("version_compatible").boolean();
-  if (flags.has("hardware_compatibility"))
-    found.hardware_compatibility =
-        one_of(flags.at("hardware_compatibility"), {"none", "ampere_plus", "same_compute_capability"});
-  std::int64_t largest = 0;
-  for (const Reader &profile : value.at("profiles").items(64))
-    largest = std::max(largest, profile.at("max").integer(1, 1 << 20));
-  if (largest == 0) value.at("profiles").bad("is empty");
-  artifact.max_batch = artifact.max_batch == 0 ? largest : std::min(artifact.max_batch, largest);
-  return found;
-}
-
-void graph(const std::string &name, const Reader &value, Manifest &artifact) {
-  static const std::map<std::string, std::pair<std::vector<std::string>, std::string>> contract = {
+// Graph -> its inputs, in order, and its output.
+const std::map<std::string, Signature> &signatures() {
+  static const std::map<std::string, Signature> by_name = {
       {"guided", {{"x", "t", "y", "w"}, "eps"}},
       {"cond", {{"x", "t", "y"}, "eps"}},
       {"step", {{"x", "t", "t_prev", "y", "w"}, "x_prev"}},
       {"sampler", {{"noise", "y", "w"}, "images"}},
   };
-  const auto known = contract.find(name);
-  const bool whole = name == "sampler";
-  if (known == contract.end() || (whole && artifact.sampler_timesteps.empty())) return;
-  const auto &[names, output] = known->second;
-  Graph found;
-  found.inputs = names;
-  found.file = file_name(value.at("file"), value.at("file").text());
-  for (const Reader &item : value.at("files").items(1024)) found.files.push_back(file_name(item, item.text()));
-  for (const std::string &file : {found.file})
-    if (artifact.files.count(file) == 0) value.at("file").bad("is '", file, "', which files does not list");
-  for (const std::string &file : found.files)
-    if (artifact.files.count(file) == 0) value.at("files").bad("names '", file, "', which files does not list");
-  const auto inputs = value.at("inputs").items(16), outputs = value.at("outputs").items(16);
-  if (inputs.size() != names.size() || outputs.size() != 1)
-    value.bad("has ", inputs.size(), " inputs and ", outputs.size(), " outputs; expected ", names.size(), " and 1");
-  for (std::size_t i = 0; i < names.size(); ++i) tensor(inputs[i], names[i], artifact, whole);
-  tensor(outputs[0], output, artifact, whole);
-  const bool by_engine = artifact.backend == "tensorrt" || artifact.backend == "tensorrt_rtx";
-  if (by_engine) found.engine = engine(value.at("engine"), artifact.backend, artifact);
-  artifact.graphs.emplace(name, std::move(found));
+  return by_name;
 }
 
-void artifact_part(const Reader &value, Manifest &artifact) {
-  artifact.backend = value.at("backend").text();
-  artifact.precision = value.at("precision").text();
-  one_of(value.at("prediction_type"), {"epsilon"});
-  const auto shape = value.at("image_shape").items(8);
-  if (shape.size() != 3) value.at("image_shape").bad("must be (channels, height, width)");
-  artifact.channels = shape[0].integer(1, 1 << 16);
-  artifact.height = shape[1].integer(1, 1 << 16);
-  artifact.width = shape[2].integer(1, 1 << 16);
-  if (artifact.channels * artifact.height > kMostPixels || artifact.image_size() > kMostPixels)
-    value.at("image_shape").bad("has more than ", kMostPixels, " values");
-  artifact.num_classes = value.at("num_classes").integer(1, 1 << 24);
-  for (const Reader &item : value.at("classes").items(1 << 24)) artifact.classes.push_back(item.text());
-  if (static_cast<std::int64_t>(artifact.classes.size()) != artifact.num_classes)
-    value.at("classes").bad("has ", artifact.classes.size(), " names for ", artifact.num_classes, " classes");
-  if (value.at("null_class").integer(0, kMost) != artifact.num_classes)
-    value.at("null_class").bad("must be num_classes, ", artifact.num_classes);
-  artifact.num_train_timesteps = value.at("num_train_timesteps").integer(1, 1 << 20);
-  for (const Reader &item : value.at("betas").items(1 << 20)) {
-    artifact.betas.push_back(item.number(0, 1));
-    if (artifact.betas.back() <= 0 || artifact.betas.back() >= 1) item.bad("must be between 0 and 1");
+bool runs_engines(const Manifest &manifest) {
+  return manifest.backend == "tensorrt" || manifest.backend == "tensorrt_rtx";
+}
+
+// A file of the artifact's folder: a name without folders.
+std::string file_name(const JsonReader &value, const std::string &name) {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  const bool fits = !name.empty() && name.size() <= 255 && plain(name.front()) &&
+                    std::all_of(name.begin(), name.end(), [&](char c) { return plain(c) || c == '.' || c == '-'; });
+  if (!fits) value.refuse("names '", name.substr(0, 100), "', which is not a file inside of the artifact's folder");
+  return name;
+}
+
+std::string sha256(const JsonReader &value) {
+  const std::string &text = value.text();
+  if (text.size() != 64 || text.find_first_not_of("0123456789abcdef") != std::string::npos)
+    value.refuse("is not a SHA-256");
+  return text;
+}
+
+Guidance guidance(const JsonReader &value) {
+  Guidance read;
+  if (value.is_number()) {
+    read.w = value.number(0, kFinite);
+  } else if (value.at("kind").one_of({"tag", "interval"}) == "tag") {
+    value.only({"kind", "w_min", "w_max", "beta"});
+    read.kind = DD_GUIDANCE_TAG;
+    read.w_min = value.at("w_min").number(0, kFinite);
+    read.w = value.at("w_max").number(read.w_min, kFinite);
+    read.beta = value.at("beta").number(0, kFinite);
+    if (read.beta == 0) value.at("beta").refuse("must be above 0");
+  } else {
+    value.only({"kind", "w", "low", "high"});
+    read.kind = DD_GUIDANCE_INTERVAL;
+    read.w = value.at("w").number(0, kFinite);
+    read.low = value.at("low").number(0, 1);
+    read.high = value.at("high").number(0, 1);
+    if (read.low >= read.high) value.refuse("must have low below high");
   }
-  if (static_cast<std::int64_t>(artifact.betas.size()) != artifact.num_train_timesteps)
-    value.at("betas").bad("has ", artifact.betas.size(), " values for ", artifact.num_train_timesteps, " timesteps");
-  artifact.parameters = value.at("parameters").integer(0, kMost);
-  artifact.macs = value.has("macs") ? static_cast<std::int64_t>(value.at("macs").number(0, 1e18)) : 0;
-  artifact.clip_sample = value.at("clip_sample").boolean();
+  return read;
+}
+
+std::vector<std::int64_t> timesteps(const JsonReader &value, const Manifest &manifest) {
+  std::vector<std::int64_t> read;
+  for (const JsonReader &item : value.items(1, manifest.num_train_timesteps)) {
+    read.push_back(item.integer(0, manifest.num_train_timesteps - 1));
+    if (read.size() > 1 && read.back() >= read[read.size() - 2]) value.refuse("must descend");
+  }
+  return read;
+}
+
+SamplingPlan sampling_plan(const JsonReader &value, const Manifest &manifest) {
+  SamplingPlan read;
+  read.timesteps = timesteps(value.at("timesteps"), manifest);
+  const auto steps = static_cast<std::int64_t>(read.timesteps.size());
+  for (const JsonReader &item : value.at("guidance_scales").items(steps, steps))
+    read.guidance_scales.push_back(static_cast<float>(item.number(0, kMostScale)));
+  read.timestep_spacing = value.at("timestep_spacing").one_of({"trailing", "leading", "linspace"});
+  value.at("solver").one_of({"ddim"}, DD_UNSUPPORTED);  // all that this library runs
+  read.guidance = guidance(value.at("guidance"));
+  read.clip_sample = value.at("clip_sample").boolean();
+  return read;
+}
+
+WholeSampler whole_sampler(const JsonReader &value, const Manifest &manifest) {
+  WholeSampler read;
+  read.timesteps = timesteps(value.at("timesteps"), manifest);
+  read.output = value.at("output").one_of({"float32", "uint8"});
+  return read;
+}
+
+Host host(const JsonReader &value) {
+  Host read;
+  read.small = value.at("small").boolean();
+  read.cond_gain = value.at("cond_gain").number(0, 1);
+  read.cond_gain_few = value.at("cond_gain_few").number(0, 1);
+  return read;
+}
+
+// One tensor of a graph: its name, type and shape are those of the signature, or the graph is another one.
+void tensor(const JsonReader &value, const std::string &name, const Manifest &manifest, bool in_sampler) {
+  const bool image = name != "t" && name != "t_prev" && name != "y" && name != "w";
+  const std::string dtype = name == "images"       ? manifest.sampler->output
+                            : image || name == "w" ? "float32"
+                                                   : "int64";
+  std::vector<std::int64_t> sides;  // after the batch
+  if (image) sides = {manifest.channels, manifest.height, manifest.width};
+  if (in_sampler && name == "w") sides = {static_cast<std::int64_t>(manifest.sampler->timesteps.size())};
+  if (value.at("name").text() != name) value.at("name").refuse("must be ", name);
+  if (value.at("dtype").text() != dtype) value.at("dtype").refuse("of ", name, " must be ", dtype);
+  const JsonReader shape = value.at("shape");
+  const auto given = shape.items(0, 8);
+  if (given.size() != sides.size() + 1) shape.refuse("of ", name, " has ", given.size(), " dimensions");
+  if (given[0].text() != "batch") shape.refuse("of ", name, " must begin with batch");
+  for (std::size_t i = 0; i < sides.size(); ++i)
+    if (given[i + 1].integer(1, kMostCount) != sides[i])
+      shape.refuse("of ", name, image ? " is not that of image_shape" : " is not one scale for each of its timesteps");
+}
+
+Engine engine(const JsonReader &value, const std::string &backend) {
+  Engine read;
+  if (value.at("flavour").text() != backend) value.at("flavour").refuse("must be ", backend);
+  read.tensorrt = value.at("tensorrt").text();
+  for (const JsonReader &item : value.at("compute_capabilities").items(1, 64))
+    read.compute_capabilities.push_back(item.text());
+  const JsonReader flags = value.at("flags");
+  read.version_compatible = flags.at("version_compatible").boolean();
+  read.hardware_compatibility =
+      flags.at("hardware_compatibility").one_of({"none", "ampere_plus", "same_compute_capability"});
+  for (const JsonReader &profile : value.at("profiles").items(1, 64)) {
+    const std::int64_t low = profile.at("min").integer(1, kMostBatch);
+    const std::int64_t usual = profile.at("opt").integer(low, kMostBatch);
+    read.largest_batch = std::max(read.largest_batch, profile.at("max").integer(usual, kMostBatch));
+  }
+  return read;
+}
+
+Graph graph(const std::string &name, const JsonReader &value, const Manifest &manifest) {
+  const auto known = signatures().find(name);
+  if (known == signatures().end()) value.refuse("is not a graph; known: guided, cond, step, sampler");
+  const bool is_sampler = name == "sampler";
+  if (is_sampler && !manifest.sampler) value.refuse("is there, and artifact.sampler does not say its timesteps");
+  Graph read;
+  read.inputs = known->second.inputs;
+  read.file = file_name(value.at("file"), value.at("file").text());
+  for (const JsonReader &item : value.at("files").items(1, 1024)) {
+    read.files.push_back(file_name(item, item.text()));
+    if (manifest.files.count(read.files.back()) == 0)
+      value.at("files").refuse("names '", read.files.back(), "', which the manifest's files does not list");
+  }
+  if (std::find(read.files.begin(), read.files.end(), read.file) == read.files.end())
+    value.at("file").refuse("is '", read.file, "', which the graph's files does not list");
+  const auto inputs = value.at("inputs").items(1, 16), outputs = value.at("outputs").items(1, 1);
+  if (inputs.size() != read.inputs.size())
+    value.refuse("has ", inputs.size(), " inputs; expected ", read.inputs.size());
+  for (std::size_t i = 0; i < inputs.size(); ++i) tensor(inputs[i], read.inputs[i], manifest, is_sampler);
+  tensor(outputs[0], known->second.output, manifest, is_sampler);
+  if (runs_engines(manifest))
+    read.engine = engine(value.at("engine"), manifest.backend);
+  else if (value.has_value("engine"))
+    value.at("engine").refuse("is there, and backend is ", manifest.backend);
+  return read;
+}
+
+void student(const JsonReader &value, Manifest &manifest) {
+  manifest.precision = value.at("precision").one_of({"fp32", "fp16", "bf16", "int8"});
+  value.at("prediction_type").one_of({"epsilon"});
+  const JsonReader image_shape = value.at("image_shape");
+  const auto sides = image_shape.items(0, 8);
+  if (sides.size() != 3) image_shape.refuse("must be (channels, height, width)");
+  manifest.channels = sides[0].integer(1, 1 << 16);
+  manifest.height = sides[1].integer(1, 1 << 16);
+  manifest.width = sides[2].integer(1, 1 << 16);
+  if (manifest.image_size() > kMostPixels) image_shape.refuse("has more than ", kMostPixels, " values");
+  manifest.num_classes = value.at("num_classes").integer(1, kMostClasses);
+  for (const JsonReader &item : value.at("classes").items(0, kMostClasses)) manifest.classes.push_back(item.text());
+  if (static_cast<std::int64_t>(manifest.classes.size()) != manifest.num_classes)
+    value.at("classes").refuse("has ", manifest.classes.size(), " names for ", manifest.num_classes, " classes");
+  if (value.at("null_class").integer(0, kMostCount) != manifest.num_classes)
+    value.at("null_class").refuse("must be num_classes, ", manifest.num_classes);
+  manifest.num_train_timesteps = value.at("num_train_timesteps").integer(1, kMostTimesteps);
+  for (const JsonReader &item : value.at("betas").items(0, kMostTimesteps)) {
+    manifest.betas.push_back(item.number(0, 1));
+    if (manifest.betas.back() <= 0 || manifest.betas.back() >= 1) item.refuse("must be between 0 and 1");
+  }
+  if (static_cast<std::int64_t>(manifest.betas.size()) != manifest.num_train_timesteps)
+    value.at("betas").refuse("has ", manifest.betas.size(), " values for ", manifest.num_train_timesteps, " timesteps");
+  manifest.parameters = value.at("parameters").integer(0, kMostCount);
+}
+
+void artifact(const JsonReader &value, Manifest &manifest) {
+  manifest.backend =
+      value.at("backend").one_of({"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}, DD_UNSUPPORTED);
+  student(value, manifest);
   if (value.has("providers"))
-    for (const Reader &item : value.at("providers").items(16)) artifact.providers.push_back(item.text());
-  const Reader sampling = value.at("sampling");
-  artifact.num_inference_steps = sampling.at("num_inference_steps").integer(1, artifact.num_train_timesteps);
-  artifact.timestep_spacing = one_of(sampling.at("timestep_spacing"), {"trailing", "leading", "linspace"});
-  if (sampling.has("solver")) one_of(sampling.at("solver"), {"ddim"});  // all that this library runs
-  artifact.guidance = guidance(sampling.at("guidance"));
-  // Only the host's backends use the whole-sampler graph, and only where it gives float32.
-  const bool by_host = artifact.backend == "openvino" || artifact.backend == "onnxruntime";
-  if (by_host && value.has("sampler") && value.at("graphs").has("sampler") &&
-      value.at("sampler").at("output").text() == "float32")
-    for (const Reader &item : value.at("sampler").at("timesteps").items(1 << 20))
-      artifact.sampler_timesteps.push_back(item.integer(0, artifact.num_train_timesteps - 1));
-  for (const auto &[name, entry] : value.at("graphs").entries()) graph(name, entry, artifact);
-  if (artifact.graphs.count("step") == 0 && artifact.graphs.count("guided") == 0)
-    value.at("graphs").bad("has neither a step nor a guided graph");
+    for (const JsonReader &item : value.at("providers").items(0, 16)) manifest.providers.push_back(item.text());
+  if (manifest.backend == "onnxruntime" && manifest.providers.empty()) value.refuse("has no providers");
+  manifest.host = host(value.at("host"));
+  manifest.sampling = sampling_plan(value.at("sampling"), manifest);
+  if (value.has_value("sampler")) manifest.sampler = whole_sampler(value.at("sampler"), manifest);
+  for (const auto &[name, entry] : value.at("graphs").entries())
+    manifest.graphs.emplace(name, graph(name, entry, manifest));
+  if (!manifest.has("guided")) value.at("graphs").refuse("has no guided graph");
 }
 
 }  // namespace
 
 Manifest parse_manifest(std::string_view text, const std::string &source) {
-  Json json;
+  JsonReader::Json json;
   try {
-    json = Json::parse(text.begin(), text.end());
-  } catch (const Json::exception &error) {
+    json = JsonReader::Json::parse(text.begin(), text.end());
+  } catch (const JsonReader::Json::exception &error) {
     fail(DD_DAMAGED, source, ": not JSON (", std::string(error.what()).substr(0, 160), ")");
   }
-  const Reader top(json, "", source);
-  const std::int64_t format = top.at("format").integer(0, kMost);
+  const JsonReader top(json, "", source);
+  const std::int64_t format = top.at("format").integer(0, kMostCount);
   if (format != kFormat)
-    fail(DD_UNSUPPORTED, source, ": format ", format, "; this library reads ", kFormat,
-         ". Export again with a dashdeploy that fits it");
-  Manifest found;
-  found.name = top.at("stage").text();
-  for (const auto &[name, value] : top.at("files").entries()) found.files.emplace(file_name(value, name), hash(value));
-  artifact_part(top.at("artifact"), found);
-  return found;
+    top.at("format").refuse_as(DD_UNSUPPORTED, "is ", format, ", and this library reads ", kFormat,
+                               ". Export the artifact again with the dashdeploy that this library came from");
+  Manifest manifest;
+  manifest.name = top.at("stage").text();
+  for (const auto &[name, value] : top.at("files").entries())
+    manifest.files.emplace(file_name(value, name), sha256(value));
+  artifact(top.at("artifact"), manifest);
+  return manifest;
 }
 
 }  // namespace dashdeploy::detail

@@ -1,4 +1,7 @@
-// What a manifest says of an artifact, checked: every value that the runtime relies on has its type and range.
+// What an artifact's manifest says, checked: every value that the runtime relies on has its type and range.
+//
+// Names and meanings are those of dashdeploy/artifact.py; `dashdeploy exporters schema --artifact` prints them as JSON
+// Schema. Keys that are not known are passed over: the format number changes with the meaning of the others.
 #pragma once
 
 #include <cstdint>
@@ -12,51 +15,76 @@
 
 namespace dashdeploy::detail {
 
-constexpr std::int64_t kFormat = 2;  // of manifests; dashdeploy/run.py writes it
+constexpr std::int64_t kFormat = 3;  // of the manifests that this library reads
 
 // The engine of a TensorRT graph: what it was built with, and what it runs on.
 struct Engine {
   std::string tensorrt;                           // version of the library that built it
   std::vector<std::string> compute_capabilities;  // of the GPUs that it was built for, as in 8.6
-  std::string hardware_compatibility = "none";    // none, ampere_plus, same_compute_capability
+  std::string hardware_compatibility;             // none, ampere_plus, same_compute_capability
   bool version_compatible = false;
-  std::string plan_sha256;
+  std::int64_t largest_batch = 0;  // that any of its profiles accepts
 };
 
 struct Graph {
-  std::string file;                // that the backend loads
-  std::vector<std::string> files;  // with its weights
+  std::string file;                // what the backend opens
+  std::vector<std::string> files;  // all that belong to it
   std::vector<std::string> inputs;
   std::optional<Engine> engine;
 };
 
-// dd_guidance without the schedule, as a recipe says it.
+// A recipe's guidance: dd_guidance without the schedule.
 struct Guidance {
   dd_guidance_kind kind = DD_GUIDANCE_CONSTANT;
   double w = 1.0, w_min = 0.0, beta = 0.0, low = 0.0, high = 0.0;
 };
 
+// The recipe's sampling, worked out: what runs where a request says nothing else.
+struct SamplingPlan {
+  std::vector<std::int64_t> timesteps;  // descending; after the last comes the clean image
+  std::vector<float> guidance_scales;   // w at each of them
+  std::string timestep_spacing;         // of the timesteps for another number of steps
+  Guidance guidance;                    // of the scales for those
+  bool clip_sample = true;
+};
+
+// The graph of all steps.
+struct WholeSampler {
+  std::vector<std::int64_t> timesteps;
+  std::string output;  // float32 or uint8
+};
+
+// How a batch is cut over the threads of a CPU, and when the loop replaces the sampler graph.
+struct Host {
+  bool small = false;  // operators are too short to be shared: a batch of fewer images than threads takes one thread
+  double cond_gain = 0, cond_gain_few = 0;  // share of the work that the cond graph must save; _few: of such a batch
+};
+
 struct Manifest {
   std::string name, backend, precision;
-  std::map<std::string, std::string> files;     // name -> SHA-256
-  std::map<std::string, Graph> graphs;          // guided, cond, step, sampler
-  std::vector<std::int64_t> sampler_timesteps;  // of the sampler graph; empty: there is none that can be used
-  std::vector<std::string> classes, providers;  // providers: ONNX Runtime's
+  std::map<std::string, std::string> files;  // name -> SHA-256
+  std::map<std::string, Graph> graphs;       // guided, cond, step, sampler
+  std::vector<std::string> classes;
+  std::vector<std::string> providers;  // ONNX Runtime's
   std::vector<double> betas;
   std::int64_t channels = 0, height = 0, width = 0;
-  std::int64_t num_classes = 0, num_train_timesteps = 0, parameters = 0, macs = 0;
-  std::int64_t max_batch = 0;  // of its engines; 0: any
-  std::int64_t num_inference_steps = 0;
-  std::string timestep_spacing;
-  bool clip_sample = true;
-  Guidance guidance;
+  std::int64_t num_classes = 0, num_train_timesteps = 0, parameters = 0;
+  SamplingPlan sampling;
+  std::optional<WholeSampler> sampler;
+  Host host;
 
   std::int64_t image_size() const { return channels * height * width; }
+
+  bool has(const char *graph) const { return graphs.count(graph) != 0; }
+
+  // Steps of the sampler graph; 0: there is none.
+  std::int64_t sampler_steps() const { return sampler ? static_cast<std::int64_t>(sampler->timesteps.size()) : 0; }
 };
 
 // Read the text of a manifest.json; `source` is what messages call it.
 //
-// Throws Failure: DD_DAMAGED for what is not a manifest or makes no sense, DD_UNSUPPORTED for another format.
+// Throws Failure: DD_DAMAGED for what is not a manifest or makes no sense, DD_UNSUPPORTED for a format, backend or
+// solver that this library does not know.
 Manifest parse_manifest(std::string_view text, const std::string &source);
 
 }  // namespace dashdeploy::detail

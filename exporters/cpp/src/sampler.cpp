@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "error.h"
+#include "host_loop.h"
 #include "philox.h"
 #if defined(__linux__)
 #include <sched.h>
@@ -17,12 +18,7 @@
 namespace dashdeploy::detail {
 namespace {
 
-// Multiply-adds of one guided step of one image, below which a network's operators are too short to share between
-// threads: then even a few images run on one thread each. dashdeploy/runtime/graphs_model.py has the same.
-constexpr std::int64_t kSmallMacs = 100'000'000;
-// Share of a sampler's work that steps without guidance must save before the loop replaces the sampler graph: of any
-// request, and of one for a few images of a small network, whose calls are short.
-constexpr double kCondGain = 0.1, kCondGainFew = 0.3;
+constexpr std::int64_t kUsualMaxBatch = 64;
 
 int available_threads() {
 #if defined(__linux__)
@@ -32,19 +28,31 @@ int available_threads() {
   return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
 }
 
+// Images that the engines accept in one call; 0: any number.
+std::int64_t largest_batch(const Manifest &manifest) {
+  std::int64_t largest = 0;
+  for (const std::string &name : used_graphs(manifest)) {
+    const auto graph = manifest.graphs.find(name);
+    if (graph == manifest.graphs.end() || !graph->second.engine) continue;
+    const std::int64_t accepted = graph->second.engine->largest_batch;
+    largest = largest == 0 ? accepted : std::min(largest, accepted);
+  }
+  return largest;
+}
+
 Options checked(const dd_open_options &asked, const Manifest &manifest) {
   if (asked.threads < 0 || asked.threads > 1024)
     fail(DD_ARGUMENT, "threads is ", asked.threads, "; expected 0 ... 1024");
   if (asked.device < 0) fail(DD_ARGUMENT, "device is ", asked.device, "; expected 0 or more");
   if (asked.max_batch < 0 || asked.max_batch > 65536)
     fail(DD_ARGUMENT, "max_batch is ", asked.max_batch, "; expected 0 ... 65536");
-  Options made;
-  made.threads = asked.threads == 0 ? available_threads() : asked.threads;
-  made.device = asked.device;
-  made.max_batch = asked.max_batch == 0 ? 64 : asked.max_batch;
-  if (manifest.max_batch > 0)
-    made.max_batch = asked.max_batch == 0 ? manifest.max_batch : std::min(made.max_batch, manifest.max_batch);
-  return made;
+  Options options;
+  options.threads = asked.threads == 0 ? available_threads() : asked.threads;
+  options.device = asked.device;
+  const std::int64_t largest = largest_batch(manifest);
+  options.max_batch = asked.max_batch > 0 ? asked.max_batch : largest > 0 ? largest : kUsualMaxBatch;
+  if (largest > 0) options.max_batch = std::min(options.max_batch, largest);
+  return options;
 }
 
 std::unique_ptr<Backend> open_backend(const Artifact &artifact, const Options &options) {
@@ -68,7 +76,7 @@ double milliseconds(std::chrono::steady_clock::duration time) {
 
 }  // namespace
 
-// A loop that nobody else uses; it goes back to the free ones, unless an error may have left it unusable.
+// A loop for one caller. It goes back to the free ones, unless an error may have left it unusable.
 class Sampler::Lease {
  public:
   Lease(const Sampler &owner, bool narrow) : owner_(owner), narrow_(narrow) {
@@ -130,22 +138,21 @@ Sampler::Sampler(const std::filesystem::path &folder, const dd_open_options &opt
       options_(checked(options, artifact_.manifest())),
       backend_(open_backend(artifact_, options_)),
       pool_(std::make_unique<Pool>(backend_->lanes() - 1)) {
-  const Lease warm(*this, narrow(1));  // what is wrong with the graphs shows now
+  const Lease warm(*this, narrow(1));  // an error in the graphs shows now, not at the first request
 }
 
 bool Sampler::narrow(std::int64_t count) const {
-  return backend_->lanes() > 1 && (count >= backend_->lanes() || small());
+  return backend_->lanes() > 1 && (count >= backend_->lanes() || manifest().host.small);
 }
 
-bool Sampler::small() const { return manifest().macs > 0 && manifest().macs < kSmallMacs; }
-
 bool Sampler::fits_sampler(const dd_request &request, const Plan &plan) const {
-  if (!backend_->has_sampler() || request.progress != nullptr || plan.t != manifest().sampler_timesteps) return false;
-  // A step without guidance costs half by the cond graph; where that saves little, the whole graph is still faster.
+  if (!backend_->has_sampler() || request.progress != nullptr || plan.t != manifest().sampler->timesteps) return false;
+  // A step without guidance costs half by the cond graph; where that saves little, the sampler graph is still faster.
   const auto off = static_cast<double>(std::count(plan.w.begin(), plan.w.end(), 1.0F));
   const double saved = backend_->has_cond() ? off / static_cast<double>(plan.steps()) / 2 : 0.0;
-  const bool few = small() && request.count < backend_->lanes();
-  return saved < (few ? kCondGainFew : kCondGain);
+  const Host &host = manifest().host;
+  const bool few = host.small && request.count < backend_->lanes();
+  return saved < (few ? host.cond_gain_few : host.cond_gain);
 }
 
 void Sampler::check_labels(const std::int64_t *labels, std::int64_t count) const {

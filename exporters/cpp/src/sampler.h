@@ -32,7 +32,6 @@ class Sampler {
   void draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t batch, bool reports) const;
   void check_labels(const std::int64_t *labels, std::int64_t count) const;
   bool narrow(std::int64_t count) const;
-  bool small() const;
   bool fits_sampler(const dd_request &request, const Plan &plan) const;
 
   const Artifact artifact_;

@@ -1,5 +1,5 @@
 // Timesteps, guidance over time and the DDIM update. Compiled without contraction of a * b + c, which would round
-// otherwise than Python does.
+// differently from Python.
 #include "schedule.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace dashdeploy::detail {
 namespace {
 
-dd_guidance own(const Guidance &guidance) {
+dd_guidance of_artifact(const Guidance &guidance) {
   return {guidance.kind, guidance.w, guidance.w_min, guidance.beta, guidance.low, guidance.high, nullptr};
 }
 
@@ -48,18 +48,18 @@ double weight(const dd_guidance &guidance, std::int64_t t, std::int64_t total) {
 }  // namespace
 
 std::vector<float> alphas_cumprod(const std::vector<double> &betas) {
-  std::vector<float> found = {1.0F};
-  found.reserve(betas.size() + 1);
+  std::vector<float> alphas = {1.0F};
+  alphas.reserve(betas.size() + 1);
   double product = 1.0;
   for (const double beta : betas) {
     product *= 1.0 - beta;
-    found.push_back(static_cast<float>(product));
+    alphas.push_back(static_cast<float>(product));
   }
-  return found;
+  return alphas;
 }
 
 std::vector<std::int64_t> timesteps(std::int64_t steps, std::int64_t total, const std::string &spacing) {
-  std::vector<std::int64_t> found(static_cast<std::size_t>(steps));
+  std::vector<std::int64_t> descending(static_cast<std::size_t>(steps));
   // std::nearbyint rounds halves to even, as numpy does; the expressions are those of numpy's linspace and arange.
   const auto at = [&](std::int64_t i) -> std::int64_t {
     if (spacing == "leading") return (steps - 1 - i) * (total / steps);
@@ -74,20 +74,25 @@ std::vector<std::int64_t> timesteps(std::int64_t steps, std::int64_t total, cons
     const double start = static_cast<double>(total), second = start + -start / static_cast<double>(steps);
     return static_cast<std::int64_t>(std::nearbyint(start + static_cast<double>(i) * (second - start))) - 1;
   };
-  for (std::int64_t i = 0; i < steps; ++i) found[static_cast<std::size_t>(i)] = at(i);
-  return found;
+  for (std::int64_t i = 0; i < steps; ++i) descending[static_cast<std::size_t>(i)] = at(i);
+  return descending;
 }
 
 Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &asked) {
-  const std::int64_t total = manifest.num_train_timesteps, n = steps == 0 ? manifest.num_inference_steps : steps;
-  if (n < 1 || n > total)
-    fail(DD_ARGUMENT, "steps is ", n, "; expected 1 ... ", total, ", or 0 for the artifact's own");
+  const SamplingPlan &sampling = manifest.sampling;
+  const std::int64_t total = manifest.num_train_timesteps;
+  const auto usual = static_cast<std::int64_t>(sampling.timesteps.size()), n = steps == 0 ? usual : steps;
+  if (n < 1 || n > total) fail(DD_ARGUMENT, "steps is ", n, "; expected 1 ... ", total, ", or 0 for the artifact's");
   check(asked);
-  const dd_guidance guidance = asked.kind == DD_GUIDANCE_DEFAULT ? own(manifest.guidance) : asked;
   Plan made;
-  made.t = timesteps(n, total, manifest.timestep_spacing);
+  made.t = n == usual ? sampling.timesteps : timesteps(n, total, sampling.timestep_spacing);
   made.t_prev.assign(made.t.begin() + 1, made.t.end());
   made.t_prev.push_back(-1);
+  if (asked.kind == DD_GUIDANCE_DEFAULT && n == usual) {
+    made.w = sampling.guidance_scales;
+    return made;
+  }
+  const dd_guidance guidance = asked.kind == DD_GUIDANCE_DEFAULT ? of_artifact(sampling.guidance) : asked;
   for (std::size_t i = 0; i < made.t.size(); ++i) {
     const bool given = guidance.kind == DD_GUIDANCE_SCHEDULE;
     made.w.push_back(given ? guidance.schedule[i] : static_cast<float>(weight(guidance, made.t[i], total)));

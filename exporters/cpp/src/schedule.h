@@ -1,6 +1,6 @@
 // The sampler's arithmetic: noise schedule, timesteps, guidance over time, and one DDIM update.
 //
-// Each function is that of dashdeploy/diffusion/ (schedule.py, sampling.py, guidance.py), operation for operation.
+// The operations and their order are those of schedule.py, sampling.py and guidance.py in dashdeploy/diffusion/.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,8 @@ std::vector<float> alphas_cumprod(const std::vector<double> &betas);
 // Descending timesteps; trailing, leading and linspace as in arXiv:2305.08891, Table 2.
 std::vector<std::int64_t> timesteps(std::int64_t steps, std::int64_t total, const std::string &spacing);
 
+// The plan of a request: `steps` of 0 and DD_GUIDANCE_DEFAULT mean the manifest's.
+//
 // Throws Failure(DD_ARGUMENT): too many steps, or a guidance that makes no sense.
 Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &guidance);
 

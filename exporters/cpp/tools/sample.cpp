@@ -24,16 +24,16 @@ ARTIFACT             a folder that `dashdeploy export` wrote
   --steps N          DDIM steps; default: the artifact's
   --seed N           of the noise (0); the same number gives the same noise in `dashdeploy sample`
   --noise FILE       start from this noise instead: float32, (images, C, H, W), little-endian
-  --out FILE         .png, .ppm, .pgm, or .f32 for the values as they are (samples.png)
+  --out FILE         .png, .ppm, .pgm, or .f32 for the float32 values (samples.png)
   --scale N          enlarge each pixel (4)
   --threads N        CPU threads; default: all
   --max-batch N      images in one call of the network at most
   --device N         CUDA device (0)
-  --concurrency N    draw it in N threads at once and check that all got the same images (1)
-  --repeat N         time N more runs and print a line of JSON: milliseconds of each, and the share outside of the backend
-  --progress         tell of each step
-  --loop             step by step, even where the artifact has a graph of the whole sampler that fits
-  --info             print what the artifact is, and nothing else
+  --concurrency N    draw it in N threads at once and check that all get the same images (1)
+  --repeat N         time N more runs and print a line of JSON: milliseconds of each, and the share outside the backend
+  --progress         print each step
+  --loop             step by step, even if the artifact's sampler graph fits the request
+  --info             only print what the artifact is
 )";
 
 struct Arguments {
@@ -52,9 +52,9 @@ Number whole(const std::string &name, const std::string &text, Number low, Numbe
   std::size_t used = 0;
   try {
     if (!text.empty() && text.find_first_not_of("0123456789") == std::string::npos) {
-      const unsigned long long found = std::stoull(text, &used);
-      if (found >= static_cast<unsigned long long>(low) && found <= static_cast<unsigned long long>(high))
-        return static_cast<Number>(found);
+      const unsigned long long number = std::stoull(text, &used);
+      if (number >= static_cast<unsigned long long>(low) && number <= static_cast<unsigned long long>(high))
+        return static_cast<Number>(number);
     }
   } catch (const std::out_of_range &) {
   }
@@ -65,15 +65,15 @@ Number whole(const std::string &name, const std::string &text, Number low, Numbe
 double real(const std::string &name, const std::string &text) {
   std::size_t used = 0;
   try {
-    const double found = std::stod(text, &used);
-    if (used == text.size() && std::isfinite(found)) return found;
+    const double number = std::stod(text, &used);
+    if (used == text.size() && std::isfinite(number)) return number;
   } catch (const std::exception &) {
   }
   misuse(name + ": '" + text + "' is not a number");
 }
 
 Arguments parse(int count, char **values) {
-  Arguments found;
+  Arguments arguments;
   for (int i = 1; i < count; ++i) {
     const std::string name = values[i];
     const auto value = [&]() -> std::string {
@@ -84,52 +84,52 @@ Arguments parse(int count, char **values) {
       return whole<std::int64_t>(name, value(), low, high);
     };
     if (name == "--labels")
-      found.labels = value();
+      arguments.labels = value();
     else if (name == "--columns")
-      found.columns = number(1, 100000);
+      arguments.columns = number(1, 100000);
     else if (name == "-w" || name == "--guidance")
-      found.guidance = value();
+      arguments.guidance = value();
     else if (name == "--steps")
-      found.steps = number(1, 1 << 20);
+      arguments.steps = number(1, 1 << 20);
     else if (name == "--seed")
-      found.seed = whole<std::uint64_t>(name, value(), 0, UINT64_MAX);
+      arguments.seed = whole<std::uint64_t>(name, value(), 0, UINT64_MAX);
     else if (name == "--noise")
-      found.noise = value();
+      arguments.noise = value();
     else if (name == "--out")
-      found.out = value();
+      arguments.out = value();
     else if (name == "--scale")
-      found.scale = number(1, 1000);
+      arguments.scale = number(1, 1000);
     else if (name == "--threads")
-      found.threads = number(1, 1024);
+      arguments.threads = number(1, 1024);
     else if (name == "--max-batch")
-      found.max_batch = number(1, 65536);
+      arguments.max_batch = number(1, 65536);
     else if (name == "--device")
-      found.device = number(0, 1024);
+      arguments.device = number(0, 1024);
     else if (name == "--concurrency")
-      found.concurrency = number(1, 1024);
+      arguments.concurrency = number(1, 1024);
     else if (name == "--repeat")
-      found.repeat = number(1, 100000);
+      arguments.repeat = number(1, 100000);
     else if (name == "--progress")
-      found.progress = true;
+      arguments.progress = true;
     else if (name == "--loop")
-      found.loop = true;
+      arguments.loop = true;
     else if (name == "--info")
-      found.info = true;
+      arguments.info = true;
     else if (name.size() > 1 && name.front() == '-')
       misuse("unknown option " + name);
-    else if (found.artifact.empty())
-      found.artifact = name;
+    else if (arguments.artifact.empty())
+      arguments.artifact = name;
     else
       misuse("unexpected " + name);
   }
-  if (found.artifact.empty()) misuse("ARTIFACT is missing");
-  return found;
+  if (arguments.artifact.empty()) misuse("ARTIFACT is missing");
+  return arguments;
 }
 
 std::vector<std::int64_t> labels(const Arguments &arguments, std::int64_t classes) {
   const std::string text =
       arguments.labels.empty() ? "0-" + std::to_string(std::min<std::int64_t>(10, classes) - 1) : arguments.labels;
-  std::vector<std::int64_t> found;
+  std::vector<std::int64_t> read;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
     const std::string part = text.substr(begin, end - begin);
@@ -138,10 +138,10 @@ std::vector<std::int64_t> labels(const Arguments &arguments, std::int64_t classe
     const auto high =
         dash == std::string::npos ? low : whole<std::int64_t>("--labels", part.substr(dash + 1), low, classes - 1);
     for (std::int64_t label = low; label <= high; ++label)
-      found.insert(found.end(), static_cast<std::size_t>(arguments.columns), label);
+      read.insert(read.end(), static_cast<std::size_t>(arguments.columns), label);
     begin = end + 1;
   }
-  return found;
+  return read;
 }
 
 dashdeploy::Guidance guidance(const std::string &text) {
@@ -197,10 +197,10 @@ void draw_in_threads(dashdeploy::Model &model, const dd_request &request, const 
   for (std::size_t i = 0; i < images.size(); ++i)
     running.emplace_back([&, i] {
       try {
-        dd_request own = request;
-        own.progress = nullptr;
-        own.timing = nullptr;
-        model.sample(own, images[i].data());
+        dd_request silent = request;
+        silent.progress = nullptr;
+        silent.timing = nullptr;
+        model.sample(silent, images[i].data());
       } catch (...) {
         errors[i] = std::current_exception();
       }
@@ -209,7 +209,7 @@ void draw_in_threads(dashdeploy::Model &model, const dd_request &request, const 
   for (const std::exception_ptr &error : errors)
     if (error) std::rethrow_exception(error);
   for (const auto &made : images)
-    if (made != expected) throw std::runtime_error("threads drew other images than one thread alone");
+    if (made != expected) throw std::runtime_error("several threads drew other images than one thread");
 }
 
 void measure(dashdeploy::Model &model, dd_request request, std::int64_t repeat, const dd_timing &first) {

@@ -15,7 +15,7 @@ from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export.checks import gate, trajectories, worst_layer
 from dashdeploy.export.checks.verify import check_batches
-from dashdeploy.export.graph import onnx_graph, rewrite
+from dashdeploy.export.graph import onnx_file, rewrite
 from dashdeploy.export.int8 import quantize, sensitivity
 from dashdeploy.recipe.schema import Sampling, Tag
 from dashdeploy.runtime.onnxruntime_model import open_guided
@@ -39,7 +39,7 @@ def calibrated(guided_onnx: Path, draws, tmp_path_factory: pytest.TempPathFactor
 
 
 def opened(model: onnx.ModelProto, path: Path, interface: Interface):
-    return open_guided(onnx_graph.save(model, path, metadata={}, single_file_mb=100), interface, threads=1)
+    return open_guided(onnx_file.save(model, path, metadata={}, single_file_mb=100), interface, threads=1)
 
 
 def test_draws_cover_all_of_t_both_halves_of_guidance_and_every_class(trained: TorchDenoiser) -> None:
@@ -193,7 +193,7 @@ def test_the_search_leaves_the_fewest_worst_layers_in_float(trained, calibrated,
     assert found.float_layers == list(found.damage)[: len(found.float_layers)]
     assert found.rung.failures == []
     strict = gate.prepare(trained, draws[1], GateLimits(t_bins=4, gap_relative_error=1e-6), scale=2.0)
-    with pytest.raises(UserError, match=r"(?s)guidance gate failed at int8.*The worst layer is [a-z_.0-9]+: alone"):
+    with pytest.raises(UserError, match=r"(?s)guidance gate failed at int8.*The worst layer is [a-z_.0-9]+: by itself"):
         sensitivity.search(layers, build, strict, most=0)
 
 
@@ -204,7 +204,7 @@ def test_tensorrts_form_is_symmetric_and_leaves_biases_in_float(calibrated) -> N
     zero_points = [values[n.input[2]] for n in model.graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2]
     assert zero_points and all((z == 0).all() and z.dtype == np.int8 for z in zero_points)
     assert not any(v.dtype == np.int32 for v in values.values())
-    found = onnx_graph.require_precision(model, "int8", graph="guided")
+    found = onnx_file.require_precision(model, "int8", graph="guided")
     assert found == {"int8": len(layers), "float": len(quantize.ALWAYS_FLOAT)}
 
 

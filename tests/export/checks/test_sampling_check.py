@@ -13,7 +13,7 @@ from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.checks import sampling_check
-from dashdeploy.export.graph import onnx_graph, sampler_graph
+from dashdeploy.export.graph import onnx_file, sampler_graph
 from dashdeploy.export.graph.graphs import GRAPHS, SAMPLER_INPUTS
 from dashdeploy.recipe.schema import Tag
 from dashdeploy.runtime.onnx_session import OnnxSession
@@ -35,7 +35,7 @@ def session(file: Path, inputs: tuple[str, ...]) -> HostSession:
 
 def assembled(step: Path, file: Path, form: str, output: str = "float32", timesteps=PLAN.timesteps) -> HostSession:
     model = sampler_graph.assemble(onnx.load(step), timesteps, form=form, output=output)
-    onnx_graph.save(model, file, metadata={}, single_file_mb=100)
+    onnx_file.save(model, file, metadata={}, single_file_mb=100)
     return session(file, SAMPLER_INPUTS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import time
@@ -17,6 +16,7 @@ import torch
 from diffusers import UNet2DModel
 from onnx import TensorProto, helper, numpy_helper
 
+from dashdeploy.artifact import BatchRange, EngineRecord, tensors
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
@@ -24,7 +24,7 @@ from dashdeploy.export.engine import build as engine_build
 from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.engine import worker as engine_worker
 from dashdeploy.export.engine.build import build
-from dashdeploy.export.graph import graphs, onnx_graph, rewrite
+from dashdeploy.export.graph import graphs, onnx_file, rewrite
 from dashdeploy.runtime.tensorrt_library import Here, has_driver
 from dashdeploy.stages import file_sha256
 from dashdeploy.target import Engine, Profile
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(denoiser: TorchDenoiser, folder: Path, precision: str, opset: int = 22) -> Path:
     graph = graphs.GRAPHS["guided"]
-    return onnx_graph.export(
+    return onnx_file.export(
         graph.module(rewrite.for_export(denoiser, group_norm="native", precision=precision)),
         graphs.example_inputs(denoiser, graph.inputs),
         folder / f"guided-{precision}-{opset}.onnx",
@@ -125,51 +125,44 @@ def cache(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def record(fp32: Path, folder: Path, cache: Path) -> dict[str, Any]:
+def record(fp32: Path, folder: Path, cache: Path) -> EngineRecord:
     """What the first build of the float32 graph returned; its plan is fp32.plan."""
     return build(fp32, folder / "fp32.plan", ADA, flavour="tensorrt_rtx", precision="fp32", cache=cache)
 
 
 @needs_rtx
-def test_the_record_says_what_was_built(record: dict[str, Any], fp32: Path, folder: Path) -> None:
-    assert json.loads(json.dumps(record)) == record
+def test_the_record_says_what_was_built(record: EngineRecord, fp32: Path, folder: Path) -> None:
+    assert EngineRecord.model_validate_json(record.model_dump_json(), strict=True) == record
     plan = folder / "fp32.plan"
-    assert record["plan_sha256"] == file_sha256(plan) and record["plan_bytes"] == plan.stat().st_size
-    assert record["onnx_sha256"] == file_sha256(fp32)
-    assert record["compute_capabilities"] == ["8.9"] and record["from_cache"] is False
-    assert record["profiles"] == [{"min": 1, "opt": 8, "max": 64}]
-    image = ["batch", 1, 8, 8]
-    assert record["inputs"] == [
-        {"name": "x", "dtype": "float32", "shape": image},
-        {"name": "t", "dtype": "int64", "shape": ["batch"]},
-        {"name": "y", "dtype": "int64", "shape": ["batch"]},
-        {"name": "w", "dtype": "float32", "shape": ["batch"]},
-    ]
-    assert record["outputs"] == [{"name": "eps", "dtype": "float32", "shape": image}]
-    assert record["layers"]["heavy"] == {"convolution": {"float32": 25}, "matmul": {"float32": 32}}
-    assert record["build_s"] > 0 and record["build_peak_mib"] > 100
-    assert record["tensorrt"].startswith("1.") and record["flags"]["strongly_typed"]
+    assert record.plan_sha256 == file_sha256(plan) and record.plan_bytes == plan.stat().st_size
+    assert record.onnx_sha256 == file_sha256(fp32)
+    assert record.compute_capabilities == ("8.9",) and record.from_cache is False
+    assert record.profiles == (BatchRange(min=1, opt=8, max=64),)
+    assert (record.inputs, record.outputs) == tensors("guided", image_shape=(1, 8, 8), sampler=None)
+    assert record.layers.heavy == {"convolution": {"float32": 25}, "matmul": {"float32": 32}}
+    assert record.build_s > 0 and record.build_peak_mib > 100
+    assert record.tensorrt.startswith("1.") and record.flags.strongly_typed
 
 
 @needs_rtx
 def test_the_same_build_comes_from_the_cache(
-    record: dict[str, Any], fp32: Path, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    record: EngineRecord, fp32: Path, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_build, "_worker", lambda *a: pytest.fail("it was built again"))
     again = build(fp32, folder / "again.plan", ADA, flavour="tensorrt_rtx", precision="fp32", cache=cache)
-    assert again == {**record, "from_cache": True}
-    assert file_sha256(folder / "again.plan") == record["plan_sha256"]
+    assert again == record.model_copy(update={"from_cache": True})
+    assert file_sha256(folder / "again.plan") == record.plan_sha256
 
 
 @needs_rtx
-def test_a_damaged_plan_in_the_cache_is_built_again(record: dict[str, Any], fp32: Path, tmp_path: Path) -> None:
+def test_a_damaged_plan_in_the_cache_is_built_again(record: EngineRecord, fp32: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = build(fp32, tmp_path / "a.plan", ADA, flavour="tensorrt_rtx", precision="fp32", cache=cache)
     kept = cache / f"{first['plan_sha256']}.plan"
     kept.write_bytes(kept.read_bytes()[:-1] + b"?")
     second = build(fp32, tmp_path / "b.plan", ADA, flavour="tensorrt_rtx", precision="fp32", cache=cache)
-    assert second["from_cache"] is False
-    assert file_sha256(tmp_path / "b.plan") == second["plan_sha256"]
+    assert second.from_cache is False
+    assert file_sha256(tmp_path / "b.plan") == second.plan_sha256
 
 
 @needs_rtx
@@ -179,8 +172,8 @@ def test_half_graphs_compute_in_half(
 ) -> None:
     path = exported(denoiser, folder, precision)
     got = build(path, folder / f"{precision}.plan", ADA, flavour="tensorrt_rtx", precision=precision, cache=cache)
-    assert got["layers"]["heavy"] == {"convolution": {dtype: 25}, "matmul": {dtype: 32}}
-    assert got["inputs"][0]["dtype"] == got["outputs"][0]["dtype"] == "float32"
+    assert got.layers.heavy == {"convolution": {dtype: 25}, "matmul": {dtype: 32}}
+    assert got.inputs[0].dtype == got.outputs[0].dtype == "float32"
     with pytest.raises(UserError, match=f"fp32 was asked for, but 57 of 57 .* {dtype} convolution"):
         build(path, folder / "no.plan", ADA, flavour="tensorrt_rtx", precision="fp32", cache=cache)
     assert not (folder / "no.plan").exists()
@@ -205,9 +198,7 @@ def test_a_float32_graph_sold_as_fp16_is_refused_before_it_is_built(fp32: Path, 
 
 
 @needs_rtx
-def test_the_cache_does_not_hide_a_wrong_precision(
-    record: dict[str, Any], fp32: Path, folder: Path, cache: Path
-) -> None:
+def test_the_cache_does_not_hide_a_wrong_precision(record: EngineRecord, fp32: Path, folder: Path, cache: Path) -> None:
     with pytest.raises(UserError, match="fp16 was asked for"):
         build(fp32, folder / "lie.plan", ADA, flavour="tensorrt_rtx", precision="fp16", cache=cache)
     assert not (folder / "lie.plan").exists()
@@ -221,7 +212,7 @@ def test_int8_convolutions_are_counted_and_float_ones_must_be_declared(int8: Pat
     got = build(
         int8, plan, ADA, flavour="tensorrt_rtx", precision="int8", cache=cache, float_layers=["conv_out", "conv_in"]
     )
-    assert got["layers"]["heavy"]["convolution"] == {"float32": 1, "int8": 24}
+    assert got.layers.heavy["convolution"] == {"float32": 1, "int8": 24}
 
 
 @needs_rtx
@@ -242,8 +233,8 @@ def test_several_profiles_and_gpus_in_one_engine(fp32: Path, folder: Path, cache
         cache=cache,
         on_progress=lambda phase, share: shares.append(share),
     )
-    assert got["compute_capabilities"] == ["8.6", "12.0"] and len(got["profiles"]) == 2
-    assert got["flags"]["workspace_mib"] == 2048
+    assert got.compute_capabilities == ("8.6", "12.0") and len(got.profiles) == 2
+    assert got.flags.workspace_mib == 2048
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1 and len(set(shares)) > 3
 
 
@@ -282,7 +273,7 @@ def looped(path: Path) -> Path:
 def test_a_loop_builds_and_its_body_is_counted(tmp_path: Path) -> None:
     path = looped(tmp_path / "loop.onnx")
     got = build(path, tmp_path / "p", ADA, flavour="tensorrt_rtx", precision="fp32", cache=tmp_path / "cache")
-    assert got["layers"]["heavy"] == {"convolution": {"float32": 1}}
+    assert got.layers.heavy == {"convolution": {"float32": 1}}
     with pytest.raises(UserError, match="conv_in_loop"):
         build(path, tmp_path / "p2", ADA, flavour="tensorrt_rtx", precision="bf16", cache=tmp_path / "cache")
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dashdeploy.errors import UserError
 from dashdeploy.export.engine import errors as engine_errors
 from dashdeploy.export.engine.build import build
-from dashdeploy.export.graph.onnx_graph import MODULE_OF_NODE
+from dashdeploy.export.graph.onnx_file import MODULE_OF_NODE
 from dashdeploy.target import Engine, Profile
 
 needs_rtx = pytest.mark.skipif(
@@ -246,10 +246,10 @@ def test_nodes_know_their_module_by_their_note_or_by_their_weight(tmp_path: Path
         "s": np.asarray(1, np.float32),
     }
     path = save(tmp_path / "g.onnx", nodes, weights=weights)
-    assert engine_errors.modules(path) == {
+    assert {name: node.module for name, node in engine_errors.nodes(path).items()} == {
         "by_weight": "unet.proj",
         "node_Relu": "unet.act",
         "dq": "unet.out",
         "by_quantized_weight": "unet.out",
     }
-    assert engine_errors.modules(tmp_path / "missing.onnx") == {}
+    assert engine_errors.nodes(tmp_path / "missing.onnx") == {}

@@ -10,7 +10,7 @@ import pytest
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.engine import build as engine_build
-from dashdeploy.export.graph import onnx_graph, sampler_graph
+from dashdeploy.export.graph import onnx_file, sampler_graph
 from dashdeploy.export.graph.graphs import GRAPHS
 from dashdeploy.export.int8 import quantize
 from dashdeploy.recipe.schema import Sampling
@@ -38,11 +38,11 @@ def engine_graphs(tiny_run: Path, draws, tmp_path_factory: pytest.TempPathFactor
         calibrated = quantize.calibrate(plain, folder, reader, method="minmax")
         layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
         model = quantize.quantize(calibrated, layers=layers, symmetric=True)
-        found["int8", name] = onnx_graph.save(model, folder / f"{name}-int8.onnx", metadata={}, single_file_mb=100)
+        found["int8", name] = onnx_file.save(model, folder / f"{name}-int8.onnx", metadata={}, single_file_mb=100)
     for precision in TYPES:
         model = sampler_graph.assemble(onnx.load(found[precision, "step"]), STEPS, form="loop")
         path = folder / f"sampler-{precision}.onnx"
-        found[precision, "sampler"] = onnx_graph.save(model, path, metadata={}, single_file_mb=100)
+        found[precision, "sampler"] = onnx_file.save(model, path, metadata={}, single_file_mb=100)
     return found
 
 
@@ -62,10 +62,10 @@ def test_every_graph_builds_in_every_precision(
         on_progress=lambda phase, share: told.append(share),
         float_layers=quantize.ALWAYS_FLOAT if precision == "int8" else (),
     )
-    assert (tmp_path / "a.plan").stat().st_size == record["plan_bytes"] > 10_000
+    assert (tmp_path / "a.plan").stat().st_size == record.plan_bytes > 10_000
     assert told == sorted(told) and told[-1] == 1.0
-    assert record["build_s"] > 0 and record["build_peak_mib"] > 0
-    convolutions = record["layers"]["heavy"]["convolution"]
+    assert record.build_s > 0 and record.build_peak_mib > 0
+    convolutions = record.layers.heavy["convolution"]
     assert convolutions[TYPES[precision]] == max(convolutions.values())
     assert set(convolutions) == ({"int8", "float32"} if precision == "int8" else {TYPES[precision]})
 

@@ -1,7 +1,7 @@
 /* dashdeploy: images from a class-conditional diffusion artifact (a folder that `dashdeploy export` wrote).
  *
- * Every call returns a status; with a dd_message, it also says what was wrong. No exception leaves the library and
- * there is no global state. Buffers are the caller's. A model may be used from several threads at the same time.
+ * Every call returns a status; with a dd_message, it also says what was wrong. No exception leaves the library, and it
+ * has no global state. The caller owns all buffers. Several threads may use a model at the same time.
  * Images and noise are float32, (count, channels, height, width), C-contiguous, images in [-1, 1].
  * Structs begin with their size, so that later versions may add fields: dd_request r = {0}; r.size = sizeof r;
  */
@@ -26,11 +26,11 @@ typedef enum dd_status {
   DD_ARGUMENT = 1,    /* a value that this call cannot use */
   DD_NOT_FOUND = 2,   /* a folder or a file is missing or cannot be read */
   DD_DAMAGED = 3,     /* a file is not what the manifest vouches for, or the manifest makes no sense */
-  DD_UNSUPPORTED = 4, /* another format version, a backend that was not built in, an engine for another machine */
+  DD_UNSUPPORTED = 4, /* another format, a backend or solver that this library lacks, an engine for another machine */
   DD_BACKEND = 5,     /* the inference library failed */
   DD_MEMORY = 6,
   DD_CANCELLED = 7, /* the progress callback asked for it */
-  DD_INTERNAL = 8   /* a mistake of this library's */
+  DD_INTERNAL = 8   /* a mistake in this library */
 } dd_status;
 
 typedef struct dd_message {
@@ -50,13 +50,13 @@ typedef struct dd_info { /* strings live as long as the model */
   size_t size;
   const char *name, *backend, *precision; /* the deployment target; onnxruntime, openvino, tensorrt, tensorrt_rtx */
   int64_t channels, height, width;
-  int64_t num_classes, num_train_timesteps, num_inference_steps; /* steps: the artifact's own choice */
+  int64_t num_classes, num_train_timesteps, num_inference_steps; /* the last: of the artifact's plan */
   int64_t max_batch;                                             /* images in one call of the network at most */
   int64_t parameters;
 } dd_info;
 
 typedef enum dd_guidance_kind {
-  DD_GUIDANCE_DEFAULT = 0, /* the artifact's own */
+  DD_GUIDANCE_DEFAULT = 0, /* the artifact's */
   DD_GUIDANCE_CONSTANT,    /* w; 1 = off */
   DD_GUIDANCE_TAG,         /* from w_min at t = T to w at t = 0 by a sigmoid of slope beta (arXiv:2606.00798, Eq. 3) */
   DD_GUIDANCE_INTERVAL,    /* w where low <= t/T < high, off elsewhere (arXiv:2404.07724) */
@@ -74,13 +74,13 @@ typedef struct dd_guidance {
 typedef int (*dd_progress)(void *user, int64_t done, int64_t total);
 
 typedef struct dd_timing {    /* summed over the threads that worked, milliseconds */
-  double loop_ms, backend_ms; /* whole loops; in them, inside of the inference library */
+  double loop_ms, backend_ms; /* whole loops; the part of them inside the inference library */
   int64_t steps;
 } dd_timing;
 
 typedef struct dd_request {
   size_t size;
-  int64_t count;         /* images, any number: more than max_batch run in parts */
+  int64_t count;         /* images; more than max_batch run in parts */
   const int64_t *labels; /* (count,) in 0 ... num_classes - 1 */
   const float *noise;    /* (count, C, H, W), or NULL: dd_noise(seed, first_image, ...) */
   uint64_t seed, first_image;
@@ -99,11 +99,11 @@ DD_API void dd_close(dd_model *model); /* NULL is allowed; no call on the model 
 DD_API dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message);
 DD_API const char *dd_class_name(const dd_model *model, int64_t label); /* NULL: no such label */
 
-/* Draw images with deterministic DDIM; images: (count, C, H, W). After an error its content is undefined. */
+/* Draw images with deterministic DDIM; images: (count, C, H, W), undefined after an error. */
 DD_API dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message);
 
 /* One guided DDIM update in place, for applications that own the loop. x: (count, C, H, W); t, t_prev: (count,), where
- * t_prev = -1 means clean; w: (count,). The last x is to be clipped to [-1, 1]. */
+ * t_prev = -1 means clean; w: (count,). Clip the last x to [-1, 1]. */
 DD_API dd_status dd_step(dd_model *model, int64_t count, float *x, const int64_t *t, const int64_t *t_prev,
                          const int64_t *labels, const float *w, dd_message *message);
 
@@ -112,7 +112,7 @@ DD_API dd_status dd_plan(const dd_model *model, int32_t steps, const dd_guidance
                          float *w, dd_message *message);
 
 /* Standard normal noise of images first ... first + count - 1, (count, image_size): Philox4x32-10 and Box-Muller. An
- * image's noise depends on seed and its number alone, and is that of the Python package. */
+ * image's noise depends only on the seed and the image's number, and equals the Python package's. */
 DD_API dd_status dd_noise(uint64_t seed, uint64_t first, int64_t count, int64_t image_size, float *noise,
                           dd_message *message);
 

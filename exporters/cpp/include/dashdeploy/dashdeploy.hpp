@@ -1,4 +1,4 @@
-// dashdeploy in C++17: the C interface with resources that close themselves and errors that are thrown.
+// The C interface for C++17: a model closes itself, and errors are exceptions.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@
 
 namespace dashdeploy {
 
-// What a call of the C interface returned other than DD_OK.
+// A status other than DD_OK that a call of the C interface returned.
 class Error : public std::runtime_error {
  public:
   Error(dd_status status, const std::string &text)
@@ -37,7 +37,7 @@ Struct sized() {
 }
 
 struct Guidance : dd_guidance {
-  Guidance() : dd_guidance{} {}  // the artifact's own
+  Guidance() : dd_guidance{} {}  // the artifact's
   static Guidance constant(double w) { return Guidance(DD_GUIDANCE_CONSTANT, w, 0, 0, 0, 0); }
   static Guidance tag(double w_min, double w_max, double beta = 5.0) {
     return Guidance(DD_GUIDANCE_TAG, w_max, w_min, beta, 0, 0);
@@ -71,15 +71,15 @@ class Model {
   }
 
   dd_info info() const {
-    auto found = sized<dd_info>();
+    auto filled = sized<dd_info>();
     dd_message message;
-    check(dd_get_info(model_.get(), &found, &message), message);
-    return found;
+    check(dd_get_info(model_.get(), &filled, &message), message);
+    return filled;
   }
 
   std::array<std::int64_t, 3> image_shape() const {
-    const dd_info found = info();
-    return {found.channels, found.height, found.width};
+    const dd_info shape = info();
+    return {shape.channels, shape.height, shape.width};
   }
 
   std::size_t image_size() const {
@@ -87,7 +87,7 @@ class Model {
     return static_cast<std::size_t>(c * h * w);
   }
 
-  // Images of `labels`, (labels.size(), C, H, W) in [-1, 1]. `on_step` is told of done and total steps; false cancels.
+  // Images of `labels`, (labels.size(), C, H, W) in [-1, 1]. `on_step` gets the done and total steps; false cancels.
   std::vector<float> sample(const std::vector<std::int64_t> &labels, std::uint64_t seed, Guidance guidance = {},
                             int steps = 0, const std::function<bool(std::int64_t, std::int64_t)> &on_step = nullptr) {
     std::vector<float> images(labels.size() * image_size());

@@ -1,4 +1,4 @@
-"""torch module -> checked ONNX file with a truly dynamic batch and self-describing metadata."""
+"""torch module -> checked ONNX file whose batch is dynamic and whose metadata says what it holds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import nn
 
+from dashdeploy.artifact import GraphName, Precision
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export.graph.graphs import GRAPHS, example_inputs
@@ -72,7 +73,7 @@ def export(
 
 
 def export_graph(
-    rewritten: TorchDenoiser, name: str, path: Path, *, clip_sample: bool, opset: int, single_file_mb: int
+    rewritten: TorchDenoiser, name: GraphName, path: Path, *, clip_sample: bool, opset: int, single_file_mb: int
 ) -> Path:
     """One of GRAPHS of a denoiser that `rewrite.for_export` has made, without metadata.
 
@@ -112,7 +113,7 @@ def convolution_types(model: onnx.ModelProto) -> dict[str, int]:
 
     Quantized weights (int8 through DequantizeLinear) count as int8.
     """
-    found: Counter[str] = Counter()
+    types: Counter[str] = Counter()
     graphs = [model.graph]
     while graphs:
         graph = graphs.pop()
@@ -125,23 +126,23 @@ def convolution_types(model: onnx.ModelProto) -> dict[str, int]:
                 while name not in weights and name in made_by:
                     name = made_by[name].input[0]
                 kind = weights.get(name, onnx.TensorProto.UNDEFINED)
-                found[onnx.TensorProto.DataType.Name(kind).lower()] += 1
-    return dict(found)
+                types[onnx.TensorProto.DataType.Name(kind).lower()] += 1
+    return dict(types)
 
 
-def require_precision(model: onnx.ModelProto, precision: str, *, graph: str) -> dict[str, int]:
+def require_precision(model: onnx.ModelProto, precision: Precision, *, graph: str) -> dict[str, int]:
     """The convolutions' types, which must be those of the precision; beside int8 some may be in float.
 
     Raises:
         UserError: it gives the counts.
     """
-    found = convolution_types(model)
+    types = convolution_types(model)
     expected = {"fp32": "float", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}[precision]
-    others = sum(found.values()) - found.get(expected, 0)
-    if not found.get(expected) or (others and precision != "int8"):
-        counts = ", ".join(f"{count} {kind}" for kind, count in found.items()) or "none"
+    others = sum(types.values()) - types.get(expected, 0)
+    if not types.get(expected) or (others and precision != "int8"):
+        counts = ", ".join(f"{count} {kind}" for kind, count in types.items()) or "none"
         raise UserError(f"{precision} was asked for, and the {graph} graph's convolutions are: {counts}")
-    return found
+    return types
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -201,15 +202,6 @@ def assert_dynamic_batch(model: onnx.ModelProto) -> None:
             f"the exported graph's batch is fixed ({', '.join(fixed)}): torch specialised on the example's batch size. "
             "Slice or reshape stacked batches instead of calling torch.chunk in the model."
         )
-
-
-def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    """The metadata that `export` stored."""
-    return {
-        p.key.removeprefix(METADATA_PREFIX): json.loads(p.value)
-        for p in model.metadata_props
-        if p.key.startswith(METADATA_PREFIX)
-    }
 
 
 @contextmanager

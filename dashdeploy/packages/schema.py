@@ -1,4 +1,4 @@
-"""Packages: what is written around an artifact so that something else builds or serves it (`exporters/*.yaml`)."""
+"""The YAML of packages (`exporters/*.yaml`): the artifact that each carries, and the files around it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Triton(Model):
 
 
 class Package(Model):
-    """One package: which artifact it carries, and what is written around it."""
+    """One package: the artifact that it carries, and the kind of files around it."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: Text = Field(description="one line for listings")

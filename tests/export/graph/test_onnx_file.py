@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from dashdeploy import manifest
+from dashdeploy.artifact import Student
 from dashdeploy.errors import UserError
-from dashdeploy.export.graph import graphs, onnx_graph
+from dashdeploy.export.graph import graphs, onnx_file
 from dashdeploy.stages import read_stage
 from dashdeploy.teachers import formats
 
@@ -46,17 +48,14 @@ def test_it_is_one_file_at_opset_22(model: onnx.ModelProto, tiny_run: Path) -> N
 
 
 def test_the_model_describes_itself(model: onnx.ModelProto, tiny_run: Path) -> None:
-    found = onnx_graph.read_metadata(model)
-    student = read_stage(tiny_run / "student")
-    assert found["num_classes"] == 10
-    assert found["null_class"] == 10
-    assert found["prediction_type"] == "epsilon"
-    assert found["student_sha256"] == student.sha256
-    assert len(found["recipe_sha256"]) == 64
-    assert len(found["betas"]) == 1000
-    manifest = json.loads((tiny_run / "artifacts" / "onnx-cpu" / "manifest.json").read_text())
-    assert found.pop("graph") == "guided"
-    assert {k: manifest["artifact"][k] for k in found} == found
+    metadata = {p.key.removeprefix(onnx_file.METADATA_PREFIX): json.loads(p.value) for p in model.metadata_props}
+    assert metadata.pop("graph") == "guided"
+    assert metadata.keys() == Student.model_fields.keys()
+    student = Student.model_validate(metadata)
+    assert student.num_classes == student.null_class == 10
+    assert student.student_sha256 == read_stage(tiny_run / "student").sha256
+    artifact = manifest.read(read_stage(tiny_run / "artifacts" / "onnx-cpu")).artifact
+    assert student == Student.model_validate({name: getattr(artifact, name) for name in Student.model_fields})
 
 
 class Chunked(nn.Module):
@@ -70,7 +69,7 @@ class Chunked(nn.Module):
 def test_a_graph_whose_batch_came_out_fixed_is_refused(tmp_path: Path) -> None:
     example = (torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.zeros(4).long(), torch.ones(4))
     with pytest.raises(UserError, match=r"batch is fixed|torch.onnx.export failed"):
-        onnx_graph.export(
+        onnx_file.export(
             Chunked(),
             example,
             tmp_path / "model.onnx",
@@ -87,12 +86,12 @@ def test_a_fixed_batch_dimension_is_named() -> None:
     out = onnx.helper.make_tensor_value_info("eps", onnx.TensorProto.FLOAT, ["batch", 1])
     graph = onnx.helper.make_graph([], "g", [value], [out])
     with pytest.raises(UserError, match="x: 4"):
-        onnx_graph.assert_dynamic_batch(onnx.helper.make_model(graph))
+        onnx_file.assert_dynamic_batch(onnx.helper.make_model(graph))
 
 
 def test_weights_past_the_limit_go_into_a_file_beside_the_graph(tmp_path: Path) -> None:
     linear = nn.Linear(8, 64)
-    path = onnx_graph.export(
+    path = onnx_file.export(
         linear,
         (torch.zeros(4, 8),),
         tmp_path / "model.onnx",
@@ -109,7 +108,7 @@ def test_no_local_path_is_left_in_the_file_and_nodes_still_name_their_module(mod
     text = model.SerializeToString()
     assert b"site-packages" not in text
     assert str(Path.home()).encode() + b"/" not in text
-    notes = [p.value for node in model.graph.node for p in node.metadata_props if p.key == onnx_graph.MODULE_OF_NODE]
+    notes = [p.value for node in model.graph.node for p in node.metadata_props if p.key == onnx_file.MODULE_OF_NODE]
     assert any("down_blocks.0.resnets.0" in note for note in notes)
 
 
@@ -121,12 +120,12 @@ def convolutions(tiny_run: Path) -> int:
 
 @pytest.mark.parametrize("asked", ["fp16", "bf16", "int8"])
 def test_a_float32_graph_is_never_taken_for_less(model: onnx.ModelProto, convolutions: int, asked: str) -> None:
-    assert onnx_graph.require_precision(model, "fp32", graph="guided") == {"float": convolutions}
+    assert onnx_file.require_precision(model, "fp32", graph="guided") == {"float": convolutions}
     message = f"{asked} was asked for, and the guided graph's convolutions are: {convolutions} float"
     with pytest.raises(UserError, match=message):
-        onnx_graph.require_precision(model, asked, graph="guided")
+        onnx_file.require_precision(model, asked, graph="guided")
 
 
 def test_convolutions_inside_of_a_loop_are_counted(tiny_run: Path, convolutions: int) -> None:
     sampler = onnx.load(tiny_run / "artifacts" / "onnx-cpu" / "sampler.onnx")
-    assert onnx_graph.convolution_types(sampler) == {"float": convolutions}
+    assert onnx_file.convolution_types(sampler) == {"float": convolutions}

@@ -1,0 +1,201 @@
+"""The manifest's reader in C++: it refuses what Python's reader refuses, for every property of the JSON Schema.
+
+The manifests come from exporters/cpp/fuzz/corpus.py. Each lies sealed in a folder without the files that it lists, so
+that one which is taken ends in "no such file".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+from building import SOURCES
+from conftest import seal
+from pydantic import TypeAdapter
+
+from dashdeploy import manifest as manifests
+from dashdeploy import stages
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import GuidanceInterval, Tag
+from tests.records import engine_record
+
+CORPUS = SOURCES / "fuzz" / "corpus.py"
+TIMESTEPS = [19, 14, 9, 4]
+ENGINE = "artifact.graphs.*.engine"
+UNREAD = {
+    *("key", "inputs", "figures", "seed", "versions", "recipe"),
+    *("artifact.opset", "artifact.macs", "artifact.schedule_sha256", "artifact.student_sha256"),
+    *("artifact.recipe_sha256", "artifact.sampler.form", "artifact.sampler.guidance_scales"),
+    *("artifact.graphs.*.onnx", "artifact.graphs.*.onnx_sha256"),
+    *(f"{ENGINE}.{name}" for name in ("cuda", "driver_cuda", "device_name", "onnx_sha256", "plan_sha256")),
+    *(f"{ENGINE}.{name}" for name in ("plan_bytes", "inputs", "outputs", "build_s", "build_peak_mib", "layers")),
+    *(f"{ENGINE}.from_cache", f"{ENGINE}.flags.strongly_typed", f"{ENGINE}.flags.tf32"),
+    *(f"{ENGINE}.flags.workspace_mib", f"{ENGINE}.flags.optimization_level"),
+}
+"""Properties that C++ has no use for, with all that is in them."""
+ONLY_IN_PYTHON = {("artifact.sampling.solver", "'dpmpp_2m'")}
+"""What Python runs and C++ does not."""
+
+
+class Judged(NamedTuple):
+    """A mutation, and what each reader says of it; None: nothing."""
+
+    place: str
+    kind: str
+    cpp: str | None
+    python: str | None
+
+
+@pytest.fixture(scope="module")
+def corpus() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("corpus", CORPUS)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # beside it lie the sources of packages
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return TypeAdapter(manifests.Manifest).json_schema()
+
+
+@pytest.fixture(scope="module")
+def valid(artifact: Path) -> dict[str, Any]:
+    """The artifact's manifest with 20 timesteps and no more figures than it must have, to be short."""
+    manifest: dict[str, Any] = json.loads((artifact / stages.MANIFEST).read_text())
+    described = manifest["artifact"]
+    described.update(betas=described["betas"][:20], num_train_timesteps=20)
+    described["sampling"].update(timesteps=TIMESTEPS)
+    described["sampler"].update(timesteps=TIMESTEPS)
+    return manifest | {"figures": {"verified": "", "file_bytes": 1}, "recipe": {}, "versions": {"python": "3"}}
+
+
+def with_guidance(manifest: dict[str, Any], guidance: Tag | GuidanceInterval) -> dict[str, Any]:
+    changed: dict[str, Any] = json.loads(json.dumps(manifest))
+    changed["artifact"]["sampling"]["guidance"] = guidance.model_dump()
+    return changed
+
+
+def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same with one graph, an engine."""
+    changed: dict[str, Any] = json.loads(json.dumps(manifest))
+    engine = engine_record("tensorrt")
+    guided = changed["artifact"]["graphs"]["guided"] | {"engine": engine.model_dump(mode="json")}
+    changed["artifact"].update(backend="tensorrt", graphs={"guided": guided}, sampler=None)
+    return changed
+
+
+def place_of(path: Sequence[str | int]) -> str:
+    """A path without the names of graphs and files, and without a list's indices."""
+    steps = ["*" if isinstance(step, int) else step for step in path]
+    for i, parent in enumerate(steps[:-1]):
+        if parent in ("graphs", "files"):
+            steps[i + 1] = "*"
+    return ".".join(steps)
+
+
+def is_read(place: str) -> bool:
+    return not any(place == unread or place.startswith(f"{unread}.") for unread in UNREAD)
+
+
+def python_says(folder: Path) -> str | None:
+    try:
+        manifests.read(stages.Stage(folder, stages.read_manifest(folder)))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="module")
+def judged(
+    valid: dict[str, Any],
+    schema: dict[str, Any],
+    corpus: ModuleType,
+    verdicts_of: Callable[[Sequence[Path]], list[list[str]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Judged]:
+    guidance = ("artifact", "sampling", "guidance")
+    mutations = list(corpus.mutations(valid, schema))
+    for scale in (Tag(), GuidanceInterval()):
+        mutations += [m for m in corpus.mutations(with_guidance(valid, scale), schema) if m.path[:3] == guidance]
+    mutations += [m for m in corpus.mutations(for_tensorrt(valid), schema) if "engine" in m.path]
+    top = tmp_path_factory.mktemp("manifests")
+    folders = [top / str(number) for number in range(len(mutations))]
+    for folder, mutation in zip(folders, mutations, strict=True):
+        folder.mkdir()
+        seal(folder, mutation.text.encode())
+    judged = []
+    for folder, mutation, (status, text) in zip(folders, mutations, verdicts_of(folders), strict=True):
+        taken = status == "not found" and text.endswith(": no such file")
+        assert taken or status in ("damaged", "unsupported"), (mutation.path, mutation.kind, status, text)
+        cpp = None if taken else f"{status}: {text}".replace(str(folder), "")
+        judged.append(Judged(place_of(mutation.path), mutation.kind, cpp, python_says(folder)))
+    return judged
+
+
+def test_the_valid_manifests_are_taken_by_both(valid: dict[str, Any], verdicts_of, tmp_path: Path) -> None:
+    for name, manifest in {
+        "plain": valid,
+        "tag": with_guidance(valid, Tag()),
+        "interval": with_guidance(valid, GuidanceInterval()),
+        "tensorrt": for_tensorrt(valid),
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        seal(folder, json.dumps(manifest).encode())
+        assert python_says(folder) is None
+        assert verdicts_of([folder])[0][0] == "not found"
+
+
+def test_both_readers_refuse_the_same_manifests(judged: list[Judged]) -> None:
+    differ = [
+        each
+        for each in judged
+        if is_read(each.place)
+        and (each.cpp is None) != (each.python is None)
+        and (each.place, each.kind) not in ONLY_IN_PYTHON
+    ]
+    assert not differ, "\n".join(map(str, differ))
+
+
+def test_what_cpp_does_not_read_it_does_not_refuse(judged: list[Judged]) -> None:
+    refused = [e for e in judged if not is_read(e.place) and e.cpp is not None and "not JSON" not in e.cpp]
+    assert not refused, "\n".join(map(str, refused))
+
+
+def test_cpp_refuses_something_at_every_place_that_it_reads(judged: list[Judged]) -> None:
+    refused = {each.place for each in judged if each.cpp is not None and "not JSON" not in each.cpp}
+    assert {each.place for each in judged if is_read(each.place)} == refused
+
+
+def test_a_reason_is_one_line(judged: list[Judged]) -> None:
+    for each in judged:
+        assert "\n" not in (each.python or "") and "\n" not in (each.cpp or ""), each
+
+
+def test_a_message_names_the_key(judged: list[Judged]) -> None:
+    for each in judged:
+        if each.cpp is not None and "not JSON" not in each.cpp and each.kind in ("as NoneType", "missing"):
+            last = each.place.removesuffix(".*").rsplit(".", 1)[-1]
+            assert last in each.cpp, each
+
+
+def test_the_generator_writes_its_corpus_by_itself(
+    valid: dict[str, Any], schema: dict[str, Any], tmp_path: Path
+) -> None:
+    for name, value in {"manifest": valid, "schema": schema}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    arguments = (tmp_path / "manifest.json", tmp_path / "schema.json", tmp_path / "corpus")
+    subprocess.run([sys.executable, "-I", CORPUS, *arguments], check=True)
+    assert len(list((tmp_path / "corpus").glob("*.json"))) > 1000
+    assert json.loads((tmp_path / "corpus" / "valid.json").read_text()) == valid
