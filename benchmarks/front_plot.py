@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dashdeploy.bench.record.record import SOLVERS
-from dashdeploy.bench.report.plots import INK, MARKERS, SERIES, on_white, panel
+from dashdeploy.bench.record.record import SOLVER_LABELS
+from dashdeploy.report.plots import INK, MARKERS, SERIES, on_white, panel
 
 
 def plot(result: dict[str, Any]) -> str:
@@ -48,7 +48,7 @@ def plot(result: dict[str, Any]) -> str:
                 markersize=5,
                 markerfacecolor="white" if j else INK,
                 linestyle="--" if j else "-",
-                label=SOLVERS[solver],
+                label=SOLVER_LABELS[solver],
             )
             for j, solver in enumerate(solvers)
         ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dashdeploy.bench.record.record import SOLVERS
-from dashdeploy.bench.report.cells import MISSING
+from dashdeploy.bench.record.record import SOLVER_LABELS
 from dashdeploy.compare import summary
 from dashdeploy.compare import tables as compare_tables
+from dashdeploy.report.cells import MISSING
 
 Result = dict[str, Any]
 WAYS = {
@@ -137,15 +137,15 @@ def front(result: Result) -> str:
         distances = [f"{row['distance']:.3f} ({row['distance_fine_end']:.3f})" for row in own]
         times = [f"{row['median_ms']:,.0f} ({row['way']})" for row in own]
         rows.append([scale, str(steps), *fids, *distances, *times])
-    names = [SOLVERS[solver] for solver in solvers]
+    names = [SOLVER_LABELS[solver] for solver in solvers]
     headings = ["Guidance", "Steps", *(f"FID, {n}" for n in names), *(f"Distance, {n}" for n in names)]
     headings += [f"{n} (ms)" for n in names]
     exact = result["exact"]
     intro = (
         f"`{result['artifact']}` of the run `{result['run']}`. FID: of {result['num_images']} images, with its 95 % "
         f"interval. Distance: root mean square per pixel, images in [-1, 1], to {exact['num_inference_steps']} steps "
-        f"of {SOLVERS[exact['solver']]} from the same noise; in brackets with the last step, to the clean image, cut "
-        f"into small ones. Time: a batch of {result['batch_size']}, {result['threads']} threads, median of "
+        f"of {SOLVER_LABELS[exact['solver']]} from the same noise; in brackets with the last step, to the clean image, "
+        f"cut into small ones. Time: a batch of {result['batch_size']}, {result['threads']} threads, median of "
         f"{result['rows'][0]['runs']} runs in turns; in brackets the graph that ran. Load of the machine before: "
         f"{result['machine']['load_before']:.1f}. {where(result)}."
     )

@@ -34,6 +34,7 @@ def record(fids: tuple[float, float], gap: float) -> dict[str, Any]:
         {
             "model": model,
             "guidance": f"w={w}",
+            "w": float(w),
             "fid": {"value": value},
             "kid": {"value": value / 100},
             "fid_to_teacher": {"value": value / 10} if model == "student" else None,
@@ -75,7 +76,9 @@ def test_rows_are_means_with_their_range(summary) -> None:
     assert rows["dash"].fid == {"w=1": Spread(3.0, 2.0, 4.0), "w=2": Spread(17.0, 4.0, 30.0)}
     assert rows["dash"].gap["relative_error"] == Spread(pytest.approx(0.6), 0.1, 1.1)
     assert rows["teacher"].fid["w=2"] == Spread(2.0, 2.0, 2.0)
-    assert set(rows["dash"].gap_by_t) == {"0–499", "500–999"}
+    assert [(one.t_low, one.t_high) for one in rows["dash"].gap_by_t] == [(0, 500), (500, 1000)]
+    assert rows["dash"].gap_by_t[0].relative_error == Spread(pytest.approx(0.6), 0.1, 1.1)
+    assert summary.scales == {"w=1": 1.0, "w=2": 2.0}
 
 
 def test_a_share_is_what_is_lost_of_the_gain_seed_by_seed(summary) -> None:

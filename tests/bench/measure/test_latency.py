@@ -46,7 +46,7 @@ def test_the_interval_of_the_median_covers_it_about_as_often_as_it_says() -> Non
 
 def test_a_row_holds_the_percentiles_and_the_interval_in_ms() -> None:
     times = [0.010, 0.011, 0.012, 0.013, 0.014, 0.015, 0.100]
-    found = row(times, "m", "batched", "sampler", 8, plan="recipe", way="step", seed=0)
+    found = row(times, "m", "batched", "sampler", 8, plan="recipe", graph="step", seed=0)
     assert found.p50_ms == pytest.approx(13) and found.images_per_s == pytest.approx(8 / 0.013)
     assert 10 <= found.p50_low_ms < 13 < found.p50_high_ms <= 100
     assert found.p90_ms < found.p99_ms < 100 and found.repeats == 7

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dashdeploy.bench.record.record import load_record
-from dashdeploy.bench.report import checks_tables, tables
+from dashdeploy.bench.report import check_tables, tables
 from dashdeploy.bench.report import page as report
 from dashdeploy.errors import UserError
 
@@ -97,6 +97,8 @@ def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[
     text, found = page(folder)
     record = load_record(folder)
     cells = {piece.strip() for piece in found.text}
+    gate = record.checks[1].gate
+    assert gate is not None
     full = [
         tables.quality_table(record, full=True),
         tables.fidelity_table(record, full=True),
@@ -105,13 +107,13 @@ def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[
         tables.pairs_table(record),
         tables.models_table(record, full=True),
         tables.overview_table(record),
-        tables.interval_table(record),
-        tables.interval_quality_table(record),
-        checks_tables.ladder_table(record, record.checks[1]),
-        *(checks_tables.rung_table(record.checks[1], rung) for rung in record.checks[1].rungs),
-        checks_tables.parity_table(record),
-        checks_tables.graphs_table(record),
-        checks_tables.layer_types_table(record),
+        tables.guidance_interval_table(record),
+        tables.guidance_interval_quality_table(record),
+        check_tables.ladder_table("", gate),
+        *(check_tables.rung_table(gate, rung) for rung in gate.rungs),
+        check_tables.parity_table(record),
+        check_tables.graphs_table(record),
+        check_tables.layers_table(record),
     ]
     assert all(table.rows for table in full)
     for table in full:
@@ -133,7 +135,7 @@ def test_the_page_opens_with_the_verdict(write_folder: Write, payload: dict[str,
     sentence = words[words.index("The student has") : words.index("Smaller")]
     assert "6.2× fewer parameters" in sentence and "6.1× to 8.3× as fast" in sentence
     assert "FID is 1.98 against the teacher's 2.01, and the 95 % intervals overlap" in unescape(sentence)
-    assert "each at its own best guidance, it is 0.584 against 0.231" in sentence
+    assert "each at its best guidance, it is 0.584 against 0.231" in sentence
     assert "cosine of 0.755" in sentence and "0.890 of its strength" in sentence
 
 
@@ -154,11 +156,11 @@ def test_the_gate_section_has_the_ladder_the_bins_and_the_layers(write_folder: W
 
 
 def test_a_range_of_t_past_a_limit_is_marked(write_folder: Write, payload: dict[str, Any]) -> None:
-    rung = payload["checks"][1]["rungs"][1]
+    rung = payload["checks"][1]["gate"]["rungs"][1]
     rung["bins"][2]["cond_error"], rung["failures"] = 0.2, ["cond branch error, t 250–374: 0.2000, limit 0.1"]
     gate = section(page(write_folder(payload))[0], "guidance-gate")
     row = gate[gate.rindex("250–374") :]
-    assert row[: row.index("</tr>")].endswith("fail</td>")
+    assert row[: row.index("</tr>")].rstrip().endswith("fail</td>")
     assert "Past a limit: cond branch error" in gate and gate.count(">fail<") == 2
 
 
@@ -187,7 +189,7 @@ def test_samples_are_shown_pixel_for_pixel(write_folder: Write, payload: dict[st
 
 
 def test_parts_that_were_not_measured_are_left_out(write_folder: Write, payload: dict[str, Any]) -> None:
-    payload.update(baselines=None, training=[], latency=[], pairs=[], notes=[], checks=[], interval=None)
+    payload.update(baselines=None, training=[], latency=[], pairs=[], notes=[], checks=[], guidance_interval=None)
     payload["quality"]["rows"], payload["fidelity"]["rows"] = [], []
     text, found = page(write_folder(payload))
     ids = {value for _, name, value in found.attributes if name == "id"}
@@ -196,12 +198,12 @@ def test_parts_that_were_not_measured_are_left_out(write_folder: Write, payload:
     assert "<svg" not in text and "nan" not in " ".join(found.text).lower()
 
 
-def test_figures_without_an_interval_stand_alone(write_folder: Write, payload: dict[str, Any]) -> None:
+def test_figures_without_a_confidence_interval_have_no_brackets(write_folder: Write, payload: dict[str, Any]) -> None:
     for row in payload["quality"]["rows"]:
         row["fid"].update(low=None, high=None)
     _, found = page(write_folder(payload))
     words = " ".join(found.text)
-    assert "no intervals were computed" in words
+    assert "without confidence intervals" in words
     assert " nan" not in words.lower() and "[–" not in words
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dashdeploy.bench.measure import interval
+from dashdeploy.bench.measure import guidance_interval
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Tag
 
 
@@ -31,11 +31,11 @@ def recipe(base: Recipe, own: Guidance, *others: Guidance) -> Recipe:
 def test_the_interval_is_the_recipes_own_or_its_scale_at_middle_noise(
     tiny_recipe: Recipe, own: Guidance, others: tuple[Guidance, ...], expected: GuidanceInterval | None
 ) -> None:
-    assert interval.choose(recipe(tiny_recipe, own, *others)) == expected
+    assert guidance_interval.choose(recipe(tiny_recipe, own, *others)) == expected
 
 
 def test_both_plans_have_the_same_steps_and_the_interval_leaves_guidance_out_outside(tiny_recipe: Recipe) -> None:
-    found = interval.plans(tiny_recipe, GuidanceInterval(w=3, low=0.4, high=0.8), 1000)
+    found = guidance_interval.plans(tiny_recipe, GuidanceInterval(w=3, low=0.4, high=0.8), 1000)
     assert found["constant"].timesteps == found["interval"].timesteps
     assert found["constant"].weights == (3.0, 3.0, 3.0, 3.0)
     assert found["interval"].weights == (1.0, 3.0, 3.0, 1.0)
