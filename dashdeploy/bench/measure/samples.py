@@ -23,13 +23,9 @@ FOLDER = "samples"
 
 
 def key(model_sha256: str, plan: Plan, *, num_images: int, seed: int) -> str:
-    """Identity of a set of samples: the model's hash and every setting that changes an image.
-
-    DDIM goes without saying, so that what was drawn before there were other solvers keeps its name.
-    """
+    """Identity of a set of samples: the model's hash and every setting that changes an image."""
     settings = {"model": model_sha256, "num_images": num_images, "noise": noise.NAME, "seed": seed}
-    steps = {k: v for k, v in asdict(plan).items() if (k, v) != ("solver", "ddim")}
-    return stages.digest({**settings, "plan": steps})
+    return stages.digest({**settings, "plan": asdict(plan)})
 
 
 def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) -> torch.Tensor | None:
