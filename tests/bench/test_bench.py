@@ -225,7 +225,7 @@ def test_samples_are_reused_only_for_the_same_weights_and_settings(measured: Pat
     assert record.notes == () or not any("and were used again" in note for note in record.notes)
 
 
-def test_samples_of_another_solver_have_another_key_and_the_committed_ones_of_ddim_keep_theirs() -> None:
+def test_samples_of_another_solver_have_another_key_and_the_committed_ones_are_of_ddim() -> None:
     recipe = load_recipe("digits")
     folder = locate.data_root("recipes") / "teachers" / "digits"
     sha256 = choose.open_teacher(folder, recipe, load_dataset(recipe.data)).sha256

@@ -217,35 +217,6 @@ def test_a_failure_leaves_the_old_report(write_folder: Write, payload: dict[str,
     assert {path.name for path in folder.iterdir()} == {"bench.json", "samples.npz", "report.html"}
 
 
-def test_a_missing_samples_file_is_a_users_mistake(write_folder: Write, payload: dict[str, Any]) -> None:
-    folder = write_folder(payload)
-    (folder / "samples.npz").unlink()
-    with pytest.raises(UserError, match="cannot read the sample images"):
-        report.write_report(folder)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"labels": np.full(20, 10)},
-        {"labels": np.zeros(7, int)},
-        {"columns": 0},
-        {"other": np.zeros((20, 1, 8, 8), np.uint8)},
-        {"student": np.zeros((20, 1, 8, 8), np.float32)},
-        {"student": np.zeros((19, 1, 8, 8), np.uint8)},
-    ],
-)
-def test_samples_that_do_not_fit_the_record_are_refused(
-    write_folder: Write, payload: dict[str, Any], change: dict[str, Any]
-) -> None:
-    folder = write_folder(payload)
-    with np.load(folder / "samples.npz") as file:
-        arrays = {name: file[name] for name in file.files} | change
-    np.savez(folder / "samples.npz", **arrays)
-    with pytest.raises(UserError, match="do not fit the record"):
-        report.write_report(folder)
-
-
 def test_the_same_folder_gives_the_same_page(write_folder: Write, payload: dict[str, Any]) -> None:
     folder = write_folder(payload)
     first = report.write_report(folder).read_bytes()
