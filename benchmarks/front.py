@@ -83,7 +83,7 @@ def timed(model: Model, plans: list[Plan], *, batch_size: int, repeats: int) -> 
     for call in calls.values():
         call()
     times = interleave(calls, repeats=repeats, warm=False)
-    return [{"way": model.graph_for(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
+    return [{"graph": model.graph_for(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
 
 
 def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: int) -> list[dict[str, Any]]:

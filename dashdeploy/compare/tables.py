@@ -24,7 +24,7 @@ def quality(summary: Summary) -> Table:
         teacher = [labels.get(row.teacher or "", MISSING)] if several else []
         rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
     title = f"Mean [smallest, largest] of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "One seed"
-    return _table(f"{title}; the gap is against each student's own teacher" if several else title, headings, rows)
+    return _table(f"{title}; each gap is against the student's teacher" if several else title, headings, rows)
 
 
 def other_quality(summary: Summary) -> Table:
@@ -42,7 +42,7 @@ def to_teacher(summary: Summary) -> Table:
     """A row for each variant: FID to its teacher's images by guidance."""
     scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid_to_teacher))
     rows = [(row.label, *(cell(row.fid_to_teacher.get(s)) for s in scales)) for row in summary.students]
-    return _table("FID to the teacher's own images of the same guidance", ["", *scales], rows)
+    return _table("FID to the teacher's images at the same guidance", ["", *scales], rows)
 
 
 def closed(summary: Summary) -> Table:

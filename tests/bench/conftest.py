@@ -119,7 +119,7 @@ def _baseline(name: str, label: str, fid: tuple[float, float], cosine: float, rh
 
 
 def _pairs() -> list[dict[str, Any]]:
-    """From the step's medians, of which batched is the faster way."""
+    """From the step's medians, of which batched is the faster."""
     wanted = [("teacher", "student"), ("teacher", "student-onnx-cpu"), ("student", "student-onnx-cpu")]
     return [
         {
@@ -145,8 +145,8 @@ def _rung(name: str, size: float) -> dict[str, Any]:
     def part(low: int, high: int, num: int) -> dict[str, Any]:
         errors = ("relative_error", "guided_error", "uncond_error", "cond_error")
         exact = {"rho": 1.0, "mean_cosine": 1.0, "slope": 1.0, "mse": 0.0, "energy_cosine": 1 - size / 10}
-        found = {"t_low": low, "t_high": high, "num": num, **exact}
-        return found | {error: size * (i + 1) * (1 - low / 2000) for i, error in enumerate(reversed(errors))}
+        row = {"t_low": low, "t_high": high, "num": num, **exact}
+        return row | {error: size * (i + 1) * (1 - low / 2000) for i, error in enumerate(reversed(errors))}
 
     bins = [part(125 * i, 125 * (i + 1), 32) for i in range(8)]
     return {"name": name, "overall": part(0, 1000, 256), "bins": bins, "excess": size * 4 / 0.15, "failures": []}

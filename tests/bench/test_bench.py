@@ -70,18 +70,18 @@ def test_all_models_are_described(record: Record) -> None:
     assert record.models["teacher"].parameters == 45_321
     assert record.models["student"].parameters == record.models["student-onnx-cpu"].parameters == 11_797
     assert record.images_seen == 12 * 16
-    # An application that runs the graph with ONNX Runtime alone does without torch.
+    # An application that runs the graph with ONNX Runtime needs no torch.
     assert record.models["student-onnx-cpu"].peak_rss_mib < 0.6 * record.models["student"].peak_rss_mib
 
 
 def test_latency_has_every_batch_size_scope_and_the_two_pass_reference(record: Record) -> None:
-    found = {(r.model, r.branches, r.scope, r.batch_size) for r in record.latency}
-    assert {(r.model, r.way) for r in record.latency if r.scope == "sampler"} == {
+    timed = {(r.model, r.branches, r.scope, r.batch_size) for r in record.latency}
+    assert {(r.model, r.graph) for r in record.latency if r.scope == "sampler"} == {
         ("teacher", "guided"), ("student", "guided"), (ARTIFACT, "sampler"), (INT8, "guided")
     }  # fmt: skip
     wanted = {(m, "batched", s, b) for m in record.models for s in ("step", "sampler") for b in (1, 2)}
     wanted |= {(m, "two-pass", s, b) for m in ("teacher", "student") for s in ("step", "sampler") for b in (1, 2)}
-    assert found == wanted
+    assert timed == wanted
     for row in record.latency:
         assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
         assert row.images_per_s == pytest.approx(row.batch_size / row.p50_ms * 1e3)
@@ -140,9 +140,9 @@ def test_every_model_has_its_precision_graph_sizes_and_load_times(record: Record
 
 
 def test_pairs_compare_with_the_teacher_and_with_the_student_in_torch(record: Record) -> None:
-    found = {(p.slow, p.fast) for p in record.pairs}
-    assert found == {("teacher", k) for k in record.students} | {("student", k) for k in (INT8, ARTIFACT)}
-    assert len(record.pairs) == len(found) * 4 and not any(p.refused for p in record.pairs)
+    compared = {(p.slow, p.fast) for p in record.pairs}
+    assert compared == {("teacher", k) for k in record.students} | {("student", k) for k in (INT8, ARTIFACT)}
+    assert len(record.pairs) == len(compared) * 4 and not any(p.refused for p in record.pairs)
     for pair in record.pairs:
         slow = record.fastest(pair.slow, pair.scope, pair.batch_size)
         fast = record.fastest(pair.fast, pair.scope, pair.batch_size)
@@ -243,9 +243,9 @@ def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
 
     images = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
     samples.save(tmp_path, "k" * 64, images)
-    found = samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2))
-    assert found is not None
-    assert torch.equal(found, images)
+    loaded = samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2))
+    assert loaded is not None
+    assert torch.equal(loaded, images)
     assert samples.load([tmp_path], "k" * 64, shape=(3, 1, 2, 2)) is None
     assert samples.load([tmp_path], "k" * 16 + "x" * 48, shape=(2, 1, 2, 2)) is None
     path = tmp_path / f"{'k' * 16}.npz"

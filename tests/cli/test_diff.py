@@ -28,8 +28,8 @@ def payload() -> dict[str, Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: dict[str, Any] = module._payload()
-    return found
+    content: dict[str, Any] = module._payload()
+    return content
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def test_1_with_json_too(
 ) -> None:
     payload["fidelity"]["rows"][1]["overall"]["relative_error"] += 0.5
     code, out, _ = call(capsys, "diff", "--json", first, second(payload, tmp_path))
-    found = json.loads(out)
-    assert code == 1 and found["regressions"] == 1
-    (one,) = [c for c in found["changes"] if c["regression"]]
+    content = json.loads(out)
+    assert code == 1 and content["regressions"] == 1
+    (one,) = [c for c in content["changes"] if c["regression"]]
     assert (one["figure"], one["change"]) == ("relative error", pytest.approx(0.5))
 
 

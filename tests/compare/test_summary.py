@@ -60,8 +60,8 @@ def summary_of(teachers: dict[str, str], weights: list[float]) -> Summary:
     """teachers: variant -> its teacher's hash; all have these timestep weights, and less is taught evenly."""
     runs = {
         (v, s): Run(record(fids, 0.1 + s), teachers[v], weights, EVEN if v == "less" else weights)
-        for v, found in FIDS.items()
-        for s, fids in found.items()
+        for v, by_seed in FIDS.items()
+        for s, fids in by_seed.items()
     }
     return summarise(COMPARISON, runs)
 
@@ -101,10 +101,10 @@ def test_nothing_is_closed_where_the_teacher_is_no_better() -> None:
     asked = COMPARISON.model_copy(update={"closes": "dash"})
     runs = {
         (v, s): Run(record((f[0], 2.0) if v == "dash" else f, 0.1), "a", EVEN, EVEN)
-        for v, found in FIDS.items()
-        for s, f in found.items()
+        for v, by_seed in FIDS.items()
+        for s, f in by_seed.items()
     }
-    assert {name: list(found) for name, found in summarise(asked, runs).closed.items()} == {
+    assert {name: list(by_seed) for name, by_seed in summarise(asked, runs).closed.items()} == {
         "scratch": ["w=1"],
         "less": ["w=1"],
     }
@@ -136,7 +136,7 @@ def test_every_teacher_has_a_row_that_its_students_name() -> None:
         ("less", "teacher:less"),
     ]
     text = tables.markdown(summary)
-    assert "2 seeds; the gap is against each student's own teacher**" in text
+    assert "2 seeds; each gap is against the student's teacher**" in text
     assert "| teacher of LESS | 1.00 | 2.00 | – | – | – | – |" in text
     assert (
         "| DASH | 3.00 [2.00, 4.00] | 17.0 [4.00, 30.0] | 0.600 [0.100, 1.10] | 0.500 | 1.00 | teacher of SCRATCH |"

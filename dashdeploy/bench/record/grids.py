@@ -1,4 +1,4 @@
-"""samples.npz: a grid of images of every model, from the same noise and labels, beside the record."""
+"""samples.npz: a grid of images of every model, from the same noise and labels."""
 
 from __future__ import annotations
 
@@ -58,5 +58,7 @@ def read_grids(path: Path, record: Record) -> Grids:
         and columns >= 1
     )
     if not fits:
-        raise UserError(f"{path}: sample images that do not fit the record beside it. Run `dashdeploy bench` again.")
+        raise UserError(
+            f"{path}: sample images that do not fit the record in that folder. Run `dashdeploy bench` again."
+        )
     return Grids({key: images[key] for key in record.models if key in images}, labels.astype(np.int64), columns)

@@ -173,7 +173,7 @@ class QualityRow(Part):
 
 
 class Features(Part):
-    """The network whose features the distances are taken in."""
+    """The network in whose features distances are computed."""
 
     name: str
     sha256: str
@@ -197,7 +197,7 @@ class FidelityRow(Part):
 
 
 class Fidelity(Part):
-    """guidance: the label of the scale at which the guided prediction is taken; num_pairs: held-out noisy images."""
+    """guidance: the label of the scale of the guided prediction; num_pairs: held-out noisy images."""
 
     guidance: str
     num_pairs: int
@@ -272,7 +272,7 @@ class ArtifactChecks(Part):
     """What the export measured of one artifact before it was written, from its manifest.
 
     Attributes:
-        verified: where it was checked if not in its own runtime; '' otherwise.
+        verified: where it was checked if not in the artifact's runtime; '' otherwise.
         parity: of a float32 artifact, with the worst row only.
         gate: of a lower precision.
         sampling: of the cond, step and sampler graphs that it has.

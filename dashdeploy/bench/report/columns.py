@@ -1,4 +1,4 @@
-"""A table over a record, by its columns; and the text of the record's own kinds of figure."""
+"""A table over a record, by its columns; and the text of the record's kinds of figure."""
 
 from __future__ import annotations
 

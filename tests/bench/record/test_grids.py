@@ -22,11 +22,11 @@ def test_grids_survive_writing_and_reading_in_the_records_order(record: Record, 
     labels = np.repeat(np.arange(10), 2)
     drawn = {key: generator.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8) for key in reversed(record.models)}
     write_grids(tmp_path / FILE, Grids(drawn, labels, columns=2))
-    found = read_grids(tmp_path / FILE, record)
-    assert list(found.images) == list(record.models) and found.columns == 2
-    np.testing.assert_array_equal(found.labels, labels)
+    read = read_grids(tmp_path / FILE, record)
+    assert list(read.images) == list(record.models) and read.columns == 2
+    np.testing.assert_array_equal(read.labels, labels)
     for key, images in drawn.items():
-        np.testing.assert_array_equal(found.images[key], images)
+        np.testing.assert_array_equal(read.images[key], images)
 
 
 def test_a_missing_samples_file_is_a_users_mistake(write_folder: Write, payload: Payload) -> None:

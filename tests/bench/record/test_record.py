@@ -88,10 +88,10 @@ def test_the_speed_up_compares_each_model_with_its_faster_branches(payload: dict
         if (row["model"], row["batch_size"], row["scope"]) == ("teacher", 8, "step"):
             row["p50_ms"] = 20.0 if row["branches"] == "two-pass" else 30.0
     payload["pairs"] = []
-    found = {(s.model, s.batch_size): s.ratio for s in speedups(parse(json.dumps(payload)), "step")}
-    assert found["student", 8] == pytest.approx(20.0 / 7.2)
-    assert found["student-onnx-cpu", 8] == pytest.approx(20.0 / 3.4)
-    assert set(found) == {(model, batch) for model in ("student", "student-onnx-cpu") for batch in (1, 8, 64)}
+    ratios = {(s.model, s.batch_size): s.ratio for s in speedups(parse(json.dumps(payload)), "step")}
+    assert ratios["student", 8] == pytest.approx(20.0 / 7.2)
+    assert ratios["student-onnx-cpu", 8] == pytest.approx(20.0 / 3.4)
+    assert set(ratios) == {(model, batch) for model in ("student", "student-onnx-cpu") for batch in (1, 8, 64)}
 
 
 def test_models_with_one_label_are_told_apart(payload: dict[str, Any]) -> None:
@@ -103,9 +103,9 @@ def test_models_with_one_label_are_told_apart(payload: dict[str, Any]) -> None:
 
 def test_the_committed_records_can_be_read() -> None:
     results = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
-    found = [path for path in results.glob("*.json") if {"models", "latency"} <= set(json.loads(path.read_text()))]
-    assert found
-    for path in found:
+    records = [path for path in results.glob("*.json") if {"models", "latency"} <= set(json.loads(path.read_text()))]
+    assert records
+    for path in records:
         assert speedups(load_record(path), "step")
 
 

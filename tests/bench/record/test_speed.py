@@ -40,8 +40,8 @@ def row(
 
 @pytest.mark.parametrize("plan", ["recipe", "same"])
 def test_rows_of_the_same_work_have_a_ratio(plan: str) -> None:
-    found = speed.ratio(PLANS, row("teacher", 30), row("s", 10, plan=plan))
-    assert (found.value, found.refused) == (3.0, "")
+    ratio = speed.ratio(PLANS, row("teacher", 30), row("s", 10, plan=plan))
+    assert (ratio.value, ratio.refused) == (3.0, "")
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_rows_of_the_same_work_have_a_ratio(plan: str) -> None:
     ],
 )
 def test_a_ratio_of_different_work_is_refused_and_says_why(fast: LatencyRow, why: str) -> None:
-    found = speed.ratio(PLANS, row("teacher", 30), fast)
-    assert math.isnan(found.value) and found.refused == why
+    ratio = speed.ratio(PLANS, row("teacher", 30), fast)
+    assert math.isnan(ratio.value) and ratio.refused == why
 
 
 def test_the_faster_branches_count() -> None:
     rows = [row("teacher", 50), row("teacher", 30, branches="two-pass"), row("teacher", 1, batch=1)]
-    found = speed.against(PLANS, rows, row("s", 10))
-    assert found.value == 3.0 and found.slow is rows[1]
+    ratio = speed.against(PLANS, rows, row("s", 10))
+    assert ratio.value == 3.0 and ratio.slow is rows[1]
 
 
 def test_pairs_say_which_branches_they_compare_and_why_one_is_missing() -> None:
@@ -126,9 +126,9 @@ def test_tables_have_no_figure_for_rows_of_another_plan(payload: dict[str, Any])
             latency["plan"] = "other"
     table = tables.latency_table(parse(json.dumps(payload)))
     place = table.headings.index("Teacher ÷ this")
-    found = {(r[0], r[2]): (r[place], r[place + 1]) for r in table.rows}
-    assert found["50 steps", "student (ONNX Runtime)"] == ("–", "–")
-    assert found["step", "student (ONNX Runtime)"] != ("–", "–")
+    cells = {(r[0], r[2]): (r[place], r[place + 1]) for r in table.rows}
+    assert cells["50 steps", "student (ONNX Runtime)"] == ("–", "–")
+    assert cells["step", "student (ONNX Runtime)"] != ("–", "–")
 
 
 @pytest.mark.parametrize(("ratio", "refused"), [(None, ""), (2.0, "steps differ")])

@@ -62,17 +62,17 @@ def page(folder: Path) -> tuple[str, Page]:
 
 
 def test_the_page_is_well_formed_and_ids_are_unique(write_folder: Write, payload: dict[str, Any]) -> None:
-    _, found = page(write_folder(payload))
-    ids = [value for _, name, value in found.attributes if name == "id"]
+    _, parsed = page(write_folder(payload))
+    ids = [value for _, name, value in parsed.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    targets = {value[1:] for tag, name, value in found.attributes if (tag, name) == ("a", "href")}
+    targets = {value[1:] for tag, name, value in parsed.attributes if (tag, name) == ("a", "href")}
     assert targets and targets <= set(ids)
 
 
 def test_nothing_is_loaded_from_elsewhere(write_folder: Write, payload: dict[str, Any]) -> None:
-    text, found = page(write_folder(payload))
-    assert not {"script", "link", "iframe", "object", "embed"} & set(found.tags)
-    for _, name, value in found.attributes:
+    text, parsed = page(write_folder(payload))
+    assert not {"script", "link", "iframe", "object", "embed"} & set(parsed.tags)
+    for _, name, value in parsed.attributes:
         if name in ("src", "srcset", "href", "xlink:href", "action", "poster"):
             assert value.startswith(("#", "data:image/png;base64,")), (name, value)
     assert "://" not in text and "@import" not in text
@@ -85,18 +85,18 @@ def test_names_from_outside_are_escaped(write_folder: Write, payload: dict[str, 
     payload["models"]["student"]["label"] = payload["baselines"]["rows"][0]["label"] = evil
     payload["settings"]["quality"]["features"] = payload["versions"]["torch"] = evil
     payload["classes"][1] = '"><img src=x onerror=alert(1)>'
-    text, found = page(write_folder(payload))
-    assert "<script" not in text and "script" not in found.tags
-    assert not [name for _, name, _ in found.attributes if name.startswith("on")]
-    assert found.text.count(evil) > 5
-    assert found.tags.count("img") == 3
+    text, parsed = page(write_folder(payload))
+    assert "<script" not in text and "script" not in parsed.tags
+    assert not [name for _, name, _ in parsed.attributes if name.startswith("on")]
+    assert parsed.text.count(evil) > 5
+    assert parsed.tags.count("img") == 3
 
 
 def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[str, Any]) -> None:
     folder = write_folder(payload)
-    text, found = page(folder)
+    text, parsed = page(folder)
     record = load_record(folder)
-    cells = {piece.strip() for piece in found.text}
+    cells = {piece.strip() for piece in parsed.text}
     gate = record.checks[1].gate
     assert gate is not None
     full = [
@@ -118,7 +118,7 @@ def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[
     assert all(table.rows for table in full)
     for table in full:
         assert {cell for row in table.rows for cell in row} <= cells, table.title
-    words = unescape(" ".join(found.text))
+    words = unescape(" ".join(parsed.text))
     expected = ["1,952,513", "316,033", "6.2×", "2.01 → 1.98", "0.755", "0.890"]
     expected += ["46.6", "102.2", "3.38", "13.8", "0.280"]
     expected += [*record.versions.values(), *(model.sha256 or "" for model in record.models.values()), *record.notes]
@@ -130,8 +130,8 @@ def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[
 
 
 def test_the_page_opens_with_the_verdict(write_folder: Write, payload: dict[str, Any]) -> None:
-    _, found = page(write_folder(payload))
-    words = " ".join(found.text)
+    _, parsed = page(write_folder(payload))
+    words = " ".join(parsed.text)
     sentence = words[words.index("The student has") : words.index("Smaller")]
     assert "6.2× fewer parameters" in sentence and "6.1× to 8.3× as fast" in sentence
     assert "FID is 1.98 against the teacher's 2.01, and the 95 % intervals overlap" in unescape(sentence)
@@ -140,9 +140,9 @@ def test_the_page_opens_with_the_verdict(write_folder: Write, payload: dict[str,
 
 
 def section(text: str, name: str) -> str:
-    found = re.search(rf'<section id="{name}">(.*?)</section>', text, re.DOTALL)
-    assert found, name
-    return unescape(found[1])
+    match = re.search(rf'<section id="{name}">(.*?)</section>', text, re.DOTALL)
+    assert match, name
+    return unescape(match[1])
 
 
 def test_the_gate_section_has_the_ladder_the_bins_and_the_layers(write_folder: Write, payload: dict[str, Any]) -> None:
@@ -165,9 +165,9 @@ def test_a_range_of_t_past_a_limit_is_marked(write_folder: Write, payload: dict[
 
 
 def test_the_interval_section_has_time_and_quality_of_both(write_folder: Write, payload: dict[str, Any]) -> None:
-    found = section(page(write_folder(payload))[0], "guidance-interval")
+    shown = section(page(write_folder(payload))[0], "guidance-interval")
     for text in ("20 of 50 steps", "w=2 in 0.2–0.8", "1.78 [1.65, 1.90]", "20.0", "not a speed-up"):
-        assert text in found, text
+        assert text in shown, text
 
 
 def test_the_verdict_says_when_the_difference_is_real(write_folder: Write, payload: dict[str, Any]) -> None:
@@ -179,8 +179,8 @@ def test_the_verdict_says_when_the_difference_is_real(write_folder: Write, paylo
 
 def test_samples_are_shown_pixel_for_pixel(write_folder: Write, payload: dict[str, Any]) -> None:
     folder = write_folder(payload)
-    _, found = page(folder)
-    sources = [value for tag, name, value in found.attributes if (tag, name) == ("img", "src")]
+    _, parsed = page(folder)
+    sources = [value for tag, name, value in parsed.attributes if (tag, name) == ("img", "src")]
     with np.load(folder / "samples.npz") as file:
         for key, source in zip(payload["models"], sources, strict=True):
             shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
@@ -191,18 +191,18 @@ def test_samples_are_shown_pixel_for_pixel(write_folder: Write, payload: dict[st
 def test_parts_that_were_not_measured_are_left_out(write_folder: Write, payload: dict[str, Any]) -> None:
     payload.update(baselines=None, training=[], latency=[], pairs=[], notes=[], checks=[], guidance_interval=None)
     payload["quality"]["rows"], payload["fidelity"]["rows"] = [], []
-    text, found = page(write_folder(payload))
-    ids = {value for _, name, value in found.attributes if name == "id"}
+    text, parsed = page(write_folder(payload))
+    ids = {value for _, name, value in parsed.attributes if name == "id"}
     assert not ids & {"baselines", "training", "quality", "guidance-fidelity", "guidance-gate", "guidance-interval"}
     assert {"samples", "latency", "conditions"} <= ids
-    assert "<svg" not in text and "nan" not in " ".join(found.text).lower()
+    assert "<svg" not in text and "nan" not in " ".join(parsed.text).lower()
 
 
 def test_figures_without_a_confidence_interval_have_no_brackets(write_folder: Write, payload: dict[str, Any]) -> None:
     for row in payload["quality"]["rows"]:
         row["fid"].update(low=None, high=None)
-    _, found = page(write_folder(payload))
-    words = " ".join(found.text)
+    _, parsed = page(write_folder(payload))
+    words = " ".join(parsed.text)
     assert "without confidence intervals" in words
     assert " nan" not in words.lower() and "[–" not in words
 

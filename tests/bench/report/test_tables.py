@@ -11,8 +11,8 @@ from dashdeploy.bench.report import check_tables, tables
 
 def test_the_overview_names_a_solver_other_than_ddim(payload: dict[str, Any]) -> None:
     assert "50 steps at batch" in tables.overview_table(parse(json.dumps(payload))).title
-    for found in payload["plans"].values():
-        found["solver"] = "dpmpp_2m"
+    for plan in payload["plans"].values():
+        plan["solver"] = "dpmpp_2m"
     assert "50 DPM-Solver++(2M) steps at batch" in tables.overview_table(parse(json.dumps(payload))).title
 
 
