@@ -104,7 +104,7 @@ def test_nothing_is_closed_where_the_teacher_is_no_better() -> None:
         for v, by_seed in FIDS.items()
         for s, f in by_seed.items()
     }
-    assert {name: list(by_seed) for name, by_seed in summarise(asked, runs).closed.items()} == {
+    assert {name: list(shares) for name, shares in summarise(asked, runs).closed.items()} == {
         "scratch": ["w=1"],
         "less": ["w=1"],
     }
