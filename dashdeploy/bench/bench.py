@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dashdeploy import stages
+from dashdeploy import manifest, stages
 from dashdeploy.bench.measure import artifact_checks, fidelity, guidance_interval, latency, models, quality, samples
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.bench.record import baselines, grids, parts, record, speed
@@ -50,6 +50,7 @@ def bench(
     """
     check_measurable(recipe)
     student, artifacts = _exported(run_folder)
+    manifests = {name: manifest.read(stage) for name, stage in artifacts.items()}
     data = load_dataset(recipe.data)
     teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student, base=base)
     quality_config = recipe.bench.quality
@@ -82,7 +83,7 @@ def bench(
             measured, images = measure(
                 opened,
                 student,
-                artifacts,
+                manifests,
                 recipe,
                 data,
                 extractor,
@@ -101,7 +102,7 @@ def bench(
 def measure(
     opened: dict[str, Model],
     student: stages.Stage,
-    artifacts: dict[str, stages.Stage],
+    manifests: dict[str, manifest.Manifest],
     recipe: Recipe,
     data: LabelledImages,
     extractor: Extractor,
@@ -114,7 +115,7 @@ def measure(
     """The record of all opened models, and the images that the report shows.
 
     Args:
-        artifacts: by model, also those that are not opened.
+        manifests: of all artifacts by model, also of those that are not opened.
         folders: by model.
         cache: folder of images that were drawn before; see `quality.measure`.
     """
@@ -122,7 +123,7 @@ def measure(
     num_train_timesteps = opened[record.TEACHER].denoiser.interface.schedule.num_train_timesteps
     run_plan = plan(recipe.sampling, num_train_timesteps)
     plans = {record.RECIPE_PLAN: guidance_interval.plan_info(recipe.sampling.guidance, run_plan)}
-    tried_on = _with_cond_graph(opened, artifacts) if interval else None
+    tried_on = _with_cond_graph(opened, manifests) if interval else None
     scales = guidance_interval.scales(interval) if interval and tried_on else {}
 
     recipe_jobs = quality.jobs(recipe, opened)
@@ -155,7 +156,7 @@ def measure(
             timesteps=run_plan.timesteps,
         ),
         classes=tuple(figures["classes"]),
-        models=models.describe(opened, folders, artifacts, recipe, run_plan, threads),
+        models=models.describe(opened, folders, manifests, recipe, run_plan, threads),
         compression=figures["compression"],
         images_seen=recipe.distill.steps * recipe.distill.batch_size,
         plans=plans,
@@ -167,7 +168,7 @@ def measure(
             rows=tuple(drawn.rows[job] for job in recipe_jobs),
         ),
         fidelity=guidance_fidelity,
-        checks=tuple(artifact_checks.artifact_checks(name, stage) for name, stage in artifacts.items()),
+        checks=tuple(artifact_checks.artifact_checks(name, read) for name, read in manifests.items()),
         guidance_interval=study,
         training=tuple(_training(student)),
         baselines=None,
@@ -218,10 +219,10 @@ def _teacher(
     return folder, sha256
 
 
-def _with_cond_graph(opened: dict[str, Model], artifacts: dict[str, stages.Stage]) -> str | None:
+def _with_cond_graph(opened: dict[str, Model], manifests: dict[str, manifest.Manifest]) -> str | None:
     """The first artifact, if it has a graph for steps without guidance."""
-    first = next((name for name in artifacts if name in opened), None)
-    return first if first and "cond" in artifacts[first].manifest["artifact"]["graphs"] else None
+    first = next((name for name in manifests if name in opened), None)
+    return first if first and "cond" in manifests[first].artifact.graphs else None
 
 
 def _pairs(

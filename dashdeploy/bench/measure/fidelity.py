@@ -7,7 +7,6 @@ from dashdeploy.bench.record.parts import Fidelity, FidelityRow
 from dashdeploy.bench.record.record import TEACHER
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
-from dashdeploy.figures import GapRow
 from dashdeploy.metrics import gap
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.model import Model
@@ -32,9 +31,5 @@ def measure(models: dict[str, Model], recipe: Recipe, data: LabelledImages) -> F
         overall, bins = gap.fidelity(
             student, teacher, probes, scale=scale, num_train_timesteps=schedule.num_train_timesteps, bins=config.bins
         )
-        rows.append(FidelityRow(model=name, overall=_part(overall), bins=tuple(map(_part, bins))))
+        rows.append(FidelityRow(model=name, overall=overall, bins=tuple(bins)))
     return Fidelity(guidance=guidance.label(scale), num_pairs=config.num_pairs, rows=tuple(rows))
-
-
-def _part(row: gap.GapRow) -> GapRow:
-    return GapRow(**row.as_dict())

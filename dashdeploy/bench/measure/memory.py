@@ -10,10 +10,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from dashdeploy import manifest, stages
+from dashdeploy.artifact import Artifact
 from dashdeploy.peak_memory import peak_mib
-from dashdeploy.stages import MANIFEST
 
 STEPS = 3
 
@@ -40,22 +40,23 @@ def peak_rss_mib(folder: Path, *, batch_size: int, threads: int | None) -> float
 
 def main(folder: Path, batch_size: int, threads: int | None) -> None:
     """Load, run, and print the peak memory of this process."""
-    manifest = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
-    if manifest.get("artifact", {}).get("backend") == "onnxruntime":
-        _run_onnx(folder, manifest["artifact"], batch_size, threads)
+    path = folder / stages.MANIFEST
+    text = path.read_text() if path.is_file() else "{}"
+    if json.loads(text).get("artifact", {}).get("backend") == "onnxruntime":
+        _run_onnx(folder, manifest.parse(text, source=path).artifact, batch_size, threads)
     else:
         _run_opened(folder, batch_size, threads)
     print(json.dumps({"peak_rss_mib": peak_mib()}))
 
 
-def _run_onnx(folder: Path, artifact: dict[str, Any], batch_size: int, threads: int | None) -> None:
+def _run_onnx(folder: Path, artifact: Artifact, batch_size: int, threads: int | None) -> None:
     import numpy as np
 
-    from dashdeploy.runtime.onnx_session import CPU, OnnxSession
+    from dashdeploy.runtime.onnx_session import OnnxSession
 
-    entry = artifact["graphs"]["guided"]
-    session = OnnxSession(folder / entry["file"], threads=threads, providers=artifact.get("providers") or CPU)
-    feeds = {i["name"]: np.zeros((batch_size, *i["shape"][1:]), i["dtype"]) for i in entry["inputs"]}
+    graph = artifact.graphs["guided"]
+    session = OnnxSession(folder / graph.file, threads=threads, providers=list(artifact.providers))
+    feeds = {spec.name: np.zeros((batch_size, *map(int, spec.shape[1:])), spec.dtype) for spec in graph.inputs}
     feeds["w"] += 2
     for _ in range(STEPS):
         session.run(feeds)

@@ -7,12 +7,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from dashdeploy import stages
 from dashdeploy.bench.measure import artifact_checks, loading, memory
 from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import ModelInfo
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.errors import UserError
+from dashdeploy.manifest import Manifest
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import open_path
@@ -45,26 +45,30 @@ def open_all(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[
 def describe(
     models: dict[str, Model],
     folders: dict[str, Path],
-    artifacts: dict[str, stages.Stage],
+    manifests: dict[str, Manifest],
     recipe: Recipe,
     plan: Plan,
     threads: int,
 ) -> dict[str, ModelInfo]:
-    """Sizes by model; and if the recipe measures times, memory and load times, each in separate processes."""
+    """Sizes by model; and if the recipe measures times, memory and load times, each in separate processes.
+
+    Args:
+        manifests: of the artifacts, by model.
+    """
     sizes = recipe.bench.latency.batch_sizes
     opened = {name: folders[name] for name in models}
     cost = _cost_to_hold(opened, models, recipe, batch_size=max(sizes), threads=threads) if sizes else {}
     described = {}
     for name, model in models.items():
-        stage = artifacts.get(name)
-        build_s, build_peak_mib = artifact_checks.build_figures(stage.manifest["artifact"] if stage else {})
+        manifest = manifests.get(name)
+        build_s, build_peak_mib = artifact_checks.build_cost(manifest.artifact if manifest else None)
         load_ms, first_call_ms, peak_rss_mib = cost.get(name, (math.nan, math.nan, math.nan))
         described[name] = ModelInfo(
             label=model.label,
             runtime=model.runtime,
             parameters=model.parameters,
             file_bytes=model.file_bytes,
-            artifact_bytes=stage.figures["file_bytes"] if stage else None,
+            artifact_bytes=manifest.figures.file_bytes if manifest else None,
             sha256=model.sha256,
             peak_rss_mib=peak_rss_mib,
             precision=model.precision,
