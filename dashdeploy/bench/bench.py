@@ -119,34 +119,30 @@ def measure(
         folders: by model.
         cache: folder of images that were drawn before; see `quality.measure`.
     """
-    seed, config = recipe.bench.seed, recipe.bench.latency
-    num_train_timesteps = opened[record.TEACHER].denoiser.interface.schedule.num_train_timesteps
-    run_plan = plan(recipe.sampling, num_train_timesteps)
+    run_plan = plan(recipe.sampling, opened[record.TEACHER].denoiser.interface.schedule.num_train_timesteps)
     plans = {record.RECIPE_PLAN: guidance_interval.plan_info(recipe.sampling.guidance, run_plan)}
-    tried_on = _with_cond_graph(opened, manifests) if interval else None
-    scales = guidance_interval.scales(interval) if interval and tried_on else {}
-
+    studied = _with_cond_graph(opened, manifests) if interval else None
     recipe_jobs = quality.jobs(recipe, opened)
-    study_jobs = {(tried_on or "", guidance.label(scale)): scale for scale in scales.values()}
+    study_jobs = guidance_interval.jobs(studied, interval) if studied and interval else {}
+
     drawn = quality.measure(
         opened, {**recipe_jobs, **study_jobs}, recipe, data, extractor, folders=folders, cache=cache
     )
     guidance_fidelity = fidelity.measure(opened, recipe, data)
-    latency_rows = latency.measure(opened, config, run_plan, seed=seed)
+    latency_rows = latency.measure(opened, recipe.bench.latency, run_plan, seed=recipe.bench.seed)
     study = None
-    if interval and tried_on:
-        both = guidance_interval.plans(recipe, interval, num_train_timesteps)
-        plans |= {key: guidance_interval.plan_info(scales[key], both[key]) for key in both}
-        timed = latency.measure_plans(tried_on, opened[tried_on], config, both, seed=seed)
-        study = guidance_interval.study(tried_on, both, timed, [drawn.rows[job] for job in study_jobs])
-    pairs = _pairs(plans, latency_rows, opened, config.batch_sizes)
+    if studied and interval:
+        rows = [drawn.rows[job] for job in study_jobs]
+        study, study_plans = guidance_interval.measure(studied, opened[studied], recipe, interval, rows)
+        plans |= study_plans
+    pairs = _pairs(plans, latency_rows, opened, recipe.bench.latency.batch_sizes)
 
     figures = student.figures
     measured = record.Record(
         format=record.FORMAT,
         recipe=recipe.name,
         created=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
-        seed=seed,
+        seed=recipe.bench.seed,
         threads=threads,
         machine=parts.Machine(**machine()),
         versions=stages.versions(),

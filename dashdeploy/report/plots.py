@@ -5,13 +5,13 @@ Colours and text are CSS variables with a fallback, so that a panel can be a fil
 
 from __future__ import annotations
 
-import html
 import io
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
+from xml.sax.saxutils import quoteattr
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -145,4 +145,4 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var({variable}, {color})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
+    return svg.replace("<svg", '<svg role="img" aria-label=' + quoteattr(title), 1)

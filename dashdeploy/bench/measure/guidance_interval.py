@@ -1,18 +1,23 @@
-"""Which guidance interval the benchmark tries on the deployed student, and the plans that it compares."""
+"""Guidance in an interval of t on the deployed student, compared with constant guidance of the same scale."""
 
 from __future__ import annotations
 
-from dashdeploy.bench.record.parts import GuidanceIntervalStudy, LatencyRow, PlanInfo, QualityRow
+from collections.abc import Sequence
+
+from dashdeploy.bench.measure import latency
+from dashdeploy.bench.measure.quality import Job
+from dashdeploy.bench.record.parts import GuidanceIntervalStudy, PlanInfo, QualityRow
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import Plan, plan
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe
+from dashdeploy.runtime.model import Model
 
 CONSTANT, INTERVAL = "constant", "interval"
 """Keys of the two plans in the record."""
 
 
 def choose(recipe: Recipe) -> GuidanceInterval | None:
-    """The recipe's interval (of sampling, else the first of quality), else its w at the schema's default low and high.
+    """The interval to try: the recipe's (of sampling, else the first of quality), else its w at the default low, high.
 
     A scale that changes over t counts with its value at T/2. None where guidance is off: then every step runs the
     conditional branch only, whatever the interval.
@@ -35,18 +40,31 @@ def plans(recipe: Recipe, interval: GuidanceInterval, num_train_timesteps: int) 
     return {key: plan(recipe.sampling, num_train_timesteps, scale=s) for key, s in scales(interval).items()}
 
 
-def study(
-    model: str, both: dict[str, Plan], latency: list[LatencyRow], quality: list[QualityRow]
-) -> GuidanceIntervalStudy:
-    """The record's part on them."""
-    return GuidanceIntervalStudy(
-        model=model,
+def jobs(name: str, interval: GuidanceInterval) -> dict[Job, Guidance]:
+    """Model `name` at the two guidances, for `quality.measure`."""
+    return {(name, guidance.label(scale)): scale for scale in scales(interval).values()}
+
+
+def measure(
+    name: str, model: Model, recipe: Recipe, interval: GuidanceInterval, quality: Sequence[QualityRow]
+) -> tuple[GuidanceIntervalStudy, dict[str, PlanInfo]]:
+    """Time both plans on a model; the record's part on them, and the plans by key.
+
+    Args:
+        name: the model's key.
+        quality: its rows at both guidances.
+    """
+    both = plans(recipe, interval, model.denoiser.interface.schedule.num_train_timesteps)
+    timed = latency.measure_plans(name, model, recipe.bench.latency, both, seed=recipe.bench.seed)
+    study = GuidanceIntervalStudy(
+        model=name,
         constant_plan=CONSTANT,
         interval_plan=INTERVAL,
         cond_only_steps=both[INTERVAL].weights.count(1.0),
-        latency=tuple(latency),
+        latency=tuple(timed),
         quality=tuple(quality),
     )
+    return study, {key: plan_info(scale, both[key]) for key, scale in scales(interval).items()}
 
 
 def plan_info(scale: Guidance, sampling_plan: Plan) -> PlanInfo:
