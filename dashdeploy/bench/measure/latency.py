@@ -60,16 +60,14 @@ class _Timed:
     device: str
 
 
-def measure(
-    models: dict[str, Model], config: Latency, plan: Plan, *, seed: int, name: str = RECIPE_PLAN
-) -> list[LatencyRow]:
+def measure(models: dict[str, Model], config: Latency, plan: Plan, *, seed: int) -> list[LatencyRow]:
     """Time every model's guided step and sampler at every batch size; torch models also with two passes.
 
     The sampler is `Model.sample`, which takes the artifact's fastest graph; rows say which. At each batch size the
     models take turns, one timed call each, so that a change of the machine's speed meets all of them alike.
 
     Args:
-        name: key of the plan in the record's plans.
+        plan: the recipe's.
     """
     timed = [_batched(model, opened) for model, opened in models.items()]
     for model, opened in models.items():
@@ -91,7 +89,9 @@ def measure(
             samplers = {key: sampler for key, (_, sampler) in calls.items()}
             for (model, branches), times in _sampler_times(samplers, graphs, config).items():
                 graph = graphs[model, branches]
-                rows.append(row(times, model, branches, "sampler", batch_size, plan=name, graph=graph, seed=seed))
+                rows.append(
+                    row(times, model, branches, "sampler", batch_size, plan=RECIPE_PLAN, graph=graph, seed=seed)
+                )
             advance(1)
     return rows
 
