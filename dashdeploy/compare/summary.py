@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from dashdeploy.recipe.comparison import Comparison
 from dashdeploy.training.timestep_weights import starved
 
 Record = Mapping[str, Any]
-SPREADS = ("fid", "kid", "fid_to_teacher", "accuracy", "gap")
-"""Fields of a row that hold spreads by name."""
 GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
 
 
@@ -124,9 +124,9 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
         name = "teacher" if len(users) == 1 else f"teacher:{names[0]}"
         teachers.append(_teacher_row(name, title, [runs[n, seed] for n in names for seed in comparison.seeds]))
     for name, variant in comparison.variants.items():
-        own_runs = [runs[name, seed] for seed in comparison.seeds]
-        place = list(users).index(own_runs[0].teacher)
-        students.append(_row(name, variant.label, own_runs, teacher=teachers[place].name))
+        of_seeds = [runs[name, seed] for seed in comparison.seeds]
+        place = list(users).index(of_seeds[0].teacher)
+        students.append(_row(name, variant.label, of_seeds, teacher=teachers[place].name))
     return Summary(
         rows=[*teachers, *students],
         scales={row["guidance"]: row["w"] for record in records.values() for row in record["quality"]["rows"]},
@@ -138,28 +138,12 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
 
 
 def parse(content: Mapping[str, Any]) -> Summary:
-    """The summary in a compare.json."""
+    """The summary in a compare.json.
 
-    def spreads(values: Mapping[str, Any]) -> dict[str, Spread]:
-        return {name: Spread(**value) for name, value in values.items()}
-
-    def gap_bin(values: Mapping[str, Any]) -> GapBin:
-        return GapBin(**{**values, "relative_error": Spread(**values["relative_error"])})
-
-    def row(values: Mapping[str, Any]) -> Row:
-        measured: dict[str, Any] = {name: spreads(values[name]) for name in SPREADS}
-        measured["gap_by_t"] = tuple(map(gap_bin, values["gap_by_t"]))
-        lists = {name: tuple(values[name]) for name in ("weight_by_decile", "starved")}
-        return Row(**{**values, **measured, **lists})
-
-    return Summary(
-        rows=[row(values) for values in content["rows"]],
-        scales=content["scales"],
-        shares={name: spreads(values) for name, values in content["shares"].items()},
-        closed={name: spreads(values) for name, values in content["closed"].items()},
-        seeds=tuple(content["seeds"]),
-        features=content["features"],
-    )
+    Raises:
+        pydantic.ValidationError: a part of it is missing or of a wrong type.
+    """
+    return TypeAdapter(Summary).validate_python({field.name: content.get(field.name) for field in fields(Summary)})
 
 
 def fids(record: Record, model: str = "student") -> dict[str, float]:
