@@ -20,7 +20,7 @@ from pathlib import Path
 from speed_tables import RENDERERS
 
 from dashdeploy.bench.record.record import parse
-from dashdeploy.bench.report.tables import markdown_overview, markdown_results
+from dashdeploy.bench.report.markdown import markdown_overview, markdown_results
 from dashdeploy.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,10 +1,10 @@
-"""Limits of the guidance gate for a hardly trained student: its gap is small, so any rounding is large beside it."""
+"""Limits of the guidance gate for tests."""
 
 from __future__ import annotations
 
 from dashdeploy.target import GateLimits
 
-HARDLY_TRAINED = GateLimits(
+HARDLY_TRAINED = GateLimits(  # a small gap, beside which any rounding is large
     branch_error=0.5,
     gap_relative_error=9.0,
     gap_relative_error_bin=50.0,
@@ -14,4 +14,12 @@ HARDLY_TRAINED = GateLimits(
     image_error=0.5,
     num_draws=32,
     t_bins=2,
+)
+LOOSE = GateLimits(  # what int8 of a whole trained network keeps
+    t_bins=4,
+    branch_error=0.15,
+    gap_relative_error=0.4,
+    gap_relative_error_bin=2.0,
+    gap_cosine=0.9,
+    guided_error=0.2,
 )

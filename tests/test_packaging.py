@@ -69,7 +69,7 @@ def test_the_wheel_carries_every_recipe_target_teacher_and_network_and_nothing_e
         assert wanted <= names, wanted - names
     assert {
         "dashdeploy/py.typed",
-        "dashdeploy/bench/report/report_template.html",
+        "dashdeploy/bench/report/report.html.j2",
         "dashdeploy/metrics/networks/digits.safetensors",
         "dashdeploy/_data/recipes/digits.yaml",
         "dashdeploy/_data/recipes/teachers/digits/unet/diffusion_pytorch_model.safetensors",

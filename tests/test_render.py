@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dashdeploy.bench.record.record import parse
-from dashdeploy.bench.report.tables import markdown_results
+from dashdeploy.bench.report.markdown import markdown_results
 from dashdeploy.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

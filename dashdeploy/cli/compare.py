@@ -49,11 +49,9 @@ def compare(
         return
     import json
 
-    from rich.console import Console
-
-    from dashdeploy.bench.report.table import to_rich
     from dashdeploy.cli.job import warn
     from dashdeploy.compare.tables import all_of
+    from dashdeploy.report.table import print_tables
 
     summary = carry_out(variants, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
     if summary is None:
@@ -61,9 +59,7 @@ def compare(
     if as_json:
         print(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False))
         return
-    console = Console(width=200, highlight=False)
-    for table in all_of(summary):
-        console.print(to_rich(table))
+    print_tables(all_of(summary))
     print(run_dir / variants.name / "compare.md")
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
-from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.export.checks import gate, trajectories
 from dashdeploy.export.graph import onnx_file, rewrite
+from dashdeploy.export.int8 import quantize
 from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime.onnxruntime_model import open_guided
 from dashdeploy.target import GateLimits
 from dashdeploy.teachers import formats
 
@@ -50,3 +53,13 @@ def guided_onnx(trained: TorchDenoiser, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def step_onnx(trained: TorchDenoiser, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_graph(trained, "step", tmp_path_factory.mktemp("step") / "step.onnx")
+
+
+@pytest.fixture(scope="session")
+def calibrated(guided_onnx: Path, draws, tmp_path_factory: pytest.TempPathFactory) -> quantize.Calibrated:
+    reader = quantize.Reader(draws[0], ("x", "t", "y", "w"), null_class=10, scale=2.0)
+    return quantize.calibrate(guided_onnx, tmp_path_factory.mktemp("calibration"), reader, method="minmax")
+
+
+def opened(model: onnx.ModelProto, path: Path, interface: Interface):
+    return open_guided(onnx_file.save(model, path, metadata={}, single_file_mb=100), interface, threads=1)

@@ -5,41 +5,18 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export.checks import gate, trajectories, worst_layer
 from dashdeploy.export.checks.verify import check_batches
-from dashdeploy.export.graph import onnx_file, rewrite
-from dashdeploy.export.int8 import quantize, sensitivity
+from dashdeploy.export.graph import rewrite
 from dashdeploy.recipe.schema import Sampling, Tag
 from dashdeploy.runtime.onnxruntime_model import open_guided
-from dashdeploy.target import GateLimits, ParityLimits, Target
+from dashdeploy.target import ParityLimits, Target
 from tests.export.conftest import export_graph
-
-LOOSE = GateLimits(
-    t_bins=4,
-    branch_error=0.15,
-    gap_relative_error=0.4,
-    gap_relative_error_bin=2.0,
-    gap_cosine=0.9,
-    guided_error=0.2,
-)
-
-
-@pytest.fixture(scope="module")
-def calibrated(guided_onnx: Path, draws, tmp_path_factory: pytest.TempPathFactory) -> quantize.Calibrated:
-    reader = quantize.Reader(draws[0], ("x", "t", "y", "w"), null_class=10, scale=2.0)
-    return quantize.calibrate(guided_onnx, tmp_path_factory.mktemp("calibration"), reader, method="minmax")
-
-
-def opened(model: onnx.ModelProto, path: Path, interface: Interface):
-    return open_guided(onnx_file.save(model, path, metadata={}, single_file_mb=100), interface, threads=1)
 
 
 def test_draws_cover_all_of_t_both_halves_of_guidance_and_every_class(trained: TorchDenoiser) -> None:
@@ -62,31 +39,6 @@ def test_float32_and_float16_graphs_pass(trained: TorchDenoiser, guided_onnx: Pa
     rung = its_gate.judge(open_guided(half, trained.interface, threads=1), "fp16")
     assert rung.failures == [], gate.table(rung)
     assert 1e-5 < rung.overall.relative_error < 0.05
-
-
-def test_int8_costs_the_gap_more_than_the_branches(trained, calibrated, its_gate, tmp_path: Path) -> None:
-    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
-    model = quantize.quantize(calibrated, layers=layers, symmetric=False)
-    rung = its_gate.judge(opened(model, tmp_path / "int8.onnx", trained.interface), "int8")
-    assert rung.overall.relative_error > 2 * rung.overall.cond_error
-    assert rung.excess > 1 and "gap" in " ".join(rung.failures)
-
-
-def scaled_by_4(model: onnx.ModelProto) -> onnx.ModelProto:
-    damaged = copy.deepcopy(model)
-    scales = {node.input[1] for node in damaged.graph.node if node.op_type == "QuantizeLinear"}
-    for tensor in damaged.graph.initializer:
-        if tensor.name in scales:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(4), tensor.name))
-    return damaged
-
-
-def test_int8_scales_off_by_4_are_refused(trained, draws, calibrated, tmp_path: Path) -> None:
-    loose = gate.prepare(trained, draws[1], LOOSE, scale=2.0)
-    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
-    sound = quantize.quantize(calibrated, layers=layers, symmetric=False)
-    assert loose.judge(opened(sound, tmp_path / "a.onnx", trained.interface), "int8").failures == []
-    assert loose.judge(opened(scaled_by_4(sound), tmp_path / "b.onnx", trained.interface), "int8").failures != []
 
 
 class Swapped:
@@ -172,42 +124,3 @@ def test_float16_overflow_is_refused_and_its_layer_is_named(trained, its_gate, d
 def test_unusable_outputs_are_named(out: torch.Tensor, what: str) -> None:
     assert what in gate.unusable(out, "cond")[0]
     assert gate.unusable(torch.randn(2, 1, 2, 2), "cond") == []
-
-
-def test_the_search_leaves_the_fewest_worst_layers_in_float(trained, calibrated, draws, tmp_path: Path) -> None:
-    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT][-6:]
-
-    def build(chosen):
-        model = quantize.quantize(calibrated, layers=chosen, symmetric=False)
-        return opened(model, tmp_path / "trial.onnx", trained.interface)
-
-    whole = gate.prepare(trained, draws[1], GateLimits(t_bins=4), scale=2.0)
-    all_six = whole.judge(build(layers), "int8")
-    between = GateLimits(
-        **{**LOOSE.model_dump(), "gap_relative_error": all_six.overall.relative_error * 0.9, "gap_cosine": 0.5}
-    )
-    limited = gate.prepare(trained, draws[1], between, scale=2.0)
-    found = sensitivity.search(layers, build, limited, most=4)
-    assert 1 <= len(found.float_layers) <= 4
-    assert list(found.damage.values()) == sorted(found.damage.values(), reverse=True)
-    assert found.float_layers == list(found.damage)[: len(found.float_layers)]
-    assert found.rung.failures == []
-    strict = gate.prepare(trained, draws[1], GateLimits(t_bins=4, gap_relative_error=1e-6), scale=2.0)
-    with pytest.raises(UserError, match=r"(?s)guidance gate failed at int8.*The worst layer is [a-z_.0-9]+: by itself"):
-        sensitivity.search(layers, build, strict, most=0)
-
-
-def test_tensorrts_form_is_symmetric_and_leaves_biases_in_float(calibrated) -> None:
-    layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
-    model = quantize.quantize(calibrated, layers=layers, symmetric=True)
-    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    zero_points = [values[n.input[2]] for n in model.graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2]
-    assert zero_points and all((z == 0).all() and z.dtype == np.int8 for z in zero_points)
-    assert not any(v.dtype == np.int32 for v in values.values())
-    found = onnx_file.require_precision(model, "int8", graph="guided")
-    assert found == {"int8": len(layers), "float": len(quantize.ALWAYS_FLOAT)}
-
-
-def test_a_layer_that_is_not_there_is_named(calibrated) -> None:
-    with pytest.raises(UserError, match=r"no such layer: mid_block\.nothing"):
-        quantize.quantize(calibrated, layers=["mid_block.nothing"], symmetric=False)
