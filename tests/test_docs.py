@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dashdeploy.cli.app import COMMANDS, main
 from dashdeploy.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,27 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert file.exists(), target
         if parts.fragment:
             assert parts.fragment in anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_recipe_that_a_page_shows_is_valid(page: Path, tmp_path: Path) -> None:
+    examples = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    for i, example in enumerate(examples):
+        (tmp_path / f"example-{i}.yaml").write_text(example)
+    if examples:
+        with pytest.raises(SystemExit) as stopped:
+            main(["recipes", "validate", *map(str, sorted(tmp_path.iterdir()))])
+        assert not stopped.value.code
+
+
+def test_every_command_that_a_page_shows_exists() -> None:
+    shown: set[str] = set()
+    for page in PAGES:
+        text = page.read_text()
+        code = [match[0] for match in FENCED.finditer(text)] + re.findall(r"`[^`\n]+`", FENCED.sub("", text))
+        shown |= {name for piece in code for name in re.findall(r"^(?:`|\$ )?dashdeploy ([a-z]+)", piece, re.MULTILINE)}
+    assert len(shown) > 8
+    assert shown <= set(COMMANDS)
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
