@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -82,6 +83,19 @@ def test_every_command_that_a_page_shows_exists() -> None:
         shown |= {name for piece in code for name in re.findall(r"^(?:`|\$ )?dashdeploy ([a-z]+)", piece, re.MULTILINE)}
     assert len(shown) > 8
     assert shown <= set(COMMANDS)
+
+
+def test_the_python_that_the_pages_show_runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    blocks = [block for page in PAGES for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)]
+    assert len(blocks) == 3
+    for block in blocks:
+        names: dict[str, Any] = {}
+        exec(block.replace("50", "4"), names)  # the tiny run's sampler has four steps
+        if "images" in names:
+            assert names["images"].shape[1:] == (1, 8, 8) and abs(names["images"]).max() <= 1
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
