@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """From the top down: what a floor is for, and its rooms (folders or modules of dashdeploy/)."""
 APART = "doctor"
 """It imports from the ground floor, and only commands import it."""
-WIDTH, LABEL, FLOOR, GAP, ROOM = 900, 170, 52, 10, 34
+WIDTH, LABEL, GAP, ROOM, BETWEEN, ASIDE = 900, 190, 10, 34, 6, 90
 
 
 def box(name: str, x: float, y: float, width: float, height: float = ROOM) -> str:
@@ -33,30 +33,41 @@ def box(name: str, x: float, y: float, width: float, height: float = ROOM) -> st
     )
 
 
+def boxes(rooms: tuple[str, ...], y: float, end: float) -> tuple[list[str], float]:
+    """Rooms from left to right, in as many rows as they need before `end`, and where the last row ends."""
+    drawn, x = [], float(LABEL)
+    for room in rooms:
+        width = max(54, 9 * len(room) + 12)
+        if x + width > end:
+            x, y = LABEL, y + ROOM + BETWEEN
+        drawn.append(box(room, x, y, width))
+        x += width + BETWEEN
+    return drawn, y + ROOM
+
+
 def drawing() -> str:
     """The SVG, on white so that it reads in a dark theme too."""
-    apart_width, right = 90, WIDTH - 110
-    height = len(FLOORS) * (FLOOR + GAP) + GAP
-    parts = []
+    parts: list[str] = []
+    tops: list[float] = []
+    y = float(GAP)
     for i, (label, rooms) in enumerate(FLOORS):
-        y = GAP + i * (FLOOR + GAP)
-        end = right if 0 < i < len(FLOORS) - 1 else WIDTH - GAP  # the room apart stands between top and ground
-        parts.append(f'<rect x="{GAP}" y="{y}" width="{end - GAP}" height="{FLOOR}" rx="6" fill="#f3f4f7"/>')
-        parts.append(f'<text x="{2 * GAP}" y="{y + FLOOR / 2 + 5:.0f}" fill="#555">{label}</text>')
-        widths = [max(54, 8 * len(room) + 14) for room in rooms]
-        x = LABEL + GAP
-        scale = min(1.0, (end - x - len(rooms) * 6) / sum(widths))
-        for room, width in zip(rooms, widths, strict=True):
-            parts.append(box(room, x, y + (FLOOR - ROOM) / 2, width * scale))
-            x += width * scale + 6
-    top, bottom = GAP + FLOOR + GAP, height - GAP - FLOOR - GAP
-    parts.append(box(APART, WIDTH - GAP - apart_width, top, apart_width, bottom - top))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'font-family="sans-serif" font-size="14">\n<rect width="{WIDTH}" height="{height}" fill="#fff"/>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
-    )
+        beside_apart = 0 < i < len(FLOORS) - 1  # the room apart stands between the top floor and the ground
+        end = WIDTH - GAP - (ASIDE + GAP if beside_apart else 0)
+        drawn, bottom = boxes(rooms, y + GAP, end - GAP)
+        parts.append(
+            f'<rect x="{GAP}" y="{y:.0f}" width="{end - GAP}" height="{bottom + GAP - y:.0f}" fill="#f3f4f7"/>'
+        )
+        parts.append(f'<text x="{2 * GAP}" y="{(y + bottom + GAP) / 2 + 5:.0f}" fill="#555">{label}</text>')
+        parts += drawn
+        tops.append(y)
+        y = bottom + 2 * GAP
+    parts.append(box(APART, WIDTH - GAP - ASIDE, tops[1], ASIDE, tops[-1] - GAP - tops[1]))
+    head = f'viewBox="0 0 {WIDTH} {y:.0f}" width="{WIDTH}" height="{y:.0f}" font-family="sans-serif" font-size="14"'
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {head}>',
+        f'<rect width="{WIDTH}" height="{y:.0f}" fill="#fff"/>',
+    ]
+    return "\n".join([*lines, *parts, "</svg>"]) + "\n"
 
 
 if __name__ == "__main__":
