@@ -58,6 +58,7 @@ check: setup ## Lint, format, types; tables and reference pages up to date; the 
 docs: setup ## Build the documentation as a site: site/index.html
 	$(BIN)/python benchmarks/render.py
 	$(BIN)/python tools/schema_pages.py
+	$(BIN)/python tools/rooms_diagram.py
 	$(SITE)
 
 format: setup ## Put the code into its format
