@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,12 @@ from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.locate import find
+from dashdeploy.objectives.scratch import Scratch
 from dashdeploy.recipe.load import load_recipe
 from dashdeploy.recipe.schema import Precision, Recipe, Training
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import choose
 from dashdeploy.teachers.networks import config_of, count_parameters, create
-from dashdeploy.training import objectives
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.bank import TeacherBank, build_bank
 from dashdeploy.training.batches import Batch, FreshDraws, Source
@@ -159,7 +158,7 @@ def teach_ways(case: Case, precision: Precision, work: str) -> dict[str, Way]:
 
     def step() -> TrainStep:
         weights = TimestepWeights(config.timestep_weights, schedule)
-        return TrainStep(fresh(), weights, partial(objectives.denoise, config=config))
+        return TrainStep(fresh(), weights, Scratch(label_dropout=config.label_dropout).terms)
 
     train_data, _ = case.data.split(case.recipe.data.holdout)
     source = FreshDraws(train_data, schedule, batch_size=config.batch_size, seed=0)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive
+from dashdeploy.fields import DISTINCT, Count, Model, Number, Positive
 
 
 class Architecture(Model):

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError, unknown
+from dashdeploy.fields import DISTINCT, Count, Model, Text
 from dashdeploy.recipe.document import Document, Origin, Origins, within
-from dashdeploy.recipe.fields import DISTINCT, Count, Model, Text
 from dashdeploy.recipe.load import MAX_BYTES, read, read_recipe
 from dashdeploy.recipe.problems import KeyPath
 from dashdeploy.recipe.schema import Recipe

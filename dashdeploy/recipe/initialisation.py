@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dashdeploy.recipe.fields import Model, Positive
+from dashdeploy.fields import Model, Positive
 
 
 class Random(Model):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from dashdeploy.recipe.objectives import Dash, Objective
+from dashdeploy.objectives.base import Objective
+from dashdeploy.objectives.dash import Dash
 from dashdeploy.recipe.schema import Recipe
 
 Stage = Literal["teacher", "bank", "student", "artifact", "package", "bench"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from dashdeploy.recipe.fields import Coefficient, Model, Number, Positive
+from dashdeploy.fields import Coefficient, Model, Number, Positive
 
 
 class Tag(Model):

@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
-from dashdeploy.recipe.architecture import Architecture, DiT
-from dashdeploy.recipe.datasets import DatasetName
-from dashdeploy.recipe.fields import (
+from dashdeploy.fields import (
     DISTINCT,
     REAL,
     WHOLE,
@@ -21,8 +19,11 @@ from dashdeploy.recipe.fields import (
     Whole,
     may_extend,
 )
+from dashdeploy.objectives import AnyObjective
+from dashdeploy.objectives.dash import Dash
+from dashdeploy.recipe.architecture import Architecture, DiT
+from dashdeploy.recipe.datasets import DatasetName
 from dashdeploy.recipe.initialisation import Init, Random
-from dashdeploy.recipe.objectives import Dash, Objective
 from dashdeploy.recipe.sampling import Guidance, Sampling, Tag
 from dashdeploy.recipe.sampling import GuidanceInterval as GuidanceInterval
 from dashdeploy.recipe.sampling import Solver as Solver
@@ -178,7 +179,7 @@ class Student(Model):
 class Distill(Training):
     """How to train the student."""
 
-    objective: Objective = Dash()
+    objective: AnyObjective = Dash()
     teacher_bank: Count = Field(
         0,
         description="draws for which the teacher's two outputs are computed once and reused; 0: none",

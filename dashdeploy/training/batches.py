@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -19,57 +19,10 @@ from dashdeploy.data.images import ImageStream, LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.objectives.base import Batch
 from dashdeploy.recipe.schema import Precision
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One draw of B images.
-
-    Attributes:
-        x_t: (B, C, H, W) float32, the noised images.
-        t: (B,) int64 timesteps.
-        y: (B,) int64 class labels.
-        eps: (B, C, H, W) float32, the noise in x_t.
-        uniform: (B,) float32 in [0, 1), for what an objective draws for each sample (label dropout, w).
-        teacher_uncond, teacher_cond: (B, C, H, W) float32, the teacher's eps. None: drawn without a teacher.
-        teacher_features: (B, 2, C', H', W') of its middle block, [uncond, cond]. None: the objective wants none.
-    """
-
-    x_t: torch.Tensor
-    t: torch.Tensor
-    y: torch.Tensor
-    eps: torch.Tensor
-    uniform: torch.Tensor
-    teacher_uncond: torch.Tensor | None = None
-    teacher_cond: torch.Tensor | None = None
-    teacher_features: torch.Tensor | None = None
-
-    def teacher_outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(eps_uncond, eps_cond) of the teacher."""
-        assert self.teacher_uncond is not None and self.teacher_cond is not None, (
-            "this batch was drawn without a teacher"
-        )
-        return self.teacher_uncond, self.teacher_cond
-
-    def take(self, rows: slice | torch.Tensor) -> Batch:
-        """These rows of every tensor."""
-        return self._each(lambda value: value[rows])
-
-    def empty(self, rows: int) -> Batch:
-        """Uninitialised tensors of these kinds for another number of rows."""
-        return self._each(lambda value: value.new_empty((rows, *value.shape[1:])))
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return self._each(lambda value: value.to(device, non_blocking=True))
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in values.items()}
-        return Batch(**changed)
 
 
 class Source(Protocol):

@@ -13,7 +13,6 @@ from dashdeploy.teachers import choose, networks
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.bank import banked
 from dashdeploy.training.loop import train
-from dashdeploy.training.objectives import NEEDS_TEACHER
 from dashdeploy.training.student import live_source, student_step
 from dashdeploy.training.timestep_weights import transfer
 from dashdeploy.training.work import keep_record, working
@@ -55,7 +54,7 @@ def distill(
     with working(folder, key=key, accelerator=accelerator, fresh=fresh) as work:
         # Prepare.
         live = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
-        wants_bank = config.teacher_bank > 0 and config.objective.kind in NEEDS_TEACHER
+        wants_bank = config.teacher_bank > 0 and config.objective.needs_teacher
         source = banked(recipe, live, shared, folder=banks or work, accelerator=accelerator) if wants_bank else live
         module = student_step(recipe, student, teacher.denoiser, weights, data)
         # Train.

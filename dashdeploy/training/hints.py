@@ -11,8 +11,8 @@ from torch import nn
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
+from dashdeploy.objectives.base import Term, Terms, mse
 from dashdeploy.training.batches import Batch
-from dashdeploy.training.objectives import Term, Terms, mse
 
 
 @contextmanager

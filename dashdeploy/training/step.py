@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.objectives.base import Terms
 from dashdeploy.training.batches import Batch
-from dashdeploy.training.objectives import Terms
 from dashdeploy.training.timestep_weights import TimestepWeights
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
-from dashdeploy.recipe import objectives as sections
+from dashdeploy.objectives.base import Batch, Terms
+from dashdeploy.objectives.dash import Dash
 from dashdeploy.recipe import schema
-from dashdeploy.recipe.objectives import hint_of
 from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import networks, unet2d
-from dashdeploy.training import objectives
-from dashdeploy.training.batches import Batch, FreshDraws
+from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.hints import Hints, middle_features
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights
@@ -66,8 +64,8 @@ def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoi
         schedule,
         batch_size=config.batch_size,
         seed=recipe.seed,
-        teacher=teacher if config.objective.kind in objectives.NEEDS_TEACHER else None,
-        features=middle_features if hint_of(config.objective) else None,
+        teacher=teacher if config.objective.needs_teacher else None,
+        features=middle_features if config.objective.hint_weight else None,
         precision=config.teacher_precision,
         timesteps=visited,
     )
@@ -97,18 +95,16 @@ def new_student(recipe: schema.Recipe, student: StudentDesign, teacher: TorchDen
 
 def make_objective(
     recipe: schema.Recipe, student: TorchDenoiser, teacher: TorchDenoiser
-) -> Callable[[TorchDenoiser, Batch], objectives.Terms]:
+) -> Callable[[TorchDenoiser, Batch], Terms]:
     """The recipe's objective with its settings: a function, or a module where the objective has parameters."""
-    config = recipe.distill.objective
-    if isinstance(config, sections.Dash):
+    objective = recipe.distill.objective
+    if isinstance(objective, Dash):
         total = teacher.interface.schedule.num_train_timesteps
-        scales = [guidance.weight(recipe.sampling.guidance, t, total) for t in range(total)]
-        config = objectives.resolve(config, scales)
-    objective = partial(objectives.OBJECTIVES[config.kind], config=config)
-    if not hint_of(config):
-        return objective
+        objective = objective.at_guidance([guidance.weight(recipe.sampling.guidance, t, total) for t in range(total)])
+    if not objective.hint_weight:
+        return objective.terms
     with seeds.torch_seed(recipe.seed, "adapter"):
-        return Hints(student, teacher, objective, weight=hint_of(config))
+        return Hints(student, teacher, objective.terms, weight=objective.hint_weight)
 
 
 def _importance_draws(

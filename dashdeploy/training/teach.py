@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +13,9 @@ from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
+from dashdeploy.objectives.scratch import Scratch
 from dashdeploy.recipe import schema
 from dashdeploy.teachers import networks, unet2d
-from dashdeploy.training import objectives
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.loop import train
@@ -82,7 +81,7 @@ def teacher_step(seed: int, config: schema.Teach, data: LabelledImages, schedule
     )
     denoiser = TorchDenoiser(unet, Interface(data.num_classes, data.image_shape, schedule))
     weights = TimestepWeights(config.timestep_weights, schedule)
-    return TrainStep(denoiser, weights, partial(objectives.denoise, config=config))
+    return TrainStep(denoiser, weights, Scratch(label_dropout=config.label_dropout).terms)
 
 
 def parameters(module: torch.nn.Module) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from dashdeploy import locate
 from dashdeploy.lazy import resolve
+from dashdeploy.objectives import OBJECTIVES
 from dashdeploy.recipe.comparison import is_comparison, load_comparison, recipe_of
 from dashdeploy.recipe.datasets import DATASETS
 from dashdeploy.recipe.load import load_recipe, load_text, resolved_yaml
@@ -13,7 +14,6 @@ from dashdeploy.recipe.schema import Dash, Data, Recipe, Tag, TimestepWeights
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.target import load_target
 from dashdeploy.teachers.unet2d import unet_config
-from dashdeploy.training.objectives import OBJECTIVES
 
 RECIPES = [name for name, path in locate.available("recipes").items() if not is_comparison(path)]
 COMPARISONS = sorted(set(locate.available("recipes")) - set(RECIPES))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -9,10 +11,15 @@ from torch import nn
 
 from dashdeploy.diffusion import schedule
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
-from dashdeploy.recipe import objectives as sections
+from dashdeploy.objectives import OBJECTIVES, AnyObjective
+from dashdeploy.objectives.base import Batch, Objective
+from dashdeploy.objectives.cond_only import CondOnly
+from dashdeploy.objectives.dash import Dash
+from dashdeploy.objectives.gap_match import GapMatch
+from dashdeploy.objectives.guided import Composite, MultiW, SingleHead
+from dashdeploy.objectives.scratch import Scratch
+from dashdeploy.objectives.shared_mask import SharedMask
 from dashdeploy.recipe import schema
-from dashdeploy.training import objectives
-from dashdeploy.training.batches import Batch
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights
 
@@ -41,10 +48,8 @@ def batch() -> Batch:
     return Batch(x, t, torch.tensor([0, 1, 2, 0, 1, 2]), eps, uniform, uncond, cond)
 
 
-def loss_of(objective: str, config, batch: Batch, weights: TimestepWeights):
-    denoiser = TorchDenoiser(ByLabel(), INTERFACE)
-    function = objectives.OBJECTIVES[objective]
-    return TrainStep(denoiser, weights, lambda d, b: function(d, b, config))(batch, batch.t)
+def loss_of(objective: Objective, batch: Batch, weights: TimestepWeights):
+    return TrainStep(TorchDenoiser(ByLabel(), INTERFACE), weights, objective.terms)(batch, batch.t)
 
 
 def per_sample(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -54,7 +59,7 @@ def per_sample(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["uniform", "min_snr_eps", "tirt"])
 def test_dash_is_the_papers_objective_term_for_term_in_float64(batch: Batch, kind: str) -> None:
     weights = TimestepWeights(schema.TimestepWeights(kind=kind), SCHEDULE)
-    found = loss_of("dash", sections.Dash(), batch, weights)
+    found = loss_of(Dash(), batch, weights)
     scale = torch.tensor([0.1, 0.2, 0.3, 0.7], dtype=torch.float64)
     x = batch.x_t.double()
     cond, uncond = scale[batch.y].view(-1, 1, 1, 1) * x, scale[3] * x
@@ -68,17 +73,17 @@ def test_dash_is_the_papers_objective_term_for_term_in_float64(batch: Batch, kin
     assert found.total.item() == pytest.approx(float(imitation + unconditional + 0.1 * anchor), rel=1e-5)
 
 
-def test_coefficients_scale_their_own_term_alone(batch: Batch) -> None:
+def test_a_coefficient_scales_only_its_term(batch: Batch) -> None:
     weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
-    base = loss_of("dash", sections.Dash(), batch, weights)
-    more = loss_of("dash", sections.Dash(unconditional=3.0), batch, weights)
+    base = loss_of(Dash(), batch, weights)
+    more = loss_of(Dash(unconditional=3.0), batch, weights)
     assert (more.total - base.total).item() == pytest.approx(2 * float(base.terms["unconditional"]), rel=1e-4)
 
 
 def test_cond_only_never_touches_the_null_class(batch: Batch) -> None:
     weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
     denoiser = TorchDenoiser(ByLabel(), INTERFACE)
-    step = TrainStep(denoiser, weights, lambda d, b: objectives.cond_only(d, b, sections.CondOnly()))
+    step = TrainStep(denoiser, weights, CondOnly().terms)
     step(batch, batch.t).total.backward()
     assert denoiser.unet.scale.grad[3] == 0
     assert (denoiser.unet.scale.grad[:3] != 0).all()
@@ -86,7 +91,7 @@ def test_cond_only_never_touches_the_null_class(batch: Batch) -> None:
 
 def test_label_dropout_is_drawn_for_each_sample(batch: Batch) -> None:
     weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
-    found = loss_of("scratch", sections.Scratch(label_dropout=0.1), batch, weights)
+    found = loss_of(Scratch(label_dropout=0.1), batch, weights)
     labels = torch.tensor([3, 1, 3, 0, 1, 2])  # uniform < 0.1 at rows 0 and 2
     scale = torch.tensor([0.1, 0.2, 0.3, 0.7])
     expected = per_sample(scale[labels].view(-1, 1, 1, 1) * batch.x_t, batch.eps).mean()
@@ -126,11 +131,11 @@ def terms64(kind: str, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 COEFFICIENTS = {
-    "composite": (sections.Composite(), {"guided": 1.0, "anchor": 0.1}),
-    "multi_w": (sections.MultiW(), {"guided": 1.0, "anchor": 0.1}),
-    "gap_match": (sections.GapMatch(), {"gap": 1.0, "anchor": 1.0}),
-    "shared_mask": (sections.SharedMask(), {"imitation": 1.0, "anchor": 0.1}),
-    "single_head": (sections.SingleHead(), {"guided": 1.0}),
+    "composite": (Composite(), {"guided": 1.0, "anchor": 0.1}),
+    "multi_w": (MultiW(), {"guided": 1.0, "anchor": 0.1}),
+    "gap_match": (GapMatch(), {"gap": 1.0, "anchor": 1.0}),
+    "shared_mask": (SharedMask(), {"imitation": 1.0, "anchor": 0.1}),
+    "single_head": (SingleHead(), {"guided": 1.0}),
 }
 
 
@@ -138,7 +143,7 @@ COEFFICIENTS = {
 def test_every_objective_is_its_definition_in_float64(batch: Batch, kind: str) -> None:
     config, coefficients = COEFFICIENTS[kind]
     weights = TimestepWeights(schema.TimestepWeights(kind="min_snr_eps"), SCHEDULE)
-    found = loss_of(kind, config, batch, weights)
+    found = loss_of(config, batch, weights)
     w = weights(batch.t, batch.t).double()
     expected = {name: (w * value).mean() for name, value in terms64(kind, batch).items()}
     assert found.terms.keys() == expected.keys()
@@ -148,15 +153,21 @@ def test_every_objective_is_its_definition_in_float64(batch: Batch, kind: str) -
     assert found.total.item() == pytest.approx(float(total), rel=1e-5)
 
 
-def test_every_objective_of_a_recipe_can_be_computed() -> None:
-    kinds = {arm.model_fields["kind"].default for arm in get_args(get_args(sections.Objective)[0])}
-    assert kinds == set(objectives.OBJECTIVES)
-    assert kinds - {"scratch"} == objectives.NEEDS_TEACHER
+def test_each_kind_is_registered_under_its_name() -> None:
+    classes = get_args(get_args(AnyObjective)[0])
+    assert [arm.model_fields["kind"].default for arm in classes] == list(OBJECTIVES)
+    assert {kind.model_fields["kind"].default for kind in classes if not kind.needs_teacher} == {"scratch"}
+    assert {kind.model_fields["kind"].default for kind in classes if kind().hint_weight} == {"fitnets"}
 
 
-def test_dash_with_a_gap_adds_that_term_alone(batch: Batch) -> None:
+def test_objectives_are_read_without_torch() -> None:
+    code = "import sys, dashdeploy.objectives; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_dash_with_a_gap_adds_only_that_term(batch: Batch) -> None:
     weights = TimestepWeights(schema.TimestepWeights(), SCHEDULE)
-    plain, more = (loss_of("dash", sections.Dash(gap=gap), batch, weights) for gap in (0.0, 3.0))
+    plain, more = (loss_of(Dash(gap=gap), batch, weights) for gap in (0.0, 3.0))
     assert "gap" not in plain.terms
     uncond, cond = branches64(batch)
     gap = per_sample(cond - uncond, batch.teacher_cond - batch.teacher_uncond).mean()
@@ -166,12 +177,12 @@ def test_dash_with_a_gap_adds_that_term_alone(batch: Batch) -> None:
 
 def test_the_guidance_in_use_says_what_the_gap_weighs() -> None:
     # w(w − 1) is 2 at w = 2: (1, 1, 2) scaled to a sum of 2 with the gap counted in
-    found = objectives.resolve(sections.Dash(gap="guidance"), [2.0] * 10)
+    found = Dash(gap="guidance").at_guidance([2.0] * 10)
     assert (found.imitation, found.unconditional, found.gap, found.anchor) == (0.5, 0.5, 1.0, 0.1)
-    assert objectives.resolve(sections.Dash(gap="guidance"), [1.0] * 10).gap == 0.0  # guidance is off: no gap
-    mixed = objectives.resolve(sections.Dash(gap="guidance"), [1.0, 3.0])  # mean of 0 and 6
+    assert Dash(gap="guidance").at_guidance([1.0] * 10).gap == 0.0  # guidance is off: no gap
+    mixed = Dash(gap="guidance").at_guidance([1.0, 3.0])  # mean of 0 and 6
     assert mixed.gap == pytest.approx(2 * 3 / 5)
-    assert objectives.resolve(sections.Dash(gap=0.7), [4.0]).gap == 0.7
+    assert Dash(gap=0.7).at_guidance([4.0]).gap == 0.7
 
 
 @pytest.mark.parametrize(
