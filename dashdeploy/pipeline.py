@@ -39,7 +39,8 @@ def run_all(
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
     for name in recipe.export:
-        say(f"artifact  {summary(carry_out(run_folder, schema.load(name), fresh=fresh))}")
+        made = carry_out(run_folder, schema.load(name), sampling=recipe.sampling, fresh=fresh)
+        say(f"artifact  {summary(made)}")
     measured = bench(run_folder, recipe, base=base, fresh=fresh)
     say(f"report    {measured.folder / 'report.html'}")
     return measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from dashdeploy import stages
@@ -13,6 +14,20 @@ QUICK = [
     "bench.latency.batch_sizes=[]",
     "bench.quality={num_images: 16, guidance: [1.0], bootstrap: 0, batch_size: 16}",
 ]
+
+
+def test_the_artifact_samples_as_the_recipe_at_hand_says(tiny_run: Path, tiny_text: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+    told: list[str] = []
+    for steps, exported in ((4, False), (3, True), (3, False)):
+        overrides = [*QUICK[1:], "export=[onnx-cpu]", f"sampling.num_inference_steps={steps}"]
+        recipe = load_text(tiny_text, name="tiny", overrides=overrides)
+        before = stages.read_stage(tmp_path / "tiny" / "artifacts" / "onnx-cpu").manifest["key"]
+        run_all(recipe, tmp_path / "tiny", base=None, say=told.append)
+        artifact = stages.read_stage(tmp_path / "tiny" / "artifacts" / "onnx-cpu")
+        assert (artifact.manifest["key"] != before) is exported
+        assert len(artifact.manifest["artifact"]["sampler"]["timesteps"]) == steps
+    assert any(line.startswith("artifact") for line in told)
 
 
 def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str, tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ def measure(
         plans |= study_plans
     pairs = _pairs(plans, latency_rows, opened, recipe.bench.latency.batch_sizes)
 
-    figures = student.figures
+    # As the student was trained, which the recipe at hand need not say.
+    figures, trained = student.figures, student.manifest["recipe"]["distill"]
     measured = record.Record(
         format=record.FORMAT,
         recipe=recipe.name,
@@ -151,7 +152,7 @@ def measure(
         classes=tuple(figures["classes"]),
         models=models.describe(opened, folders, manifests, recipe, run_plan, threads),
         compression=figures["compression"],
-        images_seen=recipe.distill.steps * recipe.distill.batch_size,
+        images_seen=trained["steps"] * trained["batch_size"],
         plans=plans,
         latency=tuple(latency_rows),
         quality=parts.Quality(

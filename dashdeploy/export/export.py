@@ -22,14 +22,18 @@ from dashdeploy.export.int8 import decide
 from dashdeploy.export.int8 import quantize as by_onnxruntime
 from dashdeploy.figures import Checks
 from dashdeploy.lazy import resolve
-from dashdeploy.recipe.schema import Recipe
+from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
 from dashdeploy.teachers import formats, networks
 
 
-def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.Stage:
+def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None, fresh: bool = False) -> stages.Stage:
     """Export run_folder/student for `target` into run_folder/artifacts/<target>, or return the current one.
+
+    Args:
+        sampling: of the recipe at hand, which may differ from the student's: training does not depend on all of it.
+            None: the student's.
 
     Raises:
         UserError: no student, a backend that is missing here, a failed export or build, or figures past the target's
@@ -37,6 +41,8 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.S
     """
     student = stages.read_stage(run_folder / "student")
     recipe = Recipe.model_validate(student.manifest["recipe"])
+    if sampling is not None:
+        recipe = recipe.model_copy(update={"sampling": sampling})
     refuse(target, recipe, run_folder)
     folder = run_folder / ARTIFACTS / target.name
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")

@@ -13,22 +13,24 @@ from dashdeploy.lazy import resolve
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import PACKAGES, Writer
 from dashdeploy.packages.schema import Package
-from dashdeploy.recipe.schema import Recipe
+from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target, load_target
 
 FOLDER = "packages"
 
 
-def carry_out(run_folder: Path, what: Target | Package, *, fresh: bool = False) -> stages.Stage:
-    """Export a target, or write a package.
+def carry_out(
+    run_folder: Path, what: Target | Package, *, sampling: Sampling | None = None, fresh: bool = False
+) -> stages.Stage:
+    """Export a target, or write a package. sampling: see `export.export`.
 
     Raises:
         UserError: see `export.export` and `write_package`.
     """
     if isinstance(what, Package):
-        return write_package(run_folder, what, fresh=fresh)
-    return artifacts.export(run_folder, what, fresh=fresh)
+        return write_package(run_folder, what, sampling=sampling, fresh=fresh)
+    return artifacts.export(run_folder, what, sampling=sampling, fresh=fresh)
 
 
 def place(what: Target | Package) -> str:
@@ -36,13 +38,15 @@ def place(what: Target | Package) -> str:
     return FOLDER if isinstance(what, Package) else ARTIFACTS
 
 
-def write_package(run_folder: Path, package: Package, *, fresh: bool = False) -> stages.Stage:
-    """Write run_folder/packages/<name>, or return the current one.
+def write_package(
+    run_folder: Path, package: Package, *, sampling: Sampling | None = None, fresh: bool = False
+) -> stages.Stage:
+    """Write run_folder/packages/<name>, or return the current one. sampling: see `export.export`.
 
     Raises:
         UserError: the artifact cannot be exported, or does not fit the package.
     """
-    artifact = artifacts.export(run_folder, load_target(package.artifact), fresh=fresh)
+    artifact = artifacts.export(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh)
     manifest = manifests.read(artifact)
     templates = locate.data_root("exporters") / package.package.kind
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)

@@ -32,8 +32,8 @@ def _watching(section: str) -> dict[str, str]:
     }
 
 
-LATER = "the stage comes before it"
-"""The reason why a section is left out that the stage does not read."""
+UNREAD = "the stage does not read it"
+"""The reason of whole sections."""
 NAME = _because("names the folder", "name")
 DATA = {
     **_because("the data's hash is an input", "data.path", "data.download", "data.image_size", "data.vae"),
@@ -41,7 +41,7 @@ DATA = {
 }
 TEACHER = _because("the teacher's hash is an input", "noise_schedule", "teacher", "teach")
 STUDENT = _because("the student's hash is an input", "data", "noise_schedule", "teacher", "teach", "student", "distill")
-AFTERWARDS = _because(LATER, "export", "bench")
+AFTERWARDS = _because(UNREAD, "export", "bench")
 
 LEFT_OUT: dict[Stage, dict[str, str]] = {
     "teacher": {
@@ -49,14 +49,14 @@ LEFT_OUT: dict[Stage, dict[str, str]] = {
         **DATA,
         **_because("the schedule's hash is an input", "noise_schedule"),
         **_watching("teach"),
-        **_because(LATER, "teacher", "student", "distill", "sampling"),
+        **_because(UNREAD, "teacher", "student", "distill", "sampling"),
         **AFTERWARDS,
     },
     "bank": {
         **NAME,
         **DATA,
         **TEACHER,
-        **_because(LATER, "student"),
+        **_because(UNREAD, "student"),
         **_because(
             "how a student learns from the bank",
             *("distill.steps", "distill.batch_size", "distill.gradient_accumulation", "distill.learning_rate"),
@@ -85,13 +85,13 @@ LEFT_OUT: dict[Stage, dict[str, str]] = {
         **NAME,
         **STUDENT,
         **_because("each target is a stage, and its values are an input", "export"),
-        **_because(LATER, "bench"),
+        **_because(UNREAD, "bench"),
     },
     "package": {
         **STUDENT,
         **_because("the artifact's hash is an input", "seed"),
         **_because("each package is a stage, and its values are an input", "export"),
-        **_because(LATER, "bench"),
+        **_because(UNREAD, "bench"),
     },
     "bench": {
         **_because("the benchmark has a seed", "seed"),
