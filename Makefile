@@ -10,16 +10,18 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 NEW_ENOUGH = $(PYTHON) -c '$(VERSION)' || { echo "dashdeploy needs Python 3.11 or newer, \
 	which '$(PYTHON)' is not. Try: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 TORCH_INDEX ?=
-EXTRAS := cpu,rtx,openvino,triton,prune,test
+EXTRAS := cpu,rtx,openvino,triton,prune,docs,test
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := build/lock
+# The variable silences an advertisement of mkdocs-material.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # The stamp's name is what was asked for, so that a new checkout of the same files installs nothing.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt tools/triton_setup.py | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup run test check format wheel lock clean
+.PHONY: help setup run test check docs format wheel lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 10
@@ -45,11 +47,19 @@ run: setup ## The main job: distil, export and measure the digits recipe
 test: check ## Every check and the whole test suite
 	$(BIN)/python -m pytest -q --durations=10
 
-check: setup ## Lint, format, types, and that the README's tables are up to date
+check: setup ## Lint, format, types; tables and reference pages up to date; the site builds, with no broken link
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/render.py --check
+	$(BIN)/python tools/schema_pages.py --check
+	$(SITE) --site-dir build/site
+
+docs: setup ## Build the documentation as a site: site/index.html
+	$(BIN)/python benchmarks/render.py
+	$(BIN)/python tools/schema_pages.py
+	$(BIN)/python tools/rooms_diagram.py
+	$(SITE)
 
 format: setup ## Put the code into its format
 	$(BIN)/ruff check --fix .
@@ -70,4 +80,4 @@ lock: ## Write constraints.txt anew from a fresh environment
 	rm -rf $(LOCK)
 
 clean: ## Remove the environment and build products; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -12,11 +12,12 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
 from dashdeploy import stages
-from dashdeploy.bench.measure import baselines
 from dashdeploy.bench.measure.machine import machine
+from dashdeploy.bench.record import baselines
+from dashdeploy.bench.record.baselines import fids
+from dashdeploy.bench.record.record import STUDENT, TEACHER, Record, load_record
 from dashdeploy.locate import data_root, find
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.load import load_recipe
@@ -25,19 +26,13 @@ LABELS = {"": "DASH", "-scratch": "from scratch", "-cond-only": "conditional bra
 NO_LATENCY = ["bench.latency.batch_sizes=[]"]
 
 
-def measure(name: str, seed: int, run_dir: Path) -> dict[str, Any]:
+def measure(name: str, seed: int, run_dir: Path) -> Record:
     """The bench record of one recipe at one seed; the student is sampled in torch, nothing is exported."""
     overrides = [f"seed={seed}", "export=[]", "bench.quality.torch_student=all", *NO_LATENCY]
     recipe = load_recipe(name, overrides=overrides)
     folder = stages.open_run(run_dir / f"seed{seed}", recipe.name)
     stage = run_all(recipe, folder, base=find("recipes", name).parent, say=lambda text: print(text, file=sys.stderr))
-    record: dict[str, Any] = json.loads((stage.folder / "bench.json").read_text())
-    record["objective"] = recipe.distill.objective.kind
-    return record
-
-
-def fids(record: dict[str, Any], model: str) -> dict[str, float]:
-    return {r["guidance"]: r["fid"]["value"] for r in record["quality"]["rows"] if r["model"] == model}
+    return load_record(stage.folder)
 
 
 def spread(rows: list[dict[str, float]]) -> dict[str, list[float]]:
@@ -61,29 +56,31 @@ def main() -> None:
     }
     ours = records[""]
     rows = []
-    for suffix, found in records.items():
-        fidelity = [r["fidelity"]["rows"][0]["overall"] for r in found]
-        gaps = [{k: f[k] for k in ("energy_cosine", "rho", "relative_error", "guided_error")} for f in fidelity]
+    for suffix, of_seeds in records.items():
+        overall = [record.fidelity.rows[0].overall for record in of_seeds]
+        gaps = [
+            {k: getattr(row, k) for k in ("energy_cosine", "rho", "relative_error", "guided_error")} for row in overall
+        ]
         rows.append(
             {
                 "name": options.recipe + suffix,
                 "label": LABELS[suffix],
-                "objective": found[0]["objective"],
-                "fid": mean([fids(r, "student") for r in found]),
-                "fid_range": spread([fids(r, "student") for r in found]),
+                "objective": load_recipe(options.recipe + suffix).distill.objective.kind,
+                "fid": mean([fids(r, STUDENT) for r in of_seeds]),
+                "fid_range": spread([fids(r, STUDENT) for r in of_seeds]),
                 **mean(gaps),
                 "gap_range": spread(gaps),
             }
         )
     recoveries = [
-        baselines.recovery(fids(s, "student"), fids(o, "teacher"), fids(o, "student"))
+        baselines.recovery(fids(s, STUDENT), fids(o, TEACHER), fids(o, STUDENT))
         for s, o in zip(records["-scratch"], ours, strict=True)
     ]
     result = {
         "recipe": options.recipe,
         "seeds": options.seeds,
         "conditions": baselines.conditions(ours[0]),
-        "teacher_fid": mean([fids(r, "teacher") for r in ours]),
+        "teacher_fid": mean([fids(r, TEACHER) for r in ours]),
         "rows": rows,
         "recovery": mean(recoveries),
         "recovery_range": spread(recoveries),

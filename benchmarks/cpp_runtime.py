@@ -92,7 +92,7 @@ def measure(artifact: Artifact, batch: int, runs: int) -> dict[str, Any]:
         "artifact": artifact.folder.name,
         "batch_size": batch,
         "runs": ROUNDS * runs,
-        "python_way": artifact.model.graph_for(artifact.plan, batch),
+        "python_graph": artifact.model.graph_for(artifact.plan, batch),
         **medians,
         "python_over_cpp": medians["python_ms"] / medians["cpp_ms"],
         "python_step_over_cpp_step": medians["python_step_ms"] / medians["cpp_step_ms"],

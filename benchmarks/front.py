@@ -2,7 +2,7 @@
 
 For one artifact of the run: DDIM and DPM-Solver++(2M) at 10, 20 and 50 steps, each at the recipe's w, at that w in
 0.2–0.8 (whose steps without guidance run the cond graph), and with TAG. Each with FID and classifier accuracy from the
-same noise; with the distance to the exact solution, which is what a solver alone answers for (root mean square over
+same noise; with the distance to the exact solution, for which only the solver answers (root mean square over
 pixels in [−1, 1], to many steps of second order from the same noise), once more with the last step, to the clean image,
 cut into small ones, because that step is of first order in every solver; and with the time of a batch, in turns. Writes
 front-<recipe>.json, and the plot of it.
@@ -67,11 +67,11 @@ class Variant:
 
 def variants(recipe: Recipe, num_train_timesteps: int, steps: tuple[int, ...]) -> list[Variant]:
     """Every guidance, solver and number of steps."""
-    found = []
+    points = []
     for scale, solver, num_steps in itertools.product(scales(recipe), SOLVERS, steps):
         sampling = recipe.sampling.model_copy(update={"num_inference_steps": num_steps, "solver": solver})
-        found.append(Variant(scale, sampling, plan(sampling, num_train_timesteps, scale=scale)))
-    return found
+        points.append(Variant(scale, sampling, plan(sampling, num_train_timesteps, scale=scale)))
+    return points
 
 
 def timed(model: Model, plans: list[Plan], *, batch_size: int, repeats: int) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ def timed(model: Model, plans: list[Plan], *, batch_size: int, repeats: int) -> 
     for call in calls.values():
         call()
     times = interleave(calls, repeats=repeats, warm=False)
-    return [{"way": model.graph_for(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
+    return [{"graph": model.graph_for(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
 
 
 def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: int) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: i
     y = quality.balanced_labels(len(noise), interface.num_classes)
     many = recipe.sampling.model_copy(update={"num_inference_steps": EXACT_STEPS, "solver": "dpmpp_2m"})
     exact: dict[str, tuple[Plan, torch.Tensor]] = {}
-    found = []
+    rows = []
     for at in points:
         images = quality.sample(model, at.scale, config, at.sampling, seed=SEED)
         row, _ = quality.score(
@@ -107,12 +107,12 @@ def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: i
             fine = plan(many, interface.schedule.num_train_timesteps, scale=at.scale)
             exact[row.guidance] = fine, model.sample(noise, y, fine)
         fine, solution = exact[row.guidance]
-        found.append(
+        rows.append(
             {
                 "guidance": row.guidance,
                 "solver": at.plan.solver,
                 "num_inference_steps": len(at.plan.timesteps),
-                "steps_alone": at.plan.weights.count(1.0),
+                "cond_only_steps": at.plan.weights.count(1.0),
                 "fid": row.fid.value,
                 "fid_low": row.fid.low,
                 "fid_high": row.fid.high,
@@ -121,8 +121,8 @@ def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: i
                 "distance_fine_end": rms(model.sample(noise, y, fine_end(at.plan, fine)) - solution),
             }
         )
-        print(found[-1], file=sys.stderr)
-    return found
+        print(rows[-1], file=sys.stderr)
+    return rows
 
 
 def rms(difference: torch.Tensor) -> float:
@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
         points = variants(recipe, model.denoiser.interface.schedule.num_train_timesteps, tuple(options.steps))
         plans = [at.plan for at in points]
         times = timed(model, plans, batch_size=options.batch, repeats=options.repeats)
-        found = judged(model, recipe, points, num_images=options.images)
+        rows = judged(model, recipe, points, num_images=options.images)
         label = model.label
     result = {
         "run": recipe.name,
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
             "num_inference_steps": EXACT_STEPS,
             "num_images": min(EXACT_IMAGES, options.images),
         },
-        "rows": [row | time for row, time in zip(found, times, strict=True)],
+        "rows": [row | time for row, time in zip(rows, times, strict=True)],
         "machine": {**machine(), "load_before": load},
         "versions": stages.versions(),
         "seed": SEED,

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dashdeploy.bench.record.record import SOLVERS
-from dashdeploy.bench.report.plots import INK, MARKERS, SERIES, on_white, panel
+from dashdeploy.bench.record.record import SOLVER_LABELS
+from dashdeploy.report.plots import INK, MARKERS, SERIES, on_white, panel
 
 
 def plot(result: dict[str, Any]) -> str:
@@ -21,11 +21,11 @@ def plot(result: dict[str, Any]) -> str:
     with panel("front", "FID (lower is better)") as (ax, finish):
         for i, guidance in enumerate(guidances):
             for j, solver in enumerate(solvers):
-                own = [row for row in result["rows"] if (row["guidance"], row["solver"]) == (guidance, solver)]
-                x, y = [row["median_ms"] for row in own], [row["fid"] for row in own]
+                rows = [row for row in result["rows"] if (row["guidance"], row["solver"]) == (guidance, solver)]
+                x, y = [row["median_ms"] for row in rows], [row["fid"] for row in rows]
                 line = {"color": SERIES[i], "linestyle": "--" if j else "-", "linewidth": 1.5}
                 ax.plot(x, y, marker=MARKERS[j], markerfacecolor="white" if j else SERIES[i], markersize=5, **line)
-                for row in own:
+                for row in rows:
                     text, place = str(row["num_inference_steps"]), (row["median_ms"], row["fid"])
                     below = -11 if j else 5
                     ax.annotate(text, place, (0, below), textcoords="offset points", ha="center", fontsize=7.5)
@@ -48,7 +48,7 @@ def plot(result: dict[str, Any]) -> str:
                 markersize=5,
                 markerfacecolor="white" if j else INK,
                 linestyle="--" if j else "-",
-                label=SOLVERS[solver],
+                label=SOLVER_LABELS[solver],
             )
             for j, solver in enumerate(solvers)
         ]

@@ -85,7 +85,7 @@ def main(folder: Path) -> None:
     steps = plan(sampling, interface.schedule.num_train_timesteps)
     train, _ = load_dataset(recipe.data).split(recipe.data.holdout)
     extractor = open_extractor("auto", recipe.data.name, weights=None)
-    statistics = frechet.statistics(reference(train, extractor).features)
+    statistics = frechet.statistics(reference(train, extractor))
     labels = balanced_labels(NUM_IMAGES, interface.num_classes)
     draws = [trajectories.draw(denoiser, sampling, num_images=32, num_points=10, seed=seed) for seed in (1, 2)]
     judged = gate.prepare(denoiser, draws[1], GateLimits(), scale=sampling.guidance)

@@ -11,10 +11,10 @@ import json
 import sys
 from pathlib import Path
 
-from dashdeploy.bench.report.plots import on_white
 from dashdeploy.compare import plots
 from dashdeploy.compare.summary import parse
 from dashdeploy.errors import UserError
+from dashdeploy.report.plots import on_white
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,7 +5,8 @@
     python benchmarks/render.py            # rewrite them
     python benchmarks/render.py --check    # exit 1 if one is stale
 
-NAME is a record's file name in benchmarks/results without `.json`; NAME-overview is its short form.
+NAME is a record's file name in benchmarks/results without `.json`. Of a record of `dashdeploy bench`, NAME-overview is
+the main tables, and NAME-short one of four columns.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from speed_tables import RENDERERS
 
-from dashdeploy.bench.record.record import parse
-from dashdeploy.bench.report.tables import markdown_overview, markdown_results
+from dashdeploy.bench.record.record import Record, parse
+from dashdeploy.bench.report.markdown import markdown_overview, markdown_results
+from dashdeploy.bench.report.tables import overview_table
 from dashdeploy.errors import UserError, unknown
+from dashdeploy.report.table import Table, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
+SHORT = ("Model", "Images/s", "FID [95 %]", "Gap error")
 MARKER = re.compile(r"^<!-- results:(begin|end) (\S+) -->$", re.MULTILINE)
 
 
@@ -33,7 +38,7 @@ def find_results(folder: Path) -> dict[str, str]:
     Raises:
         UserError: a file that is not JSON, or a damaged record.
     """
-    found = {}
+    results = {}
     for path in sorted(folder.glob("*.json")):
         text = path.read_text(encoding="utf-8")
         try:
@@ -42,37 +47,54 @@ def find_results(folder: Path) -> dict[str, str]:
             raise UserError(f"{path}: not valid JSON ({error})") from error
         if isinstance(content, dict) and {"models", "latency"} <= content.keys():
             record = parse(text, source=str(path))
-            found[path.stem], found[f"{path.stem}-overview"] = markdown_results(record), markdown_overview(record)
+            results[path.stem] = markdown_results(record)
+            results[f"{path.stem}-overview"] = markdown_overview(record)
+            results[f"{path.stem}-short"] = markdown_short(record)
         for begin, renderer in RENDERERS.items():
             if path.stem.startswith(begin):
-                found[path.stem] = renderer(content)
-    return found
+                results[path.stem] = renderer(content)
+    return results
 
 
-def render(readme: str, results: dict[str, str]) -> str:
-    """The README with the part between each pair of markers made anew.
+def markdown_short(record: Record) -> str:
+    """One table of four columns, for readers who have not seen the project."""
+    overview = overview_table(record)
+    columns = [overview.headings.index(heading) for heading in SHORT if heading in overview.headings]
+
+    def pick(cells: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(cells[column] for column in columns)
+
+    rows = tuple(pick(row) for row in overview.rows)
+    table = Table("", pick(overview.headings), pick(overview.meanings), pick(overview.numeric), rows)
+    where = record.machine.gpu or f"{record.machine.cores} CPU cores"
+    title = overview.title.removeprefix("Overview at ")
+    return f"Recipe `{record.recipe}` at {title}, on {where}:\n\n{to_markdown(table)}\n"
+
+
+def render(page: str, results: dict[str, str], *, name: str = "README.md") -> str:
+    """A page with the part between each pair of markers made anew; `name` is what errors call it.
 
     Raises:
         UserError: a marker of an unknown record, or one without its partner.
     """
-    marks = list(MARKER.finditer(readme))
+    marks = list(MARKER.finditer(page))
     parts, done = [], 0
     for i in range(0, len(marks), 2):
         begin, end = marks[i], marks[i + 1] if i + 1 < len(marks) else None
         if begin[1] != "begin" or end is None or end[1] != "end" or end[2] != begin[2]:
-            line = readme.count("\n", 0, begin.start()) + 1
-            raise UserError(f"README line {line}: {begin[0]} is not one of a begin and end pair; write both, in order")
+            line = page.count("\n", 0, begin.start()) + 1
+            raise UserError(f"{name} line {line}: {begin[0]} is not one of a begin and end pair; write both, in order")
         if begin[2] not in results:
-            raise unknown("benchmark record in the README", begin[2], results)
-        parts += [readme[done : begin.end()], "\n\n", results[begin[2]], "\n"]
+            raise unknown(f"benchmark record in {name}", begin[2], results)
+        parts += [page[done : begin.end()], "\n\n", results[begin[2]], "\n"]
         done = end.start()
-    return "".join([*parts, readme[done:]])
+    return "".join([*parts, page[done:]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: fresh or rewritten; 1: stale, with --check; 2: a mistake, told in one line."""
-    parser = argparse.ArgumentParser(description="Render the committed benchmark records into the README.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the README is stale")
+    parser = argparse.ArgumentParser(description="Render the committed benchmark records into the README and docs/.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a page is stale")
     parser.add_argument(
         "--readme", type=Path, nargs="+", default=[ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     )
@@ -83,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = find_results(options.results)
         for path in options.readme:
             old = path.read_text(encoding="utf-8")
-            new = render(old, results)
+            new = render(old, results, name=path.name)
             if new == old:
                 continue
             stale = True

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dashdeploy.bench.record.record import SOLVERS
-from dashdeploy.bench.report.cells import MISSING
+from dashdeploy.bench.record.record import SOLVER_LABELS
 from dashdeploy.compare import summary
 from dashdeploy.compare import tables as compare_tables
+from dashdeploy.report.cells import MISSING
 
 Result = dict[str, Any]
 WAYS = {
@@ -35,14 +35,14 @@ def where(result: Result) -> str:
 
 
 def cpu_artifacts(result: Result) -> str:
-    """Rows: ways to draw; columns: milliseconds with the ratio to the best of the three bases, by batch."""
+    """Rows: what draws; columns: milliseconds with the ratio to the best of the three bases, by batch."""
     batches = list(dict.fromkeys(row["batch_size"] for row in result["rows"]))
-    found = {(row["what"], row["batch_size"]): row for row in result["rows"]}
+    by_key = {(row["what"], row["batch_size"]): row for row in result["rows"]}
     rows = []
     for what in dict.fromkeys(row["what"] for row in result["rows"]):
         cells = [NAMES.get(what, what)]
         for batch in batches:
-            row = found[what, batch]
+            row = by_key[what, batch]
             cells.append(f"{row['median_ms']:,.1f} ({row['best_base_over_this']:.2f}×)")
         rows.append(cells)
     runs = result["rows"][0]["runs"]
@@ -56,12 +56,12 @@ def cpu_artifacts(result: Result) -> str:
 def sampler_forms(result: Result) -> str:
     """Loop, unrolled, and the step graph fed back."""
     batches = list(dict.fromkeys(row["batch_size"] for row in result["rows"]))
-    found = {(row["form"], row["batch_size"]): row["median_ms"] for row in result["rows"]}
+    by_key = {(row["form"], row["batch_size"]): row["median_ms"] for row in result["rows"]}
     rows = []
     for form in dict.fromkeys(row["form"] for row in result["rows"]):
         made = result["forms"].get(form)
         sizes = [f"{made['bytes'] / 1e6:.2f}", f"{made['make_s']:.2f}", f"{made['load_s']:.2f}"] if made else ["–"] * 3
-        rows.append([form, *sizes, *(f"{found[form, b]:,.1f}" for b in batches)])
+        rows.append([form, *sizes, *(f"{by_key[form, b]:,.1f}" for b in batches)])
     headings = ["Form", "File (MB)", "Made in (s)", "Loaded in (s)", *(f"Batch {b} (ms)" for b in batches)]
     threads, repeats = result["threads"], result["repeats"]
     intro = (
@@ -89,10 +89,10 @@ def int8_tradeoff(result: Result) -> str:
 
 def triton(result: Result) -> str:
     """A row for each number of clients: images/s, latency and batch with dynamic batching on and off."""
-    found = {(row["clients"], row["batching"]): row for row in result["rows"]}
+    by_key = {(row["clients"], row["batching"]): row for row in result["rows"]}
     rows = []
     for clients in dict.fromkeys(row["clients"] for row in result["rows"]):
-        on, off = found[clients, "on"], found[clients, "off"]
+        on, off = by_key[clients, "on"], by_key[clients, "off"]
         latencies = [f"{row['p50_ms']:,.0f} / {row['p99_ms']:,.0f}" for row in (on, off)]
         rates = [f"{row['images_per_s']:,.1f}" for row in (on, off)]
         ratio = on["images_per_s"] / off["images_per_s"]
@@ -116,8 +116,8 @@ def cpp_runtime(result: Result) -> str:
         ratios = [f"{row[k]:.2f}×" for k in ("python_over_cpp", "python_step_over_cpp_step")]
         outside = f"{100 * row['outside_backend']:.2f}"
         cells = [times[0], times[1], ratios[0], times[2], times[3], ratios[1]]
-        rows.append([row["artifact"], str(row["batch_size"]), row["python_way"], *cells, outside])
-    headings = ["Artifact", "Batch", "Runs as", "C++ (ms)", "Python (ms)", "Python ÷ C++"]
+        rows.append([row["artifact"], str(row["batch_size"]), row["python_graph"], *cells, outside])
+    headings = ["Artifact", "Batch", "Graph", "C++ (ms)", "Python (ms)", "Python ÷ C++"]
     headings += ["C++ step by step", "Python step by step", "Python ÷ C++", "C++ loop outside the backend (%)"]
     intro = (
         f"{result['num_inference_steps']} guided DDIM steps, {result['threads']} threads, medians of runs in turns. "
@@ -129,23 +129,23 @@ def cpp_runtime(result: Result) -> str:
 def front(result: Result) -> str:
     """A row for each guidance and number of steps: FID, distance to the exact solution and time of each solver."""
     solvers = list(dict.fromkeys(row["solver"] for row in result["rows"]))
-    found = {(row["guidance"], row["num_inference_steps"], row["solver"]): row for row in result["rows"]}
+    by_key = {(row["guidance"], row["num_inference_steps"], row["solver"]): row for row in result["rows"]}
     rows = []
-    for scale, steps in dict.fromkeys(key[:2] for key in found):
-        own = [found[scale, steps, solver] for solver in solvers]
-        fids = [f"{row['fid']:.3f} [{row['fid_low']:.3f}, {row['fid_high']:.3f}]" for row in own]
-        distances = [f"{row['distance']:.3f} ({row['distance_fine_end']:.3f})" for row in own]
-        times = [f"{row['median_ms']:,.0f} ({row['way']})" for row in own]
+    for scale, steps in dict.fromkeys(key[:2] for key in by_key):
+        points = [by_key[scale, steps, solver] for solver in solvers]
+        fids = [f"{row['fid']:.3f} [{row['fid_low']:.3f}, {row['fid_high']:.3f}]" for row in points]
+        distances = [f"{row['distance']:.3f} ({row['distance_fine_end']:.3f})" for row in points]
+        times = [f"{row['median_ms']:,.0f} ({row['graph']})" for row in points]
         rows.append([scale, str(steps), *fids, *distances, *times])
-    names = [SOLVERS[solver] for solver in solvers]
+    names = [SOLVER_LABELS[solver] for solver in solvers]
     headings = ["Guidance", "Steps", *(f"FID, {n}" for n in names), *(f"Distance, {n}" for n in names)]
     headings += [f"{n} (ms)" for n in names]
     exact = result["exact"]
     intro = (
         f"`{result['artifact']}` of the run `{result['run']}`. FID: of {result['num_images']} images, with its 95 % "
         f"interval. Distance: root mean square per pixel, images in [-1, 1], to {exact['num_inference_steps']} steps "
-        f"of {SOLVERS[exact['solver']]} from the same noise; in brackets with the last step, to the clean image, cut "
-        f"into small ones. Time: a batch of {result['batch_size']}, {result['threads']} threads, median of "
+        f"of {SOLVER_LABELS[exact['solver']]} from the same noise; in brackets with the last step, to the clean image, "
+        f"cut into small ones. Time: a batch of {result['batch_size']}, {result['threads']} threads, median of "
         f"{result['rows'][0]['runs']} runs in turns; in brackets the graph that ran. Load of the machine before: "
         f"{result['machine']['load_before']:.1f}. {where(result)}."
     )
@@ -156,8 +156,8 @@ def train_speed(result: Result) -> str:
     """A row for each case, stage, precision and way to train."""
     rows = []
     for row in result["rows"]:
-        own = f"{row['over_arithmetic']:.2f}×" if "over_arithmetic" in row else MISSING
-        times = [f"{row['ms']:,.1f}", f"{row['images_per_s']:,.1f}", f"{row['over_plain']:.2f}×", own]
+        arithmetic = f"{row['over_arithmetic']:.2f}×" if "over_arithmetic" in row else MISSING
+        times = [f"{row['ms']:,.1f}", f"{row['images_per_s']:,.1f}", f"{row['over_plain']:.2f}×", arithmetic]
         rows.append([row["case"], row["stage"], row["precision"], WAYS[row["way"]], str(row["batch_size"]), *times])
     headings = ["Models", "Stage", "Precision", "Way", "Batch", "Step (ms)", "Images/s", "Plain ÷ this"]
     sizes = ", ".join(
@@ -203,10 +203,10 @@ def paper_cost(result: Result) -> str:
 
 def comparison(result: Result) -> str:
     """A comparison's compare.json: every variant, and the share of each term."""
-    found = result["comparison"]
-    seeds = ", ".join(map(str, found["seeds"]))
-    several = "seeds" if len(found["seeds"]) > 1 else "seed"
-    intro = f"Recipe `{found['recipe']}`, {several} {seeds}; measured on {where(result)}."
+    settings = result["comparison"]
+    seeds = ", ".join(map(str, settings["seeds"]))
+    several = "seeds" if len(settings["seeds"]) > 1 else "seed"
+    intro = f"Recipe `{settings['recipe']}`, {several} {seeds}; measured on {where(result)}."
     return f"{intro} {compare_tables.markdown(summary.parse(result))}"
 
 

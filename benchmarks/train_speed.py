@@ -2,25 +2,25 @@
 
 One optimizer step of `teach` and of `distill`, each beside what one would write in plain PyTorch for the same models,
 batch and objective (plain_loop.py: two forwards of the teacher and two of the student, AdamW, a Python loop for the
-EMA). All take turns in one process. digits: the recipe; paper32: the paper's pair on 32×32 images at a small batch,
-with random weights, which serve for time.
+EMA). All run in one process, in turns of a few steps. digits: the recipe. paper32: the paper's pair on 32×32 images at
+a small batch, with random weights, which take the same time.
 
 A bank is paid for: its step counts the share of the teacher's work that made the draws, as often as the recipe uses
-each one (digits), or five times (paper32). Beside it, what a step with a live teacher costs over its own arithmetic.
+each one (digits), or five times (paper32). Beside it: what a step with a live teacher costs over its arithmetic.
 Writes benchmarks/results/train-speed.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +30,33 @@ from networks import paper
 from plain_loop import Plain
 
 from dashdeploy import stages
-from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.locate import find
+from dashdeploy.objectives.scratch import Scratch
 from dashdeploy.recipe.load import load_recipe
 from dashdeploy.recipe.schema import Precision, Recipe, Training
-from dashdeploy.students.architecture import StudentPlan, design
+from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import choose
 from dashdeploy.teachers.networks import config_of, count_parameters, create
-from dashdeploy.training import objectives
+from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.bank import TeacherBank, build_bank
-from dashdeploy.training.batches import FreshDraws, Source
-from dashdeploy.training.distill import live_source, student_step
-from dashdeploy.training.loop import TrainingRun, make_accelerator
+from dashdeploy.training.batches import Batch, FreshDraws, Source
+from dashdeploy.training.loop import train
 from dashdeploy.training.step import TrainStep
+from dashdeploy.training.student import live_source, student_step
 from dashdeploy.training.timestep_weights import TimestepWeights
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 PAPER_BATCH, PAPER_USES = 8, 5.0
 BANK_BATCHES = 4
 """That the measured bank holds; its size does not change a step's time."""
-Call = Callable[[], object]
+TURN = 5
+"""Steps of one way before the next one's turn."""
+Way = Callable[[int], list[float]]
+"""A number of steps -> the seconds that each took."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Case:
     recipe: Recipe
     data: LabelledImages
     teacher: TorchDenoiser
-    student: StudentPlan
+    student: StudentDesign
     uses: float
 
 
@@ -93,19 +96,58 @@ def paper32() -> Case:
 CASES: dict[str, Callable[[], Case]] = {"digits": digits, "paper32": paper32}
 
 
-def training(step: TrainStep, source: Source, config: Training, work: str) -> TrainingRun:
-    """The loop's state between steps, as `teach` and `distill` have it."""
-    return TrainingRun(step, source, config, make_accelerator(config), Path(work), "key", 0)
+class Clocked:
+    """A source that notes when each step asks for its batch."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.began = source, list[float]()
+
+    def draw(self, step: int) -> Batch:
+        self.began.append(time.perf_counter())
+        return self.source.draw(step)
+
+    def complete(self, batch: Batch) -> Batch:
+        return self.source.complete(batch)
 
 
-def counted(step: Callable[[int], object]) -> Call:
-    """A call without arguments: step 0, then 1, …"""
-    numbers = itertools.count()
-    return lambda: step(next(numbers))
+def trained(fresh: Callable[[], TrainStep], source: Source, config: Training, recipe: Recipe, work: str) -> Way:
+    """Steps of dashdeploy's loop, as `teach` and `distill` take them."""
+
+    def way(steps: int) -> list[float]:
+        clocked, folder = Clocked(source), Path(tempfile.mkdtemp(dir=work))
+        # The first step warms up, and the last one's end, with its checkpoint, is not seen.
+        settings = {"steps": steps + 2, "warmup_steps": 0, "log_every": steps + 2, "checkpoint_every": steps + 2}
+        train(
+            fresh(),
+            clocked,
+            config.model_copy(update=settings),
+            recipe=recipe,
+            accelerator=make_accelerator(config, work=folder),
+            folder=folder,
+            key="",
+            title="steps",
+        )
+        return [end - start for start, end in pairwise(clocked.began)][1:]
+
+    return way
 
 
-def teach_calls(case: Case, precision: Precision, work: str) -> dict[str, Call]:
-    """One step of the plain loop and of ours; the teacher is a new one."""
+def called(call: Callable[[], object]) -> Way:
+    """A call a step, after one that warms up."""
+
+    def way(steps: int) -> list[float]:
+        times = []
+        for _ in range(steps + 1):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return times[1:]
+
+    return way
+
+
+def teach_ways(case: Case, precision: Precision, work: str) -> dict[str, Way]:
+    """The plain loop and ours; the teacher is a new one."""
     assert case.recipe.teach is not None
     config = case.recipe.teach.model_copy(update={"precision": precision})
     schedule = case.teacher.interface.schedule
@@ -114,17 +156,18 @@ def teach_calls(case: Case, precision: Precision, work: str) -> dict[str, Call]:
         torch.manual_seed(0)
         return TorchDenoiser(create(dict(case.teacher.unet.config)).train(), case.teacher.interface)
 
-    weights = TimestepWeights(config.timestep_weights, schedule)
-    step = TrainStep(fresh(), weights, partial(objectives.denoise, config=config))
+    def step() -> TrainStep:
+        weights = TimestepWeights(config.timestep_weights, schedule)
+        return TrainStep(fresh(), weights, Scratch(label_dropout=config.label_dropout).terms)
+
     train_data, _ = case.data.split(case.recipe.data.holdout)
     source = FreshDraws(train_data, schedule, batch_size=config.batch_size, seed=0)
-    ours = training(step, source, config, work)
     plain = Plain(fresh(), train_data, config, TimestepWeights(config.timestep_weights, schedule))
-    return {"plain": plain.teach, "ours": counted(ours.step)}
+    return {"plain": called(plain.teach), "ours": trained(step, source, config, case.recipe, work)}
 
 
-def distill_calls(case: Case, precision: Precision, work: str) -> tuple[dict[str, Call], dict[str, Call]]:
-    """One step of each way to distil; and the parts: what a bank's batch takes, and a live step's own arithmetic."""
+def distill_ways(case: Case, precision: Precision, work: str) -> tuple[dict[str, Way], dict[str, Way]]:
+    """Each way to distil; and the parts: what a bank's batch takes, and a live step's own arithmetic."""
     changed = {"precision": precision, "teacher_precision": precision, "teacher_bank": 0}
     recipe = case.recipe.model_copy(update={"distill": case.recipe.distill.model_copy(update=changed)})
     config = recipe.distill
@@ -134,9 +177,8 @@ def distill_calls(case: Case, precision: Precision, work: str) -> tuple[dict[str
         return student_step(recipe, case.student, case.teacher, weights, case.data)
 
     source = live_source(recipe, case.data, case.teacher)
-    live = training(fresh(), source, config, work)
     bank = build_bank(source, num_draws=BANK_BATCHES * config.batch_size, device=torch.device("cpu"))
-    banked = training(fresh(), TeacherBank(bank, batch_size=config.batch_size, seed=0), config, work)
+    banked = TeacherBank(bank, batch_size=config.batch_size, seed=0)
     train_data, _ = case.data.split(recipe.data.holdout)
     alone = fresh()
     plain = Plain(alone.denoiser, train_data, config, alone.weights, teacher=case.teacher)
@@ -144,13 +186,17 @@ def distill_calls(case: Case, precision: Precision, work: str) -> tuple[dict[str
     batch = source.complete(source.draw(0))
 
     def student() -> None:
-        with live.accelerator.autocast():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = arithmetic(batch, batch.t).total
         loss.backward()
         arithmetic.zero_grad(set_to_none=True)
 
-    calls = {"plain": plain.distill, "live teacher": counted(live.step), "bank": counted(banked.step)}
-    return calls, {"teacher": lambda: source.complete(batch), "student": student}
+    ways = {
+        "plain": called(plain.distill),
+        "live teacher": trained(fresh, source, config, recipe, work),
+        "bank": trained(fresh, banked, config, recipe, work),
+    }
+    return ways, {"teacher": called(lambda: source.complete(batch)), "student": called(student)}
 
 
 def measure(case: Case, *, repeats: int) -> list[dict[str, Any]]:
@@ -159,16 +205,14 @@ def measure(case: Case, *, repeats: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as work:
         for precision in PRECISIONS:
             for stage in ("teach", "distill"):
-                calls, parts = (
-                    (teach_calls(case, precision, work), {})
-                    if stage == "teach"
-                    else distill_calls(case, precision, work)
+                ways, parts = (
+                    (teach_ways(case, precision, work), {}) if stage == "teach" else distill_ways(case, precision, work)
                 )
-                ms = medians({**calls, **parts}, repeats=repeats)
+                ms = medians({**ways, **parts}, repeats=repeats)
                 if stage == "distill":
                     ms["bank"] += ms["teacher"] / case.uses
                 section = getattr(case.recipe, stage)
-                for way in calls:
+                for way in ways:
                     row = {"case": case.name, "stage": stage, "precision": precision, "way": way}
                     row |= {"ms": ms[way], "images_per_s": section.batch_size / ms[way] * 1e3}
                     row |= {"over_plain": ms["plain"] / ms[way], "batch_size": section.batch_size}
@@ -178,11 +222,13 @@ def measure(case: Case, *, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def medians(calls: dict[str, Call], *, repeats: int) -> dict[str, float]:
-    """Milliseconds, in turns, after one call of each."""
-    for call in calls.values():
-        call()
-    return {k: statistics.median(v) * 1e3 for k, v in interleave(calls, repeats=repeats, warm=False).items()}
+def medians(ways: dict[str, Way], *, repeats: int) -> dict[str, float]:
+    """Milliseconds of a step, each way taking its turn of up to TURN steps."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for done in range(0, repeats, TURN):
+        for name, way in ways.items():
+            times[name] += way(min(TURN, repeats - done))
+    return {name: statistics.median(seconds) * 1e3 for name, seconds in times.items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the wording helpers that every message shares."""
+"""The exception for a user's mistake, and how its messages name the known choices."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something that the user can put right: printed as one line, exit code 2.
+    """A mistake that the user can correct: printed as one line, exit code 2.
 
-    The message says what failed, what it got, what was expected and what to do.
-    Anything else that is raised is a defect of ours: traceback, exit code 1.
+    The message says what failed, what was given, what was expected and what to do.
+    Any other exception is a defect of dashdeploy: traceback, exit code 1.
     """
 
 
 class Interrupted(Exception):
-    """Work that a signal ended after its state was saved: printed as one line, exit code 130."""
+    """A signal ended the work after its state was saved: printed as one line, exit code 130."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that `name` was most likely meant to be, or None."""
+    """The choice most like `name`, or None where none is like it."""
     matches = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return matches[0] if matches else None
 

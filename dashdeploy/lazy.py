@@ -1,4 +1,4 @@
-"""Optional parts and registries, imported only when they are used."""
+"""Optional packages, and what registries name, imported only when used."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dashdeploy.errors import UserError, unknown
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional module, or say in one line how to install it.
+    """Import an optional module, or say how to install it.
 
     Args:
         module: dotted module name, e.g. ``"onnxruntime"``.
-        extra: the extra of this package that brings it, e.g. ``"cpu"``.
+        extra: the extra of dashdeploy that installs it, e.g. ``"cpu"``.
 
     Raises:
         UserError: the module is not installed.
@@ -28,13 +28,17 @@ def require(module: str, *, extra: str) -> ModuleType:
         ) from error
 
 
-def resolve(kind: str, registry: dict[str, str], name: str) -> Any:
+def resolve(kind: str, registry: dict[str, str], name: str, *, package: str | None = None) -> Any:
     """Look `name` up in a registry of ``"module:attribute"`` strings and import it.
+
+    Args:
+        package: the package of the registry's modules. None: the registry gives their full names.
 
     Raises:
         UserError: the name is not registered; the message lists those that are.
     """
     if name not in registry:
         raise unknown(kind, name, registry)
-    module, attribute = registry[name].split(":")
+    place, _, attribute = registry[name].partition(":")
+    module = place if package is None else f"{package}.{place}"
     return getattr(importlib.import_module(module), attribute)

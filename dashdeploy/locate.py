@@ -1,4 +1,4 @@
-"""Where recipes and export targets are found: a literal path, the packaged copy, the checkout's folder."""
+"""Where recipes and export targets lie: the files that ship with dashdeploy, and the user's."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ _SUFFIX = ".yaml"
 
 
 def data_root(kind: Kind) -> Path:
-    """The folder that holds this kind's files: `dashdeploy/_data/<kind>` of a wheel, or the checkout's `<kind>/`.
+    """The folder of the shipped files: `dashdeploy/_data/<kind>` of a wheel, or the checkout's `<kind>/`.
 
     Raises:
-        UserError: neither exists, so the installation is damaged.
+        UserError: neither exists: the installation is damaged.
     """
     candidates = (_PACKAGE / "_data" / kind, _PACKAGE.parent / kind)
     for folder in candidates:
         if folder.is_dir():
             return folder
     raise UserError(
-        f"the {kind} that belong to dashdeploy are missing: looked for {' and '.join(map(str, candidates))}. "
+        f"the {kind} that ship with dashdeploy are missing: looked for {' and '.join(map(str, candidates))}. "
         "Install dashdeploy again."
     )
 
 
 def available(kind: Kind) -> dict[str, Path]:
-    """Name (file name without `.yaml`) to path, sorted by name."""
+    """Name (file name without `.yaml`) -> path, of the shipped files, sorted by name."""
     return {path.stem: path for path in sorted(data_root(kind).glob(f"*{_SUFFIX}"))}
 
 
-def find(kind: Kind, name: str) -> Path:
+def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     """The YAML file that `name` means; `.yaml` may be left out.
 
-    A bare word (`digits`) is always a name of ours, so that a stray file of the working folder is never
-    taken for it. Anything with a folder or a suffix (`./digits`, `digits.yaml`) is first tried as a path.
+    A bare word (`digits`) always means a shipped file, whatever else lies in the folder. Anything with a folder or a
+    suffix (`./digits`, `digits.yaml`) is first tried as a path, relative to `folder`; None: to the working folder.
 
     Raises:
         UserError: there is no such file or name; the message lists the names and gives the nearest.
     """
-    path = Path(name)
-    if path.suffix or len(path.parts) > 1 or name.startswith("."):
+    path = (folder or Path()) / name
+    if is_path(name):
         for literal in (path, path.with_name(path.name + _SUFFIX) if path.name else path):
             if literal.is_file():
                 return literal
@@ -57,7 +57,12 @@ def find(kind: Kind, name: str) -> Path:
     return known[stem]
 
 
+def is_path(name: str) -> bool:
+    """Whether `name` may be a path, and not only the name of a shipped file."""
+    return bool(Path(name).suffix) or len(Path(name).parts) > 1 or name.startswith(".")
+
+
 def cache_folder() -> Path:
-    """dashdeploy's folder under XDG_CACHE_HOME, which the XDG standard has ignored when relative."""
+    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore."""
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "dashdeploy"

@@ -11,8 +11,9 @@ from dashdeploy.packages import schema
 from dashdeploy.packages.stage import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
-from dashdeploy.training.distill import distill, plan_student
-from dashdeploy.training.teach import teach
+from dashdeploy.training.distill import distill
+from dashdeploy.training.student import describe_student
+from dashdeploy.training.teach import key_of, teach
 
 
 def run_all(
@@ -24,12 +25,16 @@ def run_all(
     banks: Path | None = None,
     say: Callable[[str], None],
 ) -> stages.Stage:
-    """Carry out all four stages and return the last; `say` is told of each stage as it ends. `banks`: see `distill`."""
+    """Carry out all four stages and return the last.
+
+    Args:
+        base, banks: see `distill`.
+        say: called with a line as each stage ends.
+    """
     check_measurable(recipe)
-    teacher = choose.find(recipe, run_folder, base=base)
-    if teacher is None:
-        teacher = teach(recipe, run_folder, fresh=fresh).folder
-    say(f"teacher   {teacher}")
+    if recipe.teacher.path is None:
+        teach(recipe, run_folder, fresh=fresh)
+    say(f"teacher   {choose.find(recipe, run_folder, base=base)}")
     student = distill(recipe, run_folder, base=base, fresh=fresh, banks=banks)
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
@@ -42,24 +47,20 @@ def run_all(
 
 def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str]:
     """What `run_all` would do, one line a stage; nothing is written."""
-    teacher = choose.find(recipe, run_folder, base=base)
-    lines = []
+    config, teacher = recipe.distill, _teacher_at_hand(recipe, run_folder, base=base)
     if teacher is not None:
-        lines.append(f"teach    not needed: the teacher is {teacher}")
+        lines = [f"teach    not needed: the teacher is {teacher}"]
     else:
         assert recipe.teach is not None
-        lines.append(
-            f"teach    {recipe.teach.steps} steps of {recipe.teach.batch_size} images into {run_folder / 'teacher'}"
-        )
-    config = recipe.distill
+        size = f"{recipe.teach.steps} steps of {recipe.teach.batch_size} images"
+        lines = [f"teach    {size} into {run_folder / 'teacher'}"]
     lines.append(
         f"distill  {config.objective.kind}, {config.steps} steps of {config.batch_size} images into "
-        f"{run_folder / 'student'}{plan_student(recipe, teacher)}"
+        f"{run_folder / 'student'}: {describe_student(recipe, teacher)}"
     )
-    lines += [
-        f"export   {(what := schema.load(name)).description} into {run_folder / place(what) / what.name}"
-        for name in recipe.export
-    ]
+    for name in recipe.export:
+        target = schema.load(name)
+        lines.append(f"export   {target.description} into {run_folder / place(target) / target.name}")
     quality, sizes = recipe.bench.quality, recipe.bench.latency.batch_sizes
     timed = f"latency at batch {', '.join(map(str, sizes))}; " if sizes else ""
     lines.append(
@@ -67,3 +68,11 @@ def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str
         f"{quality.num_images} images at {len(quality.guidance)} guidances into {run_folder / 'bench'}"
     )
     return lines
+
+
+def _teacher_at_hand(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
+    """The folder of the teacher that `run_all` would take as it is; None: it would train one."""
+    teacher = choose.find(recipe, run_folder, base=base)
+    if teacher is None or recipe.teacher.path is not None:
+        return teacher
+    return teacher if stages.current(teacher, key_of(recipe)) else None

@@ -1,9 +1,8 @@
 """The run folder: stages that are written whole or not at all, described by a manifest, and not run twice.
 
-runs/<recipe>/<stage>/manifest.json holds the format version, the key (a hash of everything that the
-stage depends on), the SHA-256 of each file, the resolved recipe, versions, seed and figures;
-manifest.json.sha256 holds its own hash, in sha256sum's format. Work in progress (checkpoints) lives in
-runs/<recipe>/.<stage>-work/.
+runs/<recipe>/<stage>/manifest.json holds the format version, the key (a hash of all that the stage depends on), the
+SHA-256 of each file, the resolved recipe, versions, seed and figures. manifest.json.sha256 holds the manifest's hash in
+sha256sum's format. Work that has not ended (checkpoints) is kept in runs/<recipe>/.<stage>-work/.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from typing import Any
 
 from dashdeploy import __version__
 from dashdeploy.errors import UserError
+from dashdeploy.recipe import keys
 from dashdeploy.recipe.schema import Recipe
 
 FORMAT = 3
@@ -34,13 +34,11 @@ VERSIONED = (
     *("torch", "diffusers", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "safetensors"),
     *("openvino", "nncf", "tensorrt", "tensorrt-rtx-cu13", "polygraphy"),
 )
-NOT_IN_KEY = {"checkpoint_every", "log_every", "tensorboard", "threads"}
-"""Training settings that change how a run is watched but not what it makes."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: its folder and what its manifest says."""
+    """A finished stage: its folder, and its manifest as it was read."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -57,7 +55,13 @@ class Stage:
 
 @dataclass
 class Draft:
-    """A stage being written: put files into `folder`, figures into `figures`, what a runtime needs into `artifact`."""
+    """A stage that is being written.
+
+    Attributes:
+        folder: its files go here.
+        figures: what was measured, for the manifest.
+        artifact: what a runtime needs to know, for the manifest of an artifact.
+    """
 
     folder: Path
     figures: dict[str, Any] = field(default_factory=dict)
@@ -81,25 +85,25 @@ def folder_sha256(folder: Path) -> str:
     return digest({str(path.relative_to(folder)): file_sha256(path) for path in names})
 
 
-def stage_key(stage: str, **inputs: Any) -> str:
-    """The key of a stage: changes when anything that it depends on does."""
-    return digest({"format": FORMAT, "stage": stage, **inputs})
+def stage_key(stage: keys.Stage, recipe: Recipe, inputs: dict[str, Any]) -> str:
+    """The key of a stage: changes when anything that it depends on does.
 
-
-def training_settings(section: dict[str, Any]) -> dict[str, Any]:
-    """A training section without the settings that do not change its result."""
-    return {k: v for k, v in section.items() if k not in NOT_IN_KEY}
+    Args:
+        recipe: all of it counts, but for the fields that recipe/keys.py leaves out, each with a reason.
+        inputs: what else the stage is made from, as plain JSON values: hashes, mostly.
+    """
+    return digest({"format": FORMAT, "stage": stage, "recipe": keys.depends_on(recipe, stage), "inputs": inputs})
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result may depend on."""
-    found = {"dashdeploy": __version__, "python": platform.python_version()}
+    """Versions of the packages that a result may depend on: those that are installed."""
+    installed = {"dashdeploy": __version__, "python": platform.python_version()}
     for name in VERSIONED:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def open_run(root: str | Path, name: str) -> Path:
@@ -121,7 +125,7 @@ def open_run(root: str | Path, name: str) -> Path:
 
 
 def current(folder: Path, key: str) -> Stage | None:
-    """The stage in `folder` if it was made from just these inputs and its files are whole, else None."""
+    """The stage in `folder` if it has this key and its files are whole, else None."""
     if not (folder / MANIFEST).is_file():
         return None
     try:
@@ -151,7 +155,7 @@ def read_stage(folder: Path) -> Stage:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A stage's manifest, checked against its own hash, its files not yet.
+    """A stage's manifest, checked against its hash; the files that it lists are not checked.
 
     Raises:
         UserError: it is missing, damaged, or of another format version.
@@ -161,14 +165,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: not a finished stage (no {MANIFEST}). Run the command that makes it first.")
     try:
         manifest = json.loads(path.read_bytes())
-        found, files = manifest["format"], manifest["files"]
+        version, files = manifest["format"], manifest["files"]
         known = isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a manifest ({error!r}). Make the stage again.") from error
-    if found != FORMAT or not known:
-        raise UserError(f"{path}: format {found}; this version reads {FORMAT}. Make the stage again.")
+    if version != FORMAT or not known:
+        raise UserError(f"{path}: format {version}; this version reads {FORMAT}. Make the stage again.")
     if not sidecar.is_file():
-        raise UserError(f"{sidecar}: missing; it holds the manifest's own SHA-256. Make the stage again.")
+        raise UserError(f"{sidecar}: missing; it holds the manifest's SHA-256. Make the stage again.")
     if sidecar.read_bytes() != sidecar_text(path):
         raise UserError(f"{path}: damaged or changed since it was made (its SHA-256 differs from {SIDECAR}'s).")
     return manifest
@@ -220,9 +224,14 @@ def _swap(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def work_path(folder: Path) -> Path:
+    """The folder where a stage keeps its checkpoints until it is done."""
+    return folder.with_name(f".{folder.name}-work")
+
+
 def work_folder(folder: Path, *, fresh: bool = False) -> Path:
-    """Where a stage keeps its checkpoints until it is done."""
-    work = folder.with_name(f".{folder.name}-work")
+    """The folder of `work_path`, made if it is not there. fresh: without what an interrupted run had left in it."""
+    work = work_path(folder)
     if fresh:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -231,7 +240,7 @@ def work_folder(folder: Path, *, fresh: bool = False) -> Path:
 
 @contextmanager
 def exclusive(work: Path) -> Iterator[None]:
-    """Hold a stage's work folder alone.
+    """Keep other processes out of a stage's work folder.
 
     Raises:
         UserError: another process holds it.
@@ -250,10 +259,10 @@ def exclusive(work: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(lock: Path, *, what: str) -> Iterator[None]:
-    """Wait until no other process holds this lock file, and hold it; it is free again once its holder has ended.
+    """Wait until no other process holds this lock file, and hold it; the end of its holder frees it.
 
     Args:
-        what: is being made under the lock; said on stderr if another process is at it.
+        what: what is made under the lock, for the line on stderr that says another process is making it.
     """
     with lock.open("w") as file:
         try:

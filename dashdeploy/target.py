@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from dashdeploy import locate
 from dashdeploy.artifact import TENSORRT, Backend, GraphName, Precision
-from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive, Text, Whole
+from dashdeploy.fields import DISTINCT, Count, Model, Number, Positive, Text, Whole
 from dashdeploy.recipe.load import load_model
 
 

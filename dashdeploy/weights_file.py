@@ -1,4 +1,4 @@
-"""Reading safetensors files, with damage reported as the user's problem that it is."""
+"""Reading safetensors files; a damaged file is a user's error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from dashdeploy.errors import UserError
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Load a safetensors file; a damaged one is a UserError that names it."""
+    """Load a safetensors file.
+
+    Raises:
+        UserError: it is damaged or not there.
+    """
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({error}; {path.stat().st_size if path.exists() else 0} bytes). "
-            "Copy or make it again."
+            "Copy it again, or make it again."
         ) from error

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dashdeploy"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 GROUND = {
-    *("recipe", "target", "artifact", "figures", "manifest"),
-    *("stages", "errors", "lazy", "locate", "seeds", "weights_file"),
+    *("recipe", "objectives", "fields", "target", "artifact", "figures", "manifest"),
+    *("cuda", "stages", "errors", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
 }
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}
@@ -89,7 +89,7 @@ def test_every_file_says_in_its_first_line_what_it_is_and_stays_small(path: Path
 
 
 NUMBERS = {
-    "config.w_min + (config.w_max - config.w_min) * batch.uniform",
+    "self.w_min + (self.w_max - self.w_min) * batch.uniform",
     "guidance.w_min + (guidance.w_max - guidance.w_min) * gate",
     "start + (end - start) / (1.0 + np.exp(-np.linspace(-6, 6, steps)))",
     "one + (two - one) * (int(config['num_layers']) - 1)",

@@ -19,11 +19,11 @@ from dashdeploy.export.checks import parity, verify, worst_layer
 from dashdeploy.export.graph import graphs, rewrite
 from dashdeploy.export.int8 import quantize
 from dashdeploy.metrics import gap
-from dashdeploy.recipe import objectives as sections
+from dashdeploy.objectives.base import Batch
+from dashdeploy.objectives.guided import Composite, MultiW
 from dashdeploy.target import ParityLimits, load_target
 from dashdeploy.teachers import formats
-from dashdeploy.training import objectives
-from dashdeploy.training.batches import Batch, FreshDraws
+from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.hints import middle_features
 
 
@@ -137,8 +137,8 @@ def test_objectives_of_the_guided_output_combine_there(
     with torch.no_grad():
         uncond, cond = teacher.branches(batch.x_t, batch.t, batch.y)
     held = Batch(**{**vars(batch), "teacher_uncond": uncond, "teacher_cond": cond})
-    for config in (sections.Composite(), sections.MultiW()):
-        terms = objectives.OBJECTIVES[config.kind](teacher, held, config)
+    for config in (Composite(), MultiW()):
+        terms = config.terms(teacher, held)
         assert (terms["guided"].value == 0).all()  # 7 on both sides
 
 

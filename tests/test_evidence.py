@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from dashdeploy.bench.report.plots import on_white
 from dashdeploy.cli.app import main
 from dashdeploy.compare.summary import parse
 from dashdeploy.compare.tables import markdown
+from dashdeploy.report.plots import on_white
 from dashdeploy.training.batches import Batch
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

@@ -44,11 +44,11 @@ def test_a_row_for_each_guidance_solver_and_number_of_steps(measured: tuple[dict
     assert len(found) == len(result["rows"]) == 3 * 2 * 2
     assert {key[0] for key in found} == {"w=2", "w=2 in 0.2–0.8", "TAG 1–4"}
     # The sampler graph of this run has four steps; a solver other than DDIM has no graph of its own.
-    assert [found["w=2", "ddim", n]["way"] for n in (3, 4)] == ["step", "sampler"]
-    assert {row["way"] for row in result["rows"] if row["solver"] == "dpmpp_2m"} == {"guided"}
+    assert [found["w=2", "ddim", n]["graph"] for n in (3, 4)] == ["step", "sampler"]
+    assert {row["graph"] for row in result["rows"] if row["solver"] == "dpmpp_2m"} == {"guided"}
     for row in result["rows"]:
         assert row["median_ms"] > 0 and math.isfinite(row["fid"]) and 0 < row["distance"] < 2
-        assert (row["steps_alone"] > 0) == (row["guidance"] == "w=2 in 0.2–0.8")
+        assert (row["cond_only_steps"] > 0) == (row["guidance"] == "w=2 in 0.2–0.8")
 
 
 def test_only_the_last_step_is_cut_into_small_ones() -> None:

@@ -56,5 +56,5 @@ def test_an_unknown_name_gives_the_nearest(checkout: Path) -> None:
 
 
 def test_missing_data_says_where_it_was_looked_for(checkout: Path) -> None:
-    with pytest.raises(UserError, match=r"exporters that belong to dashdeploy are missing.*_data/exporters"):
+    with pytest.raises(UserError, match=r"exporters that ship with dashdeploy are missing.*_data/exporters"):
         locate.available("exporters")

@@ -69,7 +69,7 @@ def test_the_wheel_carries_every_recipe_target_teacher_and_network_and_nothing_e
         assert wanted <= names, wanted - names
     assert {
         "dashdeploy/py.typed",
-        "dashdeploy/bench/report/report_template.html",
+        "dashdeploy/bench/report/report.html.j2",
         "dashdeploy/metrics/networks/digits.safetensors",
         "dashdeploy/_data/recipes/digits.yaml",
         "dashdeploy/_data/recipes/teachers/digits/unet/diffusion_pytorch_model.safetensors",
@@ -83,7 +83,8 @@ def test_the_source_archive_holds_what_its_own_checks_need_and_no_runs(dist: Pat
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"Makefile", "constraints.txt", "LICENSE", "tests/conftest.py", "benchmarks/render.py"} <= names
-    assert not [name for name in names if name.startswith((".venv", "runs/", "dist/", "build/"))]
+    assert {"mkdocs.yml", "docs/index.md", "docs/evidence.md", "CONTRIBUTING.md"} <= names
+    assert not [name for name in names if name.startswith((".venv", "runs/", "dist/", "build/", "site/"))]
 
 
 def test_help_and_recipes_work_from_another_folder(installed: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""benchmarks/render.py: the README's results are those of the committed records."""
+"""benchmarks/render.py: the results in the README and in docs/ are those of the committed records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dashdeploy.bench.record.record import parse
-from dashdeploy.bench.report.tables import markdown_results
+from dashdeploy.bench.report.markdown import markdown_results
 from dashdeploy.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +64,15 @@ def test_check_fails_until_it_was_rendered(arguments: list[str], capsys: pytest.
     assert render.main([*arguments, "--check"]) == 0
 
 
+def test_the_short_form_is_one_table_of_four_columns(arguments: list[str], payload: dict[str, Any]) -> None:
+    Path(arguments[1]).write_text(README.replace("small", "small-short"))
+    assert render.main(arguments) == 0
+    rows = [line for line in Path(arguments[1]).read_text().splitlines() if line.startswith("|")]
+    assert rows[0] == "| Model | Images/s | FID [95 %] | Gap error |"
+    assert len(rows) == 2 + len(payload["models"])
+    assert {row.count("|") for row in rows} == {5}
+
+
 def test_an_unknown_name_is_told_with_the_known_ones(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Path(arguments[1]).write_text(README.replace("small", "smell"))
     assert render.main(arguments) == 2
@@ -81,8 +90,8 @@ def test_an_unknown_name_is_told_with_the_known_ones(arguments: list[str], capsy
     ],
 )
 def test_markers_come_in_pairs(text: str, payload: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"README line 1: .* is not one of a begin and end pair"):
-        render.render(text, {"small": parse(json.dumps(payload))})
+    with pytest.raises(UserError, match=r"README.md line 1: .* is not one of a begin and end pair"):
+        render.render(text, {"small": markdown_results(parse(json.dumps(payload)))})
 
 
 def test_a_damaged_record_is_a_mistake_and_changes_nothing(

@@ -54,14 +54,15 @@ def test_a_stage_is_current_only_with_its_key_and_whole_files(tmp_path: Path, ti
         stages.read_stage(tmp_path / "s")
 
 
-def test_the_key_changes_with_any_input() -> None:
-    base = stages.stage_key("s", a=1, b={"c": 2})
-    assert base == stages.stage_key("s", b={"c": 2}, a=1)
-    assert len({base, stages.stage_key("s", a=2, b={"c": 2}), stages.stage_key("t", a=1, b={"c": 2})}) == 3
-
-
-def test_how_often_a_run_is_logged_is_not_part_of_its_key() -> None:
-    assert stages.training_settings({"steps": 3, "log_every": 1, "threads": 2}) == {"steps": 3}
+def test_the_key_changes_with_the_stage_with_any_input_and_with_the_recipe(tiny_recipe) -> None:
+    key = stages.stage_key("student", tiny_recipe, {"a": 1, "b": {"c": 2}})
+    assert key == stages.stage_key("student", tiny_recipe, {"b": {"c": 2}, "a": 1})
+    others = {
+        stages.stage_key("student", tiny_recipe, {"a": 2, "b": {"c": 2}}),
+        stages.stage_key("teacher", tiny_recipe, {"a": 1, "b": {"c": 2}}),
+        stages.stage_key("student", tiny_recipe.model_copy(update={"seed": 4}), {"a": 1, "b": {"c": 2}}),
+    }
+    assert len({key, *others}) == 4
 
 
 def test_an_unwritable_run_folder_is_named_with_the_way_out(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`dashdeploy adopt`: a checkpoint of the paper's own code as a teacher folder."""
+"""`dashdeploy adopt`: make a teacher folder from a checkpoint of the paper's code."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ import typer
 
 
 class Weights(StrEnum):
-    """Which of a checkpoint's weights."""
+    """Which weights of a checkpoint to take."""
 
     ema = "ema"
     model = "model"
 
 
 def adopt(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Its file, ckpt_epoch_*.pth.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the teacher; a new folder.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint's file, ckpt_epoch_*.pth.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The teacher's folder, a new one.")],
     *,
-    image_size: Annotated[int, typer.Option(help="Side of the images that it was trained on.", min=1)] = 32,
-    weights: Annotated[Weights, typer.Option(help="The averaged weights, or those of the last step.")] = Weights.ema,
+    image_size: Annotated[
+        int, typer.Option(help="Side of the images that the network was trained on, in pixels.", min=1)
+    ] = 32,
+    weights: Annotated[
+        Weights, typer.Option(help="Take the averaged weights, or those of the last step.")
+    ] = Weights.ema,
 ) -> None:
-    """Write a checkpoint of the paper's own code (arXiv:2606.00798) as a teacher in diffusers format, with its λ.
+    """Convert a checkpoint of the paper's code (arXiv:2606.00798) to a teacher in diffusers format, with its λ.
 
-    A recipe then takes it by teacher.path; distill.timestep_weights.kind published or tirt takes λ from it.
+    A recipe names it in teacher.path. With distill.timestep_weights.kind published or tirt the student uses its λ.
     """
     from dashdeploy.cli.job import warn
     from dashdeploy.training.adopt import adopt as adopt_checkpoint
 
-    made = adopt_checkpoint(checkpoint, folder, image_size=image_size, weights=weights.value)
+    teacher = adopt_checkpoint(checkpoint, folder, image_size=image_size, weights=weights.value)
     warn(
-        f"{made.parameters:,} parameters, {made.num_classes} classes, "
-        + ("λ beside it" if made.has_lambda else "no λ: the checkpoint holds none")
+        f"{teacher.parameters:,} parameters, {teacher.num_classes} classes, "
+        + ("with λ" if teacher.has_lambda else "without λ: the checkpoint has none")
     )
-    print(made.folder)
+    print(teacher.folder)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dashdeploy import __version__
-from dashdeploy.cli import adopt, bench, compare, distill, doctor, export, exporters, recipes, run, sample, teach
+from dashdeploy.cli import adopt, bench, compare, diff, distill, doctor, export, exporters, recipes, run, sample, teach
 from dashdeploy.errors import Interrupted, UserError
 
 # In the order of the work. Another command: import its module above and add one line here.
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "distill": distill.distill,
     "export": export.export,
     "bench": bench.bench,
+    "diff": diff.diff,
     "compare": compare.compare,
     "sample": sample.sample,
     "adopt": adopt.adopt,

@@ -11,60 +11,56 @@ from dashdeploy.cli.options import DEFAULT_RUN_DIR, AsJson, Fresh, RunDir
 
 def compare(
     comparison: Annotated[
-        str, typer.Argument(metavar="COMPARISON", help="A name, as in ablation-digits, or a YAML file with variants.")
+        str, typer.Argument(metavar="COMPARISON", help="A name, such as ablation-digits, or a YAML file with variants.")
     ],
     *,
     run_dir: RunDir = DEFAULT_RUN_DIR,
     shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Take every N-th run beginning with the I-th (from 1).")
+        str, typer.Option(metavar="I/N", help="Carry out every N-th run, starting with the I-th (from 1).")
     ] = "1/1",
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="CPU threads of every run; without it as the recipe says."),
+        typer.Option(metavar="N", min=1, help="CPU threads of every run. Default: as the recipe says."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order; do nothing.")] = False,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train and measure every variant at every seed with one budget; finished runs are not made again.
+    """Train and measure every variant of a recipe at every seed. Finished runs are not made again.
 
-    All have one teacher, unless variants change how it is taught (teach.…, with teacher.path: null).
+    All variants share one teacher, unless they change its training (teach.…, with teacher.path: null).
 
-    Writes compare.json, compare.md, fid.svg and gap.svg. To spread runs over devices or machines, give each a shard; to
-    spread each run's batches, start this by `accelerate launch`.
+    Writes compare.json, compare.md, fid.svg and gap.svg. To spread the runs over devices, give each a shard. To spread
+    the batches of each run, start this command by `accelerate launch`.
     """
     from dashdeploy import locate
     from dashdeploy.recipe.comparison import load_comparison
 
-    found = load_comparison(comparison)
+    variants = load_comparison(comparison)
     part = parse_shard(shard)
     from dashdeploy.compare.compare import compare as carry_out
-    from dashdeploy.compare.compare import jobs, plans
+    from dashdeploy.compare.compare import designs, jobs
 
-    base = locate.find("recipes", found.recipe).parent
+    base = locate.find("recipes", variants.recipe).parent
     if dry_run:
-        students = plans(found, run_dir / found.name, base=base)
-        for variant, seed in jobs(found):
-            print(f"{variant}  seed {seed}{students[variant]}")
+        students = designs(variants, run_dir / variants.name, base=base)
+        for variant, seed in jobs(variants):
+            print(f"{variant}  seed {seed}: {students[variant]}")
         return
     import json
 
-    from rich.console import Console
-
-    from dashdeploy.bench.report.table import to_rich
     from dashdeploy.cli.job import warn
     from dashdeploy.compare.tables import all_of
+    from dashdeploy.report.table import print_tables
 
-    summary = carry_out(found, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
+    summary = carry_out(variants, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
     if summary is None:
         return
     if as_json:
         print(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False))
         return
-    console = Console(width=200, highlight=False)
-    for table in all_of(summary):
-        console.print(to_rich(table))
-    print(run_dir / found.name / "compare.md")
+    print_tables(all_of(summary))
+    print(run_dir / variants.name / "compare.md")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -17,11 +17,11 @@ def distill(
 
     On several devices: accelerate launch -m dashdeploy distill RECIPE
     """
-    from dashdeploy.cli.job import open_job, print_plan
+    from dashdeploy.cli.job import open_job, print_dry_run
 
     job = open_job(recipe, overrides, run_dir)
     if dry_run:
-        return print_plan(job)
+        return print_dry_run(job)
     from dashdeploy.training.distill import distill as distill_stage
 
     stage = distill_stage(job.recipe, job.make_folder(), base=job.base, fresh=fresh)

@@ -1,4 +1,4 @@
-"""`dashdeploy doctor`: what works on this machine, what does not, why, and the command that puts it right."""
+"""`dashdeploy doctor`: what works on this machine, what does not, why, and the command that repairs it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red", "info": "dim
 def doctor(*, as_json: AsJson = False) -> None:
     """Check Python, torch, ONNX Runtime and its providers, OpenVINO, both TensorRT flavours, driver and GPU.
 
-    Each part is tried in a process of its own, so that a library that crashes is a row here. Exit code 1 if an
-    installed part is broken, or no runtime for artifacts works; an optional part that is missing is no failure.
+    Each part is tried in a separate process, so that a library that crashes is a row of the table. Exit code 1 if an
+    installed part is broken, or if no runtime for artifacts works. A missing optional part is no failure.
     """
     import json
 
@@ -22,21 +22,23 @@ def doctor(*, as_json: AsJson = False) -> None:
     from rich.text import Text
 
     from dashdeploy.doctor.examine import backends, examine, healthy
+    from dashdeploy.doctor.probes import PROBES
 
-    findings = examine()
+    rows = examine()
     if as_json:
-        print(json.dumps([{"probe": name, **found.as_dict()} for name, found in findings.items()], indent=2))
+        named = [{"probe": name, "name": PROBES[name].title, **row._asdict()} for name, row in rows.items()]
+        print(json.dumps(named, indent=2))
     else:
         table = Table(box=None, pad_edge=False)
         for heading in ("", "Part", "Version", "Detail", "What to do"):
             table.add_column(heading, overflow="fold")
-        for found in findings.values():
-            status = Text(found.status, style=STYLES[found.status])
-            table.add_row(status, Text(found.name), Text(found.version), Text(found.detail), Text(found.fix))
+        for name, row in rows.items():
+            cells = (PROBES[name].title, row.version, row.detail, row.fix)
+            table.add_row(Text(row.status, style=STYLES[row.status]), *map(Text, cells))
         console = Console(width=max(Console().width, 120))
         console.print(table)
-        where = backends(findings)
+        where = backends(rows)
         print(f"\nexports for: {', '.join(where['export']) or 'nothing'}")
         print(f"runs here:   {', '.join(where['run']) or 'nothing'}")
-    if not healthy(findings):
+    if not healthy(rows):
         raise typer.Exit(1)

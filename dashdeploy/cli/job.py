@@ -1,4 +1,4 @@
-"""What the stage commands share: the recipe, its run folder, and the dry run."""
+"""The parts that the stage commands share: the recipe, its run folder, and the dry run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe to be worked on: where it came from (base: its folder) and where its results go."""
+    """A recipe to carry out.
+
+    Attributes:
+        base: the folder of the recipe's file.
+        run_dir: the folder of run folders; this recipe's is run_dir/<name>.
+    """
 
     recipe: Recipe
     base: Path
@@ -32,14 +37,14 @@ class Job:
 
 
 def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job:
-    """Load the recipe that a command was given."""
+    """Load the recipe that a command names, with its --set overrides."""
     from dashdeploy import locate
     from dashdeploy.recipe.load import load_recipe
 
     return Job(load_recipe(recipe, overrides=overrides), locate.find("recipes", recipe).parent, run_dir)
 
 
-def print_plan(job: Job) -> None:
+def print_dry_run(job: Job) -> None:
     """The resolved recipe on stdout, then, as comments, what would run."""
     from dashdeploy.pipeline import describe
     from dashdeploy.recipe.load import resolved_yaml
@@ -51,5 +56,5 @@ def print_plan(job: Job) -> None:
 
 
 def warn(text: str) -> None:
-    """A line on stderr, as it is."""
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)

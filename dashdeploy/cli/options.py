@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, so that they read and behave the same in all of them.
+"""Arguments and options that several commands share, so that they are the same in all of them.
 
 def distill(recipe: RecipeArgument = DEFAULT_RECIPE, *, overrides: Overrides = None, dry_run: DryRun = False)
 """
@@ -14,17 +14,17 @@ DEFAULT_RECIPE = "digits"
 DEFAULT_RUN_DIR = Path("runs")
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Recipe: a name from `dashdeploy recipes ls`, or a YAML file.")
+    str, typer.Argument(metavar="RECIPE", help="A name that `dashdeploy recipes ls` lists, or a YAML file.")
 ]
 Overrides = Annotated[  # None: nothing overridden
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one recipe key, as in distill.steps=200. Repeatable."),
 ]
 RunDir = Annotated[
-    Path, typer.Option("--run-dir", metavar="DIR", help="Folder of the run folders; this run's is DIR/<recipe name>.")
+    Path, typer.Option("--run-dir", metavar="DIR", help="Where runs are kept; this one goes into DIR/<recipe name>.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved recipe and what would be done, and do nothing.")
+    bool, typer.Option("--dry-run", help="Print the resolved recipe and what would be done; do nothing.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do the work again even if a finished result is there.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do the work again even if there is a finished result.")]

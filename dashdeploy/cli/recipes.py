@@ -1,13 +1,13 @@
 """`dashdeploy recipes`: list, copy and check recipes, and print their JSON Schema.
 
-Export targets are YAML files too, and get the same four commands from `files_app`.
+Export targets are YAML files too, and `files_app` makes the same four commands for them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,10 +33,10 @@ _Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is 
 def files_app(
     kind: locate.Kind, *, noun: str, check: Callable[[str], None], schema_of: Callable[[], TypeAdapter] | None
 ) -> typer.Typer:
-    """The commands `ls`, `cp`, `validate` and `schema` of one kind of YAML file.
+    """The commands `ls`, `cp`, `validate` and `schema` for one kind of YAML file.
 
     Args:
-        noun: what one file is called in help texts, in singular.
+        noun: what help texts call one file, in the singular.
         check: reads and validates one file by its name or path; raises UserError.
         schema_of: returns the files' schema; called only where it is needed, because importing it takes time. None:
             the caller adds a `schema` command itself.
@@ -49,7 +49,7 @@ def files_app(
 
     @app.command("cp", help=f"Copy one of the {noun}s, to edit it.")
     def cp(name: _Name, destination: _Destination = None, *, force: _Force = False) -> None:
-        print(_copy(locate.find(kind, name), destination or Path(), force=force))
+        print(_copy(kind, locate.find(kind, name), destination or Path(), force=force))
 
     @app.command("validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any.")
     def validate(names: _Names) -> None:
@@ -67,7 +67,7 @@ def files_app(
 def schema_help(noun: str) -> str:
     """The help text of a `schema` command."""
     return (
-        f"Print the JSON Schema of {noun}s, with which editors check and complete them.\n\n"
+        f"Print the JSON Schema of {noun}s. Editors use it to check and complete them.\n\n"
         f"Save it and name it in a file's first line: # yaml-language-server: $schema={noun.split()[-1]}.schema.json"
     )
 
@@ -95,7 +95,7 @@ def _list(kind: locate.Kind, *, as_json: bool) -> None:
 
 
 def _head_comment(path: Path) -> list[str]:
-    """The first two lines of the comment that a file begins with; a recipe's command and its measured result."""
+    """The first two lines of the comment at a file's head: of a recipe its command and its measured result."""
     comment: list[str] = []
     with path.open(encoding="utf-8") as file:
         for line in file:
@@ -107,7 +107,7 @@ def _head_comment(path: Path) -> list[str]:
     return comment
 
 
-def _copy(source: Path, target: Path, *, force: bool) -> Path:
+def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path:
     """Copy a file to a file or into a folder; returns the file that was written."""
     if target.is_dir():
         target = target / source.name
@@ -115,15 +115,36 @@ def _copy(source: Path, target: Path, *, force: bool) -> Path:
         raise UserError(f"{target} exists. Give another name, or --force to overwrite it.")
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist. Create it first, or give another one.")
+    content = _with_its_base(kind, source, target.parent)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        shutil.copyfile(source, unfinished)
+        unfinished.write_bytes(content)
         unfinished.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return target
+
+
+def _with_its_base(kind: locate.Kind, source: Path, folder: Path) -> bytes:
+    """A file's content for another folder: a path in `extends`, or in a comparison's `recipe`, keeps its meaning."""
+    import yaml
+
+    content = source.read_bytes()
+    try:
+        values = yaml.safe_load(content)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return content  # copied as it is: `validate` says what is wrong with it
+    key = next((key for key in ("extends", "recipe") if isinstance(values, dict) and key in values), None)
+    if key is None or not isinstance(values[key], str) or not locate.is_path(values[key]):
+        return content
+    base = locate.find(kind, values[key], folder=source.parent)
+    line = f"{key}: {json.dumps(os.path.relpath(base, folder), ensure_ascii=False)}"
+    moved, replaced = re.subn(rf"^{key}:.*$", lambda _: line, content.decode(), count=1, flags=re.MULTILINE)
+    if not replaced:
+        raise UserError(f"{source}: write `{key}` on a line of its own to copy it to another folder")
+    return moved.encode()
 
 
 def _validate(names: list[str], check: Callable[[str], None]) -> None:

@@ -13,12 +13,12 @@ def run(
     dry_run: DryRun = False,
     fresh: Fresh = False,
 ) -> None:
-    """Do it all: teach (unless there is a teacher), distill, export, bench. Finished stages are not run again."""
-    from dashdeploy.cli.job import open_job, print_plan, warn
+    """Teach (unless there is a teacher), distill, export, bench. Stages that are up to date are not run again."""
+    from dashdeploy.cli.job import open_job, print_dry_run, warn
 
     job = open_job(recipe, overrides, run_dir)
     if dry_run:
-        return print_plan(job)
+        return print_dry_run(job)
     from dashdeploy.bench.report.show import show
     from dashdeploy.pipeline import run_all
 

@@ -14,11 +14,11 @@ def teach(
     fresh: Fresh = False,
 ) -> None:
     """Train the recipe's teacher into its run folder; `distill` takes it from there."""
-    from dashdeploy.cli.job import open_job, print_plan
+    from dashdeploy.cli.job import open_job, print_dry_run
 
     job = open_job(recipe, overrides, run_dir)
     if dry_run:
-        return print_plan(job)
+        return print_dry_run(job)
     from dashdeploy.training.teach import teach as teach_stage
 
     stage = teach_stage(job.recipe, job.make_folder(), fresh=fresh)

@@ -1,7 +1,7 @@
-"""Carry out a comparison: every variant at every seed, each trained and measured as any run, then one summary.
+"""Carry out a comparison: train and measure every variant at every seed as any other run, then write one summary.
 
-Finished runs are not made again, so that a comparison resumes where it stopped. A teacher is trained or opened once for
-all variants that mean the same; its samples and banks of outputs are kept beside the variants and used by all of them.
+Finished runs are not made again, so that a comparison resumes where it stopped. Variants of the same teacher share it,
+its samples and its banks of outputs, which are kept beside the variants.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.teachers import choose
-from dashdeploy.training.distill import plan_student
+from dashdeploy.training.student import describe_student
 
 BANKS = ".banks"
 WEIGHTS = "timestep_weight_by_decile"
@@ -31,28 +31,28 @@ QUICK: dict[str, Any] = {
     "bench.quality.bootstrap": 0,
     "bench.latency.batch_sizes": [],
 }
-"""A comparison is of quality, spread over seeds: latencies, and intervals within one run, are not looked at."""
+"""A comparison measures quality and its spread over seeds: no latencies, and no confidence intervals within one run."""
 
 
 def jobs(comparison: Comparison) -> list[tuple[str, int]]:
-    """Every (variant, seed), all variants of a seed together: what is stopped early is still fair."""
+    """Every (variant, seed), seed by seed, so that a comparison that stops early still compares."""
     return [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
 
 
-def plans(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
-    """What is known of each variant's student before anything runs; nothing is written.
+def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
+    """Variant -> one line on its student; nothing is run or written.
 
     Raises:
         UserError: a variant's teacher is not there, or its student cannot be made.
     """
-    found = {}
+    students = {}
     for variant in comparison.variants:
         recipe = recipe_of(comparison, variant, comparison.seeds[0])
         try:
-            found[variant] = plan_student(recipe, choose.find(recipe, root / variant, base=base))
+            students[variant] = describe_student(recipe, choose.find(recipe, root / variant, base=base))
         except UserError as error:
             raise UserError(f"variant {variant}: {error}") from None
-    return found
+    return students
 
 
 def compare(
@@ -65,21 +65,22 @@ def compare(
     fresh: bool = False,
     say: Callable[[str], None],
 ) -> Summary | None:
-    """Run what is missing of this shard, and write the summary once all shards' runs are there.
+    """Carry out the runs of this shard that are missing, and write the summary once the runs of all shards are there.
 
     Args:
-        base: the folder of the recipe file, which a relative teacher.path is looked for in.
-        shard: (i, n): take every n-th job beginning with the i-th. Shards may run on other devices or machines that
-            share run_dir.
+        base: the folder of the recipe's file, where a relative teacher.path is looked for.
+        shard: (i, n): every n-th run, starting with the i-th (from 0). Shards may run on several machines that share
+            run_dir.
         threads: CPU threads of training and measuring. None: as the recipe says.
+        say: called with a line of progress.
 
     Returns:
         the summary; None: other shards have not finished.
 
     Raises:
-        UserError: as by `plans`, before anything is made.
+        UserError: as by `designs`, before anything is made.
     """
-    plans(comparison, run_dir / comparison.name, base=base)
+    designs(comparison, run_dir / comparison.name, base=base)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
@@ -91,16 +92,16 @@ def compare(
         _share_samples(root, folder)
         run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=lambda text: None)
     runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
-    if missing := [f"{variant} seed {seed}" for (variant, seed), found in runs.items() if found is None]:
+    if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
         say(f"not finished by other shards: {', '.join(missing)}")
         return None
-    summary = summarise(comparison, {job: found for job, found in runs.items() if found is not None})
+    summary = summarise(comparison, {job: run for job, run in runs.items() if run is not None})
     write(root, comparison, summary)
     return summary
 
 
 def write(root: Path, comparison: Comparison, summary: Summary) -> None:
-    """compare.json, compare.md and the plots."""
+    """Write compare.json, compare.md and the plots."""
     content = {
         "comparison": comparison.model_dump(mode="json"),
         **summary.as_dict(),
@@ -114,15 +115,15 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
 
 
 def _share_samples(root: Path, folder: Path) -> None:
-    """One cache of images for all runs: the teacher's are made once."""
-    common, own = root / f".{samples.FOLDER}", folder / f".{samples.FOLDER}"
+    """Give all runs one cache of images, so that the teacher's are made once."""
+    common, link = root / f".{samples.FOLDER}", folder / f".{samples.FOLDER}"
     common.mkdir(exist_ok=True)
-    if not own.exists():
-        own.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
+    if not link.exists():
+        link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
 
 
 def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[str, Any]:
-    """The change of the recipe by which all of a run takes so many CPU threads."""
+    """The changes of the recipe that set the CPU threads of all parts of a run."""
     if threads is None:
         return {}
     teaches = recipe_of(comparison, variant, comparison.seeds[0]).teach is not None
@@ -136,7 +137,7 @@ def _finished(folder: Path) -> Run | None:
         return None
     student = stages.read_manifest(folder / "student")
     teacher = Path(student["figures"]["teacher"])
-    # A ready teacher may come without a manifest, and another machine's may lie elsewhere.
+    # A ready teacher may have no manifest, and another machine may have it in another folder.
     taught = stages.read_manifest(teacher)["figures"] if (teacher / stages.MANIFEST).is_file() else {}
     return Run(
         record=json.loads(path.read_text(encoding="utf-8")),

@@ -1,19 +1,19 @@
-"""What a comparison's runs add up to: means over seeds with their range, and the share of each term."""
+"""The summary of a comparison's runs: means over seeds with their range, and the share of each term."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from dashdeploy.recipe.comparison import Comparison
 from dashdeploy.training.timestep_weights import starved
 
 Record = Mapping[str, Any]
-SPREADS = ("fid", "kid", "fid_to_teacher", "accuracy", "gap", "gap_by_t")
-"""Of a row, what is a spread by name."""
 GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
 
 
@@ -21,7 +21,7 @@ GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
 class Run:
     """One finished run: its benchmark record, the teacher's SHA-256, and both timestep weights by decile of t.
 
-    Empty weights: not known, as of a ready teacher that no manifest came with.
+    Empty weights: not known, as of a ready teacher without a manifest.
     """
 
     record: Record
@@ -45,12 +45,23 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One variant, or a teacher. gap and gap_by_t are against the variant's own teacher.
+class GapBin:
+    """Relative error of the guidance gap over t_low ≤ t < t_high."""
 
-    fid, kid, fid_to_teacher (to the images of its teacher) and accuracy (a share) are by guidance as tables name it.
+    t_low: int
+    t_high: int
+    relative_error: Spread
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant, or a teacher.
 
     Attributes:
+        fid, kid, fid_to_teacher, accuracy: by the guidance's label; fid_to_teacher is to its teacher's images, accuracy
+            a share.
+        gap: figures of the guidance gap against its teacher, over all t; empty for a teacher.
+        gap_by_t: the same in ranges of t.
         teacher: the row that holds the variant's teacher; None: this is a teacher.
         weight_by_decile: share of the loss's timestep weight in each tenth of t from clean to noise, as trained with.
         starved: the deciles (0 = cleanest) that hold less than 1 % of it.
@@ -63,7 +74,7 @@ class Row:
     fid_to_teacher: dict[str, Spread]
     accuracy: dict[str, Spread]
     gap: dict[str, Spread]
-    gap_by_t: dict[str, Spread]  # relative error by range of t, as in 0–99
+    gap_by_t: tuple[GapBin, ...]
     parameters: int
     images_seen: int
     teacher: str | None
@@ -73,15 +84,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         rows: each teacher, then every variant.
+        scales: the guidance's label -> w; None: guidance that changes over t.
         shares: term -> guidance -> share of the gain that is lost without it.
         closed: variant -> guidance -> share of the FID distance to the teacher that it closes.
     """
 
     rows: list[Row]
+    scales: dict[str, float | None]
     shares: dict[str, dict[str, Spread]]
     closed: dict[str, dict[str, Spread]]
     seeds: tuple[int, ...]
@@ -101,8 +114,7 @@ class Summary:
 
 def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Summary:
     """One summary of the runs of every (variant, seed)."""
-    records = {job: found.record for job, found in runs.items()}
-    first = records[next(iter(comparison.variants)), comparison.seeds[0]]
+    records = {job: run.record for job, run in runs.items()}
     users: dict[str, list[str]] = {}  # teacher's SHA-256 -> the variants that have it
     for name in comparison.variants:
         users.setdefault(runs[name, comparison.seeds[0]].teacher, []).append(name)
@@ -112,28 +124,26 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
         name = "teacher" if len(users) == 1 else f"teacher:{names[0]}"
         teachers.append(_teacher_row(name, title, [runs[n, seed] for n in names for seed in comparison.seeds]))
     for name, variant in comparison.variants.items():
-        found = [runs[name, seed] for seed in comparison.seeds]
-        place = list(users).index(found[0].teacher)
-        students.append(_row(name, variant.label, found, teacher=teachers[place].name))
-    shares = _shares(comparison, records) if comparison.shares else {}
-    closed = _closed(comparison, records) if comparison.closes else {}
-    return Summary([*teachers, *students], shares, closed, comparison.seeds, first["quality"]["features"]["name"])
+        of_seeds = [runs[name, seed] for seed in comparison.seeds]
+        place = list(users).index(of_seeds[0].teacher)
+        students.append(_row(name, variant.label, of_seeds, teacher=teachers[place].name))
+    return Summary(
+        rows=[*teachers, *students],
+        scales={row["guidance"]: row["w"] for record in records.values() for row in record["quality"]["rows"]},
+        shares=_shares(comparison, records) if comparison.shares else {},
+        closed=_closed(comparison, records) if comparison.closes else {},
+        seeds=comparison.seeds,
+        features=next(iter(records.values()))["quality"]["features"]["name"],
+    )
 
 
 def parse(content: Mapping[str, Any]) -> Summary:
-    """The summary in a compare.json."""
+    """The summary in a compare.json.
 
-    def spreads(found: Mapping[str, Any]) -> dict[str, Spread]:
-        return {name: Spread(**value) for name, value in found.items()}
-
-    def row(found: Mapping[str, Any]) -> Row:
-        measured = {name: spreads(found[name]) for name in SPREADS}
-        lists = {name: tuple(found[name]) for name in ("weight_by_decile", "starved")}
-        return Row(**{**found, **measured, **lists})
-
-    rows = [row(found) for found in content["rows"]]
-    shares, closed = ({name: spreads(found) for name, found in content[key].items()} for key in ("shares", "closed"))
-    return Summary(rows, shares, closed, tuple(content["seeds"]), content["features"])
+    Raises:
+        pydantic.ValidationError: a part of it is missing or of a wrong type.
+    """
+    return TypeAdapter(Summary).validate_python({field.name: content.get(field.name) for field in fields(Summary)})
 
 
 def fids(record: Record, model: str = "student") -> dict[str, float]:
@@ -147,48 +157,52 @@ def _quality(record: Record, model: str) -> dict[str, Any]:
 
 def _measured(records: list[Record], model: str) -> dict[str, dict[str, Spread]]:
     """Distances and, where a classifier gives the features, accuracy: by guidance, over the records that have it."""
-    found: dict[str, dict[str, list[float]]] = {"fid": {}, "kid": {}, "fid_to_teacher": {}, "accuracy": {}}
+    by_figure: dict[str, dict[str, list[float]]] = {"fid": {}, "kid": {}, "fid_to_teacher": {}, "accuracy": {}}
     for record in records:
         for scale, row in _quality(record, model).items():
-            for name, values in found.items():
+            for name, by_scale in by_figure.items():
                 value = row[name]["value"] if isinstance(row[name], Mapping) else row[name]
                 if value is not None:
-                    values.setdefault(scale, []).append(value)
-    return {name: {scale: Spread.of(values) for scale, values in of.items()} for name, of in found.items()}
+                    by_scale.setdefault(scale, []).append(value)
+    return {name: {scale: Spread.of(values) for scale, values in of.items()} for name, of in by_figure.items()}
 
 
 def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
-    found = [one.record for one in runs]
-    fidelity = [record["fidelity"]["rows"][0] for record in found]
-    bins = [{f"{b['t_low']}–{b['t_high'] - 1}": b["relative_error"] for b in one["bins"]} for one in fidelity]
+    records = [run.record for run in runs]
+    fidelity = [record["fidelity"]["rows"][0] for record in records]
     weights = runs[0].weights
     return Row(
         name=name,
         label=label,
-        **_measured(found, "student"),
+        **_measured(records, "student"),
         gap={metric: Spread.of([one["overall"][metric] for one in fidelity]) for metric in GAPS},
-        gap_by_t={span: Spread.of([one[span] for one in bins]) for span in bins[0]},
-        parameters=found[0]["models"]["student"]["parameters"],
-        images_seen=found[0]["images_seen"],
+        gap_by_t=tuple(map(_gap_bin, zip(*(one["bins"] for one in fidelity), strict=True))),
+        parameters=records[0]["models"]["student"]["parameters"],
+        images_seen=records[0]["images_seen"],
         teacher=teacher,
         weight_by_decile=tuple(weights),
         starved=tuple(starved(weights)),
     )
 
 
+def _gap_bin(bins: Sequence[Mapping[str, Any]]) -> GapBin:
+    """One range of t over all seeds."""
+    return GapBin(bins[0]["t_low"], bins[0]["t_high"], Spread.of([one["relative_error"] for one in bins]))
+
+
 def _teacher_row(name: str, label: str, runs: list[Run]) -> Row:
-    found = runs[0]
+    first = runs[0]
     return Row(
         name=name,
         label=label,
-        **_measured([one.record for one in runs], "teacher"),
+        **_measured([run.record for run in runs], "teacher"),
         gap={},
-        gap_by_t={},
-        parameters=found.record["models"]["teacher"]["parameters"],
+        gap_by_t=(),
+        parameters=first.record["models"]["teacher"]["parameters"],
         images_seen=0,
         teacher=None,
-        weight_by_decile=tuple(found.teacher_weights),
-        starved=tuple(starved(found.teacher_weights)),
+        weight_by_decile=tuple(first.teacher_weights),
+        starved=tuple(starved(first.teacher_weights)),
     )
 
 
@@ -199,7 +213,7 @@ def _shares(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -
     """
     asked = comparison.shares
     assert asked is not None
-    found: dict[str, dict[str, Spread]] = {}
+    shares: dict[str, dict[str, Spread]] = {}
     for term, without in asked.without.items():
         values: dict[str, list[float]] = {}
         for seed in comparison.seeds:
@@ -207,8 +221,8 @@ def _shares(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -
             for scale in (s for s in full if s in base and s in less):
                 gain = base[scale] - full[scale]
                 values.setdefault(scale, []).append((less[scale] - full[scale]) / gain if gain > 0 else float("nan"))
-        found[term] = _known(values)
-    return found
+        shares[term] = _known(values)
+    return shares
 
 
 def _closed(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -> dict[str, dict[str, Spread]]:
@@ -218,20 +232,20 @@ def _closed(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -
     """
     leaves = comparison.closes
     assert leaves is not None
-    found: dict[str, dict[str, Spread]] = {}
+    closed: dict[str, dict[str, Spread]] = {}
     for variant in (name for name in comparison.variants if name != leaves):
         values: dict[str, list[float]] = {}
         for seed in comparison.seeds:
-            left, own = fids(records[leaves, seed]), fids(records[variant, seed])
+            left, reached = fids(records[leaves, seed]), fids(records[variant, seed])
             teacher = fids(records[leaves, seed], "teacher")
-            for scale in (s for s in left if s in own and s in teacher):
+            for scale in (s for s in left if s in reached and s in teacher):
                 distance = left[scale] - teacher[scale]
-                share = (left[scale] - own[scale]) / distance if distance > 0 else float("nan")
+                share = (left[scale] - reached[scale]) / distance if distance > 0 else float("nan")
                 values.setdefault(scale, []).append(share)
-        found[variant] = _known(values)
-    return found
+        closed[variant] = _known(values)
+    return closed
 
 
 def _known(values: Mapping[str, list[float]]) -> dict[str, Spread]:
     """Spreads over the seeds where none of them is NaN."""
-    return {scale: Spread.of(found) for scale, found in values.items() if not any(map(math.isnan, found))}
+    return {scale: Spread.of(shares) for scale, shares in values.items() if not any(map(math.isnan, shares))}

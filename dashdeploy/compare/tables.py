@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dashdeploy.bench.report.cells import MISSING, percent, significant
-from dashdeploy.bench.report.table import Table, to_markdown
 from dashdeploy.compare.summary import Row, Spread, Summary
+from dashdeploy.report.cells import MISSING, percent, significant
+from dashdeploy.report.table import Table, plain, to_markdown
 
 GAP_HEADINGS = {"relative_error": "Gap error", "energy_cosine": "Cosine", "rho": "ρ"}
 UNIFORM_WITHIN = 1e-3
@@ -21,10 +21,10 @@ def quality(summary: Summary) -> Table:
     rows = []
     for row in summary.rows:
         gaps = [row.gap.get(name) for name in GAP_HEADINGS]
-        own = [labels.get(row.teacher or "", MISSING)] if several else []
-        rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *own))
+        teacher = [labels.get(row.teacher or "", MISSING)] if several else []
+        rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
     title = f"Mean [smallest, largest] of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "One seed"
-    return _table(f"{title}; the gap is against each student's own teacher" if several else title, headings, rows)
+    return _table(f"{title}; each gap is against the student's teacher" if several else title, headings, rows)
 
 
 def other_quality(summary: Summary) -> Table:
@@ -35,22 +35,22 @@ def other_quality(summary: Summary) -> Table:
     for row in summary.rows:
         accuracies = [cell(_percent(row.accuracy.get(s))) for s in scales]
         rows.append((row.label, *(cell(row.kid.get(s)) for s in scales), *accuracies))
-    return _table("KID, and the share of images that the classifier takes for what they are", headings, rows)
+    return _table("KID, and the share of images that the classifier takes for their class", headings, rows)
 
 
 def to_teacher(summary: Summary) -> Table:
     """A row for each variant: FID to its teacher's images by guidance."""
     scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid_to_teacher))
     rows = [(row.label, *(cell(row.fid_to_teacher.get(s)) for s in scales)) for row in summary.students]
-    return _table("FID to the teacher's own images of the same guidance", ["", *scales], rows)
+    return _table("FID to the teacher's images at the same guidance", ["", *scales], rows)
 
 
 def closed(summary: Summary) -> Table:
     """A row for each other variant: how much of the FID distance to the teacher it closes, in percent."""
     labels = {row.name: row.label for row in summary.rows}
     (left,) = {row.name for row in summary.students} - summary.closed.keys()
-    found = {labels[name]: shares for name, shares in summary.closed.items()}
-    return _shares_by_scale(f"Closed of the FID distance that {labels[left]} leaves to its teacher (%)", found)
+    by_label = {labels[name]: shares for name, shares in summary.closed.items()}
+    return _shares_by_scale(f"Closed of the FID distance that {labels[left]} leaves to its teacher (%)", by_label)
 
 
 def weights(summary: Summary) -> Table:
@@ -69,9 +69,9 @@ def shares(summary: Summary) -> Table:
     return _shares_by_scale("Lost without the term (% of the gain)", summary.shares)
 
 
-def _shares_by_scale(title: str, found: Mapping[str, Mapping[str, Spread]]) -> Table:
-    scales = list(dict.fromkeys(scale for shares in found.values() for scale in shares))
-    rows = [(name, *(cell(_percent(shares.get(s))) for s in scales)) for name, shares in found.items()]
+def _shares_by_scale(title: str, by_name: Mapping[str, Mapping[str, Spread]]) -> Table:
+    scales = list(dict.fromkeys(scale for shares in by_name.values() for scale in shares))
+    rows = [(name, *(cell(_percent(shares.get(s))) for s in scales)) for name, shares in by_name.items()]
     return _table(title, ["", *scales], rows)
 
 
@@ -81,12 +81,12 @@ def _percent(share: Spread | None) -> Spread | None:
 
 def all_of(summary: Summary) -> list[Table]:
     """Every table that the summary has figures for; timestep weights unless all are uniform."""
-    found = [quality(summary), other_quality(summary)]
-    found += [to_teacher(summary)] if any(row.fid_to_teacher for row in summary.students) else []
-    found += [shares(summary)] if summary.shares else []
-    found += [closed(summary)] if summary.closed else []
+    shown = [quality(summary), other_quality(summary)]
+    shown += [to_teacher(summary)] if any(row.fid_to_teacher for row in summary.students) else []
+    shown += [shares(summary)] if summary.shares else []
+    shown += [closed(summary)] if summary.closed else []
     uneven = any(abs(mass - 0.1) > UNIFORM_WITHIN for row in summary.rows for mass in row.weight_by_decile)
-    return [*found, *([weights(summary)] if uneven else [])]
+    return [*shown, *([weights(summary)] if uneven else [])]
 
 
 def markdown(summary: Summary) -> str:
@@ -104,15 +104,15 @@ def size(rows: list[Row]) -> str:
     return f"Students of {parameters:,} parameters, {images:,} images seen. "
 
 
-def cell(found: Spread | None) -> str:
-    """mean [low, high]; of one seed the value alone."""
-    if found is None:
+def cell(spread: Spread | None) -> str:
+    """``mean [low, high]``; of one seed, the value."""
+    if spread is None:
         return MISSING
-    if found.low == found.high:
-        return significant(found.mean)
-    return f"{significant(found.mean)} [{significant(found.low)}, {significant(found.high)}]"
+    if spread.low == spread.high:
+        return significant(spread.mean)
+    return f"{significant(spread.mean)} [{significant(spread.low)}, {significant(spread.high)}]"
 
 
 def _table(title: str, headings: list[str], rows: list[tuple[str, ...]]) -> Table:
-    numeric = tuple(heading not in ("", "Teacher") for heading in headings)
-    return Table(title, tuple(headings), ("",) * len(headings), numeric, tuple(rows))
+    text_columns = [i for i, heading in enumerate(headings) if heading in ("", "Teacher")]
+    return plain(title, headings, rows, text_columns=text_columns)

@@ -1,4 +1,4 @@
-"""The teachers of a comparison: one for all variants that teach with the same settings, trained once and kept."""
+"""The teachers of a comparison: one for all variants with the same `teach` settings, trained once and kept."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from accelerate import PartialState
 
 from dashdeploy import stages
 from dashdeploy.recipe.comparison import Comparison, recipe_of
-from dashdeploy.training.teach import teach
+from dashdeploy.training.teach import key_of, teach
 
 TEACHERS = ".teachers"
 
 
 def teacher_of(comparison: Comparison, variant: str, root: Path, *, more: Mapping[str, Any]) -> dict[str, Any]:
-    """The change of a variant's recipe that gives it its teacher, trained first if it is not there yet.
+    """The change of a variant's recipe that names its teacher, which is trained first if it is not there yet.
 
-    It lies in root/.teachers/<hash of its settings>/teacher and has the comparison's first seed, whatever the
-    student's. Of several shards one trains it, and the others that need it wait. Nothing is changed for a variant that
-    names a ready teacher. `more` is changed in the recipe first.
+    The teacher lies in root/.teachers/<its key>/teacher. Its seed is the comparison's first one, whatever
+    the student's. If several shards need it, one trains it and the others wait. A variant that names a ready teacher
+    needs no change.
+
+    Args:
+        more: changes of the recipe that come before.
     """
     recipe = recipe_of(comparison, variant, comparison.seeds[0], more=more)
     if recipe.teacher.path is not None:
         return {}
-    values = recipe.model_dump(mode="json", include={"data", "noise_schedule", "teach", "seed"})
-    key = stages.digest({**values, "teach": stages.training_settings(values["teach"])})
-    folder = stages.open_run(root / TEACHERS, key[:16])
+    folder = stages.open_run(root / TEACHERS, key_of(recipe)[:16])
     state = PartialState()
     with stages.in_turn(folder / "lock", what="the teacher") if state.is_main_process else nullcontext():
-        # The processes of one launch look for the teacher together, after the lock is theirs.
+        # The processes of one launch look for the teacher together, once their main process has the lock.
         state.wait_for_everyone()
         stage = teach(recipe, folder)
         state.wait_for_everyone()

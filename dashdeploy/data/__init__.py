@@ -1,4 +1,4 @@
-"""Datasets: labelled uint8 images or latents, found by name."""
+"""Datasets: labelled uint8 images or latents, by name."""
 
 from __future__ import annotations
 
@@ -6,28 +6,19 @@ from pathlib import Path
 
 from dashdeploy.data.images import LabelledImages, prepare
 from dashdeploy.lazy import resolve
+from dashdeploy.recipe.datasets import DATASETS
 from dashdeploy.recipe.schema import Data
-
-DATASETS: dict[str, str] = {
-    "digits": "dashdeploy.data.digits:load",
-    "fashion_mnist": "dashdeploy.data.fashion_mnist:load",
-    "cifar10": "dashdeploy.data.cifar:load_cifar10",
-    "cifar100": "dashdeploy.data.cifar:load_cifar100",
-    "image_folder": "dashdeploy.data.image_folder:load",
-    "latents": "dashdeploy.data.latents:load",
-}
 
 
 def load_dataset(config: Data) -> LabelledImages:
-    """Load a registered dataset's training images as the recipe's `data` section asks.
+    """The training images, or latents, that a recipe's `data` section names, cropped and resized as it says.
 
     Raises:
-        UserError: unknown name, missing or damaged files; the message says what to do.
+        UserError: missing or damaged files; the message says what to do.
     """
-    images = resolve("dataset", DATASETS, config.name)(config)
-    images = prepare(images, config)
+    images = prepare(resolve("dataset", DATASETS, config.name, package="dashdeploy.data")(config), config)
     if config.vae is not None:
-        from dashdeploy.data.encode import encoded  # torch and diffusers, which plain images do not need
+        from dashdeploy.data.encode import encoded  # it imports torch and diffusers
 
         return encoded(images, Path(config.vae).expanduser())
     return images

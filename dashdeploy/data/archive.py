@@ -1,4 +1,4 @@
-"""Published tar.gz archives: the checksum is verified first, then named members are read without extraction."""
+"""Published tar.gz archives: the checksum is verified first, then named members are read into memory."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Archive:
 def read_members(path: Path, archive: Archive, max_bytes: Mapping[str, int]) -> dict[str, bytes]:
     """Read members of a verified tar.gz into memory.
 
-    The checksum is taken over the open file that is then read. Nothing is written, and members that
-    are not asked for are passed over, whatever they are.
+    The checksum is taken of the open file that is then read. Nothing is written to disk. Members that are not in
+    `max_bytes` are skipped, whatever they are.
 
     Args:
         path: the archive on disk.
@@ -41,12 +41,12 @@ def read_members(path: Path, archive: Archive, max_bytes: Mapping[str, int]) -> 
         max_bytes: full member name -> the most bytes that it may have.
 
     Returns:
-        member name -> content; a name that the archive lacks is left out.
+        member name -> content; names that the archive lacks are absent.
 
     Raises:
-        UserError: another checksum, a damaged archive, or a member that is no regular file, too large, or there twice.
+        UserError: another checksum, a damaged archive, or a member that is no regular file, too large or in it twice.
     """
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
         with path.open("rb") as stream:
             got = md5_of(stream)
@@ -59,14 +59,14 @@ def read_members(path: Path, archive: Archive, max_bytes: Mapping[str, int]) -> 
             with tarfile.open(fileobj=stream, mode="r:gz") as tar:
                 for member in tar:
                     if member.name in max_bytes:
-                        if member.name in found:
+                        if member.name in contents:
                             raise UserError(f"{path}: {member.name} is in it twice")
-                        found[member.name] = _read(tar, member, path, max_bytes[member.name])
+                        contents[member.name] = _read(tar, member, path, max_bytes[member.name])
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: is not a whole tar.gz archive ({error})") from error
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error})") from error
-    return found
+    return contents
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, max_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Download one published file: resumed after a cut, checksummed, renamed into place only when it is whole."""
+"""Download one published file: resumed after an interruption, checksummed, renamed into place only when it is whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dashdeploy.errors import UserError
 
 _CHUNK_BYTES = 1 << 18
 Report = Callable[[int, int | None], None]
-"""Called with (bytes held, bytes of the whole file or None when the server does not say)."""
+"""Called with (bytes downloaded, bytes of the whole file). None: the server does not say."""
 
 
 def md5_of(stream: BinaryIO) -> str:
@@ -28,17 +28,17 @@ def md5_of(stream: BinaryIO) -> str:
 
 
 def fetch(url: str, target: Path, *, md5: str, attempts: int = 4, timeout_s: float = 30.0, max_mib: int = 1024) -> Path:
-    """Download `url` to `target`, and replace what is there.
+    """Download `url` to `target`, replacing an existing file.
 
-    The bytes gather in `target` + ".part". A part that a cut connection or an interrupted run left is
-    continued by an HTTP Range request; when the server ignores the range, or the file there has another
-    length by now, it starts over. Progress goes to stderr.
+    The bytes are written to `target` + ".part". A part that an interrupted download left is continued by an HTTP Range
+    request. If the server ignores the range, or its file has another length by now, the download starts over. Progress
+    goes to stderr.
 
     Args:
         url: http or https address.
-        target: where the file shall be; its folder is made.
+        target: the file to write; its folder is made.
         md5: published hex MD5 of the whole file.
-        attempts: requests in one call before a connection that is cut again and again is given up.
+        attempts: requests before a connection that keeps breaking is given up.
         timeout_s: longest silence of the server.
         max_mib: a longer file is refused.
 
@@ -46,8 +46,8 @@ def fetch(url: str, target: Path, *, md5: str, attempts: int = 4, timeout_s: flo
         `target`.
 
     Raises:
-        UserError: no network, the server refuses, the connection is cut too often (the part is kept), the
-            file is too long or has another checksum (the part is removed), or it cannot be written.
+        UserError: no network, the server refuses, or the connection breaks too often (the part is kept); the file is
+            too long or has another checksum (the part is removed); or it cannot be written.
     """
     part = target.with_name(target.name + ".part")
     transfer = _Transfer(url, part, target, attempts=attempts, timeout_s=timeout_s, max_bytes=max_mib << 20)
@@ -62,13 +62,13 @@ def fetch(url: str, target: Path, *, md5: str, attempts: int = 4, timeout_s: flo
             part.unlink()
             raise UserError(f"{url}: the download has md5 {got}, expected {md5}; it was removed")
         os.replace(part, target)
-    except OSError as error:  # the network's own are UserErrors by now
+    except OSError as error:  # errors of the network are UserErrors by now
         raise UserError(f"could not write {part} ({error})") from error
     return target
 
 
 class _Transfer:
-    """One file's way from a URL into its part file."""
+    """The transfer of one file from a URL into its part file."""
 
     def __init__(self, url: str, part: Path, target: Path, *, attempts: int, timeout_s: float, max_bytes: int) -> None:
         self.url, self.part, self.target = url, part, target
@@ -76,7 +76,7 @@ class _Transfer:
         self.continued = False
 
     def run(self) -> str:
-        """Fill the part file, over several requests if need be; returns its MD5."""
+        """Fill the part file, by several requests if necessary; returns its MD5."""
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -89,11 +89,11 @@ class _Transfer:
                         return md5_of(stream)
         raise UserError(
             f"{self.url}: {self.attempts} requests did not bring the whole file, {_size(self.part)} bytes are here. "
-            f"Run the same again to resume, or put the file at {self.target} by hand"
+            f"Run the same command again to resume, or put the file at {self.target} yourself"
         )
 
     def _request(self, report: Report) -> bool:
-        """One request for what is missing; True when the part then holds the whole file."""
+        """One request for the missing bytes; True when the part then holds the whole file."""
         held = _size(self.part)
         headers = {"User-Agent": "dashdeploy"} | ({"Range": f"bytes={held}-"} if held else {})
         try:
@@ -104,7 +104,7 @@ class _Transfer:
                     self.continued = True
                     if error.headers.get("Content-Range") == f"bytes */{held}":
                         return True  # the part is the whole file already
-                    self.part.unlink()  # longer than the file there: of another version
+                    self.part.unlink()  # longer than the server's file, so of another version
                     return False
             raise self._unreachable(f"HTTP {error.code} {error.reason}") from error
         except (OSError, HTTPException) as error:
@@ -139,9 +139,7 @@ class _Transfer:
             report(held, total)
 
     def _unreachable(self, reason: object) -> UserError:
-        return UserError(
-            f"could not download {self.url} ({reason}). Get the file some other way and put it at {self.target}"
-        )
+        return UserError(f"could not download {self.url} ({reason}). Put the file at {self.target} yourself")
 
     def _too_long(self) -> UserError:
         self.part.unlink(missing_ok=True)
@@ -149,7 +147,7 @@ class _Transfer:
 
 
 def _extent(response: HTTPResponse) -> tuple[int, int | None]:
-    """(first byte of the body, bytes of the whole file or None); first byte -1 when a range makes no sense."""
+    """(first byte of the body, bytes of the whole file or None); -1 as first byte: the range cannot be read."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match is None:

@@ -1,4 +1,4 @@
-"""Images encoded once by an AutoencoderKL; their latents are kept in the cache folder."""
+"""Images encoded once by a diffusers AutoencoderKL; the latents are kept in the cache folder."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ BATCH = 32
 
 
 def encoded(images: LabelledImages, vae: Path) -> LabelledImages:
-    """The images' latents (N, C, S, S) float32: the encoder's mean, shifted and scaled as diffusers' pipelines do.
+    """The images' latents (N, C, S, S) float32: the encoder's mean, shifted and scaled as by diffusers' pipelines.
 
-    The mean rather than a sample, so that a latent is a function of its image. Those of the same images and autoencoder
-    are read from <cache>/latents/<hash>.npz.
+    It is the mean and not a sample, so that a latent is a function of its image. The latents are kept in
+    <cache>/latents/<hash>.npz, and read from there for the same images and autoencoder.
 
     Raises:
-        UserError: no autoencoder there, or one of other channels than the images'.
+        UserError: the folder holds no autoencoder, or one for images of other channels.
     """
     config = vae / "config.json"
     if not config.is_file():
-        raise UserError(f"data.vae {vae}: no config.json there; expected a folder of a diffusers AutoencoderKL")
+        raise UserError(f"data.vae {vae}: it has no config.json; expected the folder of a diffusers AutoencoderKL")
     weights = sorted(path for path in vae.iterdir() if path.suffix in (".safetensors", ".json"))
     key = stages.digest({"images": images.sha256, "vae": {path.name: stages.file_sha256(path) for path in weights}})
     path = locate.cache_folder() / "latents" / f"{key}.npz"
     if not path.is_file():
-        found = encode(images, _open(vae, channels=images.image_shape[0]))
+        encoding = encode(images, _open(vae, channels=images.image_shape[0]))
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part.npz")
-        np.savez(part, latents=found, labels=images.labels, classes=np.array(images.classes))
+        np.savez(part, latents=encoding, labels=images.labels, classes=np.array(images.classes))
         part.replace(path)
-        print(f"{len(images)} images encoded by {vae}; their latents are kept in {path}", file=sys.stderr)
+        print(f"encoded {len(images)} images by {vae}; the latents are kept in {path}", file=sys.stderr)
     return latents.load(Data(name="latents", path=str(path)))
 
 

@@ -22,15 +22,15 @@ CLASSES = (
 def load(config: Data) -> LabelledImages:
     """Fashion-MNIST's training images (https://github.com/zalandoresearch/fashion-mnist).
 
-    Reads `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`, or the same without `.gz`, in
-    `config.path`, or where Debian's package dataset-fashion-mnist puts them. Clothes look the same
-    mirrored, so horizontal_flip is on.
+    Reads `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`, or the same without `.gz`, from `config.path`
+    or from the folder of Debian's package dataset-fashion-mnist. horizontal_flip is on: a mirrored garment keeps its
+    class.
 
     Returns:
-        images (N, 1, 28, 28) uint8, 0 the background; labels (N,) int64 in 0..9. N is 60 000 for the published files.
+        images (N, 1, 28, 28) uint8, background 0; labels (N,) int64 in 0..9. N is 60 000 for the published files.
 
     Raises:
-        UserError: a file is missing, damaged, of other dimensions, or the two disagree.
+        UserError: a file is missing, damaged or of other dimensions, or the two do not match.
     """
     folder = Path(config.path).expanduser() if config.path is not None else DEBIAN_FOLDER
     images_path, labels_path = _find(folder, IMAGES_FILE), _find(folder, LABELS_FILE)

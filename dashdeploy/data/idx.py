@@ -16,31 +16,31 @@ from dashdeploy.errors import UserError
 
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 1 << 28
-"""The most payload that is read from one file; MNIST's largest relative has 47 MB."""
+"""The most bytes that are read from one file; MNIST's largest relative has 47 MB."""
 _CHUNK_BYTES = 1 << 20
 
 
 def read_idx(path: Path, *, item_shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes; a name that ends in `.gz` is decompressed.
+    """Read an IDX file of unsigned bytes; a file whose name ends in `.gz` is decompressed.
 
-    Memory grows with the bytes that are really there, never with what the header claims.
+    Memory grows with the bytes in the file, never with what its header claims.
 
     Args:
         path: the file.
         item_shape: the shape that every item must have: ``(28, 28)`` for images, ``()`` for labels.
 
     Returns:
-        (N, *item_shape) uint8, N at least 1.
+        (N, *item_shape) uint8, N ≥ 1.
 
     Raises:
-        UserError: the file cannot be read, is no such IDX file, or is shorter or longer than its header says.
+        UserError: the file cannot be read, is no IDX file of such items, or is shorter or longer than its header says.
     """
     try:
         with _open(path) as stream:
             shape = _read_header(stream, path, item_shape)
             payload = _read_payload(stream, math.prod(shape))
     except (EOFError, zlib.error) as error:
-        raise UserError(f"{path}: the gzip data is truncated or damaged ({error}); fetch the file again") from error
+        raise UserError(f"{path}: the gzip data is truncated or damaged ({error}); download the file again") from error
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error})") from error
     expected = math.prod(shape)
@@ -75,7 +75,7 @@ def _read_header(stream: BinaryIO, path: Path, item_shape: tuple[int, ...]) -> t
 
 
 def _read_payload(stream: BinaryIO, expected: int) -> bytes:
-    """Up to `expected` + 1 bytes: the one too many shows that the file is longer than its header says."""
+    """Up to `expected` + 1 bytes: the last one shows that the file is longer than its header says."""
     payload = io.BytesIO()
     while (wanted := expected + 1 - payload.tell()) > 0:
         chunk = stream.read(min(_CHUNK_BYTES, wanted))

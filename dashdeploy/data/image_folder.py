@@ -1,4 +1,4 @@
-"""A folder of images, one subfolder a class: <path>/<class name>/*.{png,jpg,jpeg,webp,bmp}."""
+"""A folder of images, one subfolder for each class: <path>/<class name>/*.{png,jpg,jpeg,webp,bmp}."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "
 def load(config: Data) -> LabelledImages:
     """Read labelled images from the folder `config.path`; classes are its subfolders, sorted by name.
 
-    Images are upright by their EXIF orientation. With data.image_size each is cropped to its central square
-    and resized by Pillow's antialiased bilinear filter; without, all must be squares of one size. They stay
-    grey if every file is 8-bit grey, else all become RGB. Hidden files and other suffixes are skipped,
-    folders inside of a class are not searched. horizontal_flip is off: only the user knows whether it may be on.
+    Images are turned upright by their EXIF orientation. With data.image_size each is cropped to its central square and
+    resized by Pillow's antialiased bilinear filter; without it all must be squares of one size. If all are 8-bit
+    grey, the images have one channel, else three (RGB). Hidden files and other suffixes are skipped; folders in a
+    class are not searched. horizontal_flip is off: only the user knows whether mirrored images keep their class.
 
     Returns:
         images (N, 1 or 3, S, S) uint8, ordered by class and file name; labels (N,) int64.
 
     Raises:
-        UserError: no path, no classes, a class without images, a broken, transparent, 16-bit grey or huge
-            image, or unequal sizes; the message names the file or folder.
+        UserError: no path, no classes, a class without images, unequal sizes, or an image that is broken, transparent,
+            16-bit grey or huge; the message names the file or folder.
     """
     if config.path is None:
-        raise UserError("dataset image_folder: set data.path to a folder with one subfolder of images a class")
+        raise UserError("dataset image_folder: set data.path to a folder with one subfolder of images for each class")
     root = Path(config.path).expanduser()
     classes = _visible(root, "data.path", folders=True)
     if not classes:
@@ -72,7 +72,7 @@ def _visible(folder: Path, role: str, *, folders: bool = False) -> list[Path]:
 
 
 def _survey(files: list[Path], image_size: int | None) -> tuple[int, int]:
-    """(channels, side in pixels) of the array to make, by the files' headers alone."""
+    """(channels, side in pixels) of the array to make; only the files' headers are read."""
     grey, size = True, image_size
     for path in files:
         with _opened(path) as image:
@@ -113,10 +113,10 @@ def _lowest_alpha(image: Image.Image) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image of one of FORMATS; whatever Pillow raises while it is open names the file."""
+    """An image of one of FORMATS; whatever Pillow raises becomes a UserError that names the file."""
     try:
         with warnings.catch_warnings():
-            # Pillow only warns between its pixel limit and twice that.
+            # Up to twice its pixel limit Pillow only warns.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 yield image

@@ -1,4 +1,4 @@
-"""Labelled images or latents in memory: storage, splits, and batches that are a function of (seed, step)."""
+"""Labelled images or latents in memory, their split, and batches that are a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LabelledImages:
 
     Attributes:
         name: the dataset's registered name.
-        images: (N, C, H, W) uint8; of latents float16 or float32, scaled as the network takes them.
+        images: (N, C, H, W) uint8; latents are float16 or float32, scaled as the network takes them.
         labels: (N,) int64 in [0, K).
         classes: the K class names, in label order.
-        horizontal_flip: whether a mirrored image is still of its class.
+        horizontal_flip: whether a mirrored image keeps its class.
         are_latents: whether these are an autoencoder's latents.
     """
 
@@ -47,7 +47,7 @@ class LabelledImages:
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= len(self.classes):
             raise UserError(
-                f"dataset {self.name}: label {low if low < 0 else high} is outside of the {len(self.classes)} classes "
+                f"dataset {self.name}: label {low if low < 0 else high} is none of the {len(self.classes)} classes "
                 f"0..{len(self.classes) - 1}"
             )
 
@@ -66,7 +66,7 @@ class LabelledImages:
 
     @property
     def sha256(self) -> str:
-        """Hash of pixels, labels and class names: what a cached stage depends on."""
+        """Hash of pixels, labels and class names; an input of the stages that read this dataset."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         digest.update(np.ascontiguousarray(self.images).tobytes())
         digest.update(self.labels.astype("<i8").tobytes())
@@ -77,7 +77,7 @@ class LabelledImages:
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def split(self, holdout: float, *, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
-        """(train, held-out), drawn at random from the seed; with holdout 0 both are the whole set.
+        """(training, held-out) images, drawn by the seed; with holdout 0 both are the whole set.
 
         Raises:
             UserError: no image would be left to train on.
@@ -88,17 +88,17 @@ class LabelledImages:
         cut = max(1, round(len(self) * holdout))
         if cut == len(self):
             raise UserError(
-                f"dataset {self.name}: data.holdout {holdout:g} would keep all of its {len(self)} images and leave "
-                "none to train on. Lower it, or set it to 0 to train on what is held out too."
+                f"dataset {self.name}: data.holdout {holdout:g} holds out all {len(self)} images and leaves none to "
+                "train on. Lower it, or set it to 0 to train on all of them."
             )
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
 
 
 def prepare(images: LabelledImages, config: Data) -> LabelledImages:
-    """Apply the recipe's image size, to the central square of images that are not square, and its flip setting.
+    """Apply the recipe's image size and flip setting; images that are not square are cropped to their central square.
 
     Raises:
-        UserError: images that are not square, and no size.
+        UserError: images that are not square, and no size to crop and resize them to.
     """
     pixels = images.images
     h, w = pixels.shape[2:]
@@ -108,15 +108,14 @@ def prepare(images: LabelledImages, config: Data) -> LabelledImages:
             pixels = resize(pixels, config.image_size)
     elif h != w:
         raise UserError(
-            f"dataset {images.name}: images are {h}×{w} (H×W), not square. Set data.image_size: their central "
-            "squares are then resized to it."
+            f"dataset {images.name}: images are {h}×{w} (H×W), not square. Set data.image_size to crop and resize them."
         )
     flip = images.horizontal_flip if config.horizontal_flip is None else config.horizontal_flip
     return replace(images, images=pixels, horizontal_flip=flip)
 
 
 def central_square(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, C, H, W) uint8 -> the (N, C, S, S) in its middle, S = min(H, W); of an odd rest, more goes at the end."""
+    """(N, C, H, W) uint8 -> its middle (N, C, S, S), S = min(H, W); an odd rest is cut one more at the end."""
     h, w = pixels.shape[2:]
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
@@ -136,17 +135,17 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def to_float(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """uint8 0..255 -> float32 in [-1, 1]; latents as they are, in float32."""
+    """uint8 0..255 -> float32 in [-1, 1]; latents keep their values, in float32."""
     if pixels.dtype != np.uint8:
         return pixels.astype(np.float32)
     return pixels.astype(np.float32) / 127.5 - 1.0
 
 
 class ShuffledRows:
-    """Endless shuffled row numbers; the rows of batch `step` depend on (seed, step) alone.
+    """Endless shuffled row numbers; the rows of batch `step` depend only on (seed, step).
 
-    Every epoch is a fresh permutation of all rows, drawn from (seed, epoch), so a resumed or a
-    distributed run sees exactly the rows that an uninterrupted single process sees.
+    Every epoch is another permutation of all rows, drawn from (seed, epoch). So a resumed or a distributed run sees the
+    same rows as an uninterrupted single process.
     """
 
     def __init__(self, num_rows: int, *, batch_size: int, seed: int) -> None:
@@ -171,7 +170,7 @@ class ShuffledRows:
 
 
 class ImageStream:
-    """Endless shuffled batches of images; batch number `step` depends on (seed, step) alone."""
+    """Endless shuffled batches of images; batch `step` depends only on (seed, step)."""
 
     def __init__(self, data: LabelledImages, *, batch_size: int, seed: int) -> None:
         self.data, self.seed = data, seed
@@ -182,7 +181,7 @@ class ImageStream:
         return self._order.rows(step)
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """x_0 (B, C, H, W) float32, of images in [-1, 1], and y (B,) int64 of batch `step`."""
+        """x_0 (B, C, H, W) float32, for images in [-1, 1], and y (B,) int64 of batch `step`."""
         rows = self.rows(step)
         pixels = self.data.images[rows]
         if self.data.horizontal_flip:

@@ -1,4 +1,4 @@
-"""Latents given as .npz: what a DiT is trained on, encoded beforehand by whichever autoencoder it goes with."""
+"""Latents from .npz files, encoded beforehand by any autoencoder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EXPECTED = "expected arrays latents (N, C, S, S) float16 or float32, labels (N,)
 
 
 def load(config: Data) -> LabelledImages:
-    """Read `latents`, `labels` and `classes` from the .npz file `config.path`, or from all in that folder, by name.
+    """Read `latents`, `labels` and `classes` from the .npz file `config.path`, or from all of a folder, sorted by name.
 
-    They must be scaled already as the teacher takes them: of Stable Diffusion's autoencoder, times 0.18215. Without
-    `classes` (names, in any one of the files) K is the largest label + 1. horizontal_flip is off: a mirrored image's
-    latent is nearly, not just, the mirrored latent.
+    The latents must be scaled as the teacher takes them (those of Stable Diffusion's autoencoder: times 0.18215). Only
+    one file needs `classes`, the K names; without them K is the largest label + 1. horizontal_flip is off: a mirrored
+    image's latent is close to the mirrored latent, but not equal.
 
     Raises:
         UserError: no path, no files, missing arrays, other shapes or types; the message names the file.
@@ -55,16 +55,16 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: no such file; {EXPECTED}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
+            arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise UserError(f"{path}: not a whole .npz file without pickled objects ({error}); {EXPECTED}") from error
-    if missing := {"latents", "labels"} - found.keys():
+    if missing := {"latents", "labels"} - arrays.keys():
         raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; {EXPECTED}")
-    latents, labels = found["latents"], found["labels"]
+    latents, labels = arrays["latents"], arrays["labels"]
     if latents.dtype not in ("float16", "float32") or latents.ndim != 4 or latents.shape[2] != latents.shape[3]:
         raise UserError(f"{path}: latents is {latents.shape} {latents.dtype}; {EXPECTED}")
     if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{path}: labels is {labels.shape} {labels.dtype} for {len(latents)} latents; {EXPECTED}")
     if not np.isfinite(latents).all():
         raise UserError(f"{path}: latents holds NaN or Inf")
-    return found
+    return arrays

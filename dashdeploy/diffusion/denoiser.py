@@ -99,3 +99,11 @@ class TorchDenoiser(nn.Module):
         """Guided eps, float32; the graph that the ONNX export traces."""
         uncond, cond = self.branches(x, t, y)
         return guidance.combine(uncond, cond, w)
+
+    def combine(self, eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """Guided eps, float32, of two branches that were predicted already; see `guidance.combine`."""
+        return guidance.combine(eps_uncond, eps_cond, w)
+
+    def drop_labels(self, y: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
+        """y (B,) with the null class where `dropped` (B,) bool is true."""
+        return y.masked_fill(dropped, self.interface.null_class)

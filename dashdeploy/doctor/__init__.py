@@ -1,1 +1,1 @@
-"""The doctor: what of the optional parts works on this machine, what does not, why, and what puts it right."""
+"""The doctor: which parts of the environment work on this machine, which do not, why, and how to repair them."""

@@ -1,107 +1,75 @@
-"""Run every probe in a child process and turn whatever becomes of it into a row."""
+"""Run every probe in a child process, make a row of whatever becomes of it, and say what the rows mean together."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
-import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from dashdeploy.doctor.children import Children
-from dashdeploy.doctor.finding import CPU_RUNS, Finding
-from dashdeploy.doctor.probes import PROBES
+from dashdeploy.doctor.probes import CPU_RUNS, PROBES, Row
 
-TIMEOUT_S = 60.0
 AT_ONCE = 2
-NAMES = tuple(PROBES)
-"""Probes, in the order of the table."""
-CHILD = (sys.executable, "-m", "dashdeploy.doctor.child")
-RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
-EXPORT_NEEDS = ("torch", "onnx")
-BUILD_NEEDS = {"tensorrt": ("polygraphy",), "tensorrt_rtx": ("polygraphy",)}
-RUN_NEEDS = {"tensorrt": ("torch_cuda",), "tensorrt_rtx": ("torch_cuda",)}
+CHILD = (sys.executable, "-m", "dashdeploy.doctor.probes")
 
 
 def examine(
-    names: Sequence[str] = NAMES, *, timeout_s: float = TIMEOUT_S, child: Sequence[str] = CHILD
-) -> dict[str, Finding]:
-    """Every probe's finding by its name.
+    names: Sequence[str] = tuple(PROBES), *, timeout_s: float = 60.0, child: Sequence[str] = CHILD
+) -> dict[str, Row]:
+    """Every probe's row by its name. `child` runs one probe: the probe's name and the answer's file are added to it."""
 
-    Args:
-        child: the command that runs one probe; its name and the answer's file are added.
-    """
-    children = Children()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    async def rows() -> list[Row]:
+        turn = asyncio.Semaphore(AT_ONCE)
+        with TemporaryDirectory() as folder:
+            return await asyncio.gather(*(_row([*child, name], Path(folder, name), timeout_s, turn) for name in names))
+
+    return dict(zip(names, asyncio.run(rows()), strict=True))
+
+
+async def _row(command: Sequence[str], answer: Path, timeout_s: float, turn: asyncio.Semaphore) -> Row:
+    """Run one probe. A crash is a row too; no child outlives this call or Ctrl-C, nor does what it has started."""
+    said, code, quiet, row = answer.with_suffix(".err"), None, asyncio.subprocess.DEVNULL, None
+    async with turn:
+        with said.open("wb") as errors:  # a pipe would be held open by whatever the probe starts
+            process = await asyncio.create_subprocess_exec(
+                *command, str(answer), stdin=quiet, stdout=quiet, stderr=errors, process_group=0
+            )
         try:
-            jobs = [pool.submit(probe, name, children, timeout_s=timeout_s, command=child) for name in names]
-            return dict(zip(names, [job.result() for job in jobs], strict=True))
-        except BaseException:  # Ctrl-C: no child is left behind
-            pool.shutdown(wait=False, cancel_futures=True)
-            children.stop()
-            raise
+            code = await asyncio.wait_for(process.wait(), timeout_s)
+            how = f"failed: {(said.read_text(errors='replace').strip().splitlines() or ['no message'])[-1][:200]}"
+        except TimeoutError:
+            how = f"did not answer within {timeout_s:g} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        row = Row(*json.loads(answer.read_text(encoding="utf-8")))
+    if code == 0 and row is not None:
+        return row
+    if code is not None and code <= 0:
+        name = {s.value: s.name for s in signal.Signals}.get(-code, "unknown")
+        how = f"crashed: signal {-code} ({name})" if code else "ended without an answer"
+    fix = f"see why: {' '.join(CHILD)} {answer.name} /dev/stdout"
+    # With a row it worked, and crashed at its end.
+    return Row("broken", row.version if row else "", f"{row.detail}; but {how}" if row else how, fix)
 
 
-def probe(name: str, children: Children, *, timeout_s: float, command: Sequence[str]) -> Finding:
-    """One probe; a crash, a hang or a missing answer is a finding too."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLYGRAPHY_USE_TENSORRT_RTX": "1", "TQDM_DISABLE": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        answer, errors = Path(folder) / "finding.json", Path(folder) / "stderr"
-        with errors.open("wb") as said:
-            code = children.run([*command, name, str(answer)], environment=environment, said=said, timeout_s=timeout_s)
-        finding, text = _read(answer), errors.read_text(encoding="utf-8", errors="replace")
-    if code is None:
-        return Finding(name, "broken", "", f"did not answer within {timeout_s:g} s", f"try it alone: {_alone(name)}")
-    if code == 0 and finding is not None:
-        return finding
-    how = _ended(code, text)
-    if finding is not None:  # it worked, and crashed while it was closed
-        return Finding(finding.name, "broken", finding.version, f"{finding.detail}; but {how}", _alone(name))
-    return Finding(name, "broken", "", how, f"see why: {_alone(name)}")
-
-
-def _read(answer: Path) -> Finding | None:
-    try:
-        return Finding(**json.loads(answer.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _ended(code: int, said: str) -> str:
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = "unknown"
-        return f"crashed: signal {-code} ({name})"
-    if code == 0:
-        return "ended without an answer"
-    last = said.strip().splitlines()[-1:] or ["no message"]
-    return f"failed: {last[0][:200]}"
-
-
-def _alone(name: str) -> str:
-    return shlex.join([*CHILD, name, "/dev/stdout"])
-
-
-def healthy(findings: dict[str, Finding]) -> bool:
+def healthy(rows: dict[str, Row]) -> bool:
     """Whether nothing is broken and at least one runtime for artifacts works."""
-    return not any(f.status == "broken" for f in findings.values()) and bool(backends(findings)["run"])
+    return not any(row.status == "broken" for row in rows.values()) and bool(backends(rows)["run"])
 
 
-def backends(findings: dict[str, Finding]) -> dict[str, list[str]]:
+def backends(rows: dict[str, Row]) -> dict[str, list[str]]:
     """Which deployment backends can be exported for here, and which run here."""
-    works = {name for name, found in findings.items() if found.status == "ok" or CPU_RUNS in found.detail}
-    lacking = findings.keys() - works
-    build = [n for n in RUNTIMES if n in works and lacking.isdisjoint((*EXPORT_NEEDS, *BUILD_NEEDS.get(n, ())))]
-    needs_gpu = {"tensorrt", "tensorrt_rtx"}
-    run = [
-        name
-        for name in RUNTIMES
-        if name in works and lacking.isdisjoint(RUN_NEEDS.get(name, ())) and (name not in needs_gpu or "gpu" in works)
-    ]
-    return {"export": build, "run": run}
+    works = {name for name, row in rows.items() if row.status == "ok" or CPU_RUNS in row.detail}
+    lacks = rows.keys() - works
+    others: list[str] = [name for name in ("onnxruntime", "openvino") if name in works]
+    engines: list[str] = [name for name in ("tensorrt", "tensorrt_rtx") if name in works]
+    export = [] if lacks & {"torch", "onnx"} else others + ([] if "polygraphy" in lacks else engines)
+    return {"export": export, "run": others + (engines if "gpu" in works and "torch_cuda" not in lacks else [])}

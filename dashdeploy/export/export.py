@@ -40,12 +40,8 @@ def export(run_folder: Path, target: Target, *, fresh: bool = False) -> stages.S
     refuse(target, recipe, run_folder)
     folder = run_folder / ARTIFACTS / target.name
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
-    inputs = {
-        "student": student.sha256,
-        "target": target.model_dump(mode="json"),
-        "sampling": recipe.sampling.model_dump(mode="json"),
-    }
-    key = stages.stage_key("export", **inputs, backend=backend.identity())
+    inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
+    key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
     done = None if fresh else stages.current(folder, key)
     if done is not None:
         return done

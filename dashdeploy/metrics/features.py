@@ -1,6 +1,6 @@
-"""Feature networks for FID and KID: a small committed classifier per built-in dataset, or Inception.
+"""Feature networks for FID and KID: a small committed classifier for each built-in dataset, or Inception.
 
-Figures of different extractors cannot be compared, so each is named and hashed wherever a figure is shown.
+Figures of different networks cannot be compared, so the network's name and hash stand wherever a figure is shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 
 class Extractor(Protocol):
-    """Images to features, and to class predictions where it can."""
+    """Maps images to features, and to class predictions if it is a classifier."""
 
     name: str
     sha256: str
@@ -36,7 +36,7 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A committed feature network: its file, input and size; the hash is checked before it is opened."""
+    """A committed feature network: file, input and width. The hash is checked before the file is opened."""
 
     file: str
     sha256: str
@@ -103,7 +103,7 @@ def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
 
 
 class ClassifierFeatures:
-    """A committed FeatureNet as an Extractor; images are resized (bilinear) to what it was trained on."""
+    """A committed FeatureNet as an Extractor; images are resized (bilinear) to the size that it was trained on."""
 
     def __init__(self, name: str, spec: NetworkSpec, folder: Path) -> None:
         path = folder / spec.file
@@ -118,8 +118,8 @@ class ClassifierFeatures:
     def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
         features, labels = [], []
         for part in images.split(512):
-            found, logits = self.net(normalise(part, self.spec.image_size))
-            features.append(found.numpy())
+            hidden, logits = self.net(normalise(part, self.spec.image_size))
+            features.append(hidden.numpy())
             labels.append(logits.argmax(1).numpy())
         return np.concatenate(features), np.concatenate(labels)
 
@@ -140,7 +140,7 @@ class InceptionFeatures:
         sha256: what the file's hash must be.
 
     Raises:
-        UserError: no such file, or another one.
+        UserError: no such file, or a file with another hash.
     """
 
     name = "inception-v3-2015-12-05-pool2048"
@@ -171,10 +171,13 @@ class InceptionFeatures:
 
 
 def open_extractor(features: str, dataset: str, *, weights: str | None) -> Extractor:
-    """The extractor that a recipe names: ``auto`` (the dataset's own), a committed network's name, or ``inception``.
+    """The extractor that a recipe names: ``auto`` (the dataset's network), a network's name, or ``inception``.
+
+    Args:
+        weights: of ``inception``: its file. None: not given.
 
     Raises:
-        UserError: there is none of that name, or none for this dataset.
+        UserError: no network has that name, or the dataset has none.
     """
     if features == "inception":
         if weights is None:

@@ -1,4 +1,4 @@
-"""Fréchet and kernel distances between two sets of features, with bootstrap intervals."""
+"""Fréchet and kernel distances between two sets of features, each with its 95 % confidence interval."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A figure and its bootstrap 2.5 % and 97.5 % quantiles (NaN without resampling)."""
+class Estimate:
+    """A figure and the bounds of its 95 % confidence interval (NaN without resampling)."""
 
     value: float
     low: float
@@ -37,8 +37,8 @@ def statistics(features: NDArray[np.floating]) -> Statistics:
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2·(Σ_a Σ_b)^½)  (Heusel et al. 2017).
 
-    The trace of the root is taken from the eigenvalues of Σ_a^½ Σ_b Σ_a^½, which is symmetric and
-    positive semi-definite, so no complex part can appear.
+    The trace of the root comes from the eigenvalues of Σ_a^½ Σ_b Σ_a^½. This matrix is symmetric and positive
+    semi-definite, so that no complex part can appear.
     """
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
@@ -54,16 +54,19 @@ def fid(
     resamples: int,
     seed: int,
     strata: NDArray[np.integer] | None = None,
-) -> Interval:
-    """Fréchet distance of features (N, D) to a reference; the interval resamples the N images.
+) -> Estimate:
+    """Fréchet distance of features (N, D) to a reference, with a bootstrap over the N images.
 
-    A resample repeats images, which biases every resampled FID upwards, so the resamples are recentred on the
-    value. `strata` (N,): images are resampled within their class, because samples are drawn for fixed labels;
-    None: all together.
+    A resample repeats images, which biases every resampled FID upwards, so the resamples are recentred on the value.
+
+    Args:
+        resamples: of the bootstrap. 0: no confidence interval.
+        strata: (N,) classes. Images are resampled within their class, because the labels of samples are fixed.
+            None: all together.
     """
     value = frechet_distance(statistics(features), reference)
     if resamples == 0:
-        return Interval(value, float("nan"), float("nan"))
+        return Estimate(value, float("nan"), float("nan"))
     rng = np.random.default_rng([seed, 0xB007])
     groups = [np.arange(len(features))] if strata is None else [np.flatnonzero(strata == s) for s in np.unique(strata)]
     draws = np.empty(resamples)
@@ -71,7 +74,7 @@ def fid(
         rows = np.concatenate([group[rng.integers(0, len(group), len(group))] for group in groups])
         draws[i] = frechet_distance(statistics(features[rows]), reference)
     spread = np.quantile(draws - draws.mean(), [0.025, 0.975])
-    return Interval(value, float(max(0.0, value + spread[0])), float(value + spread[1]))
+    return Estimate(value, float(max(0.0, value + spread[0])), float(value + spread[1]))
 
 
 def kid(
@@ -82,14 +85,17 @@ def kid(
     subset: int = 500,
     subsets: int = 50,
     strata: NDArray[np.integer] | None = None,
-) -> Interval:
+) -> Estimate:
     """Kernel inception distance (Bińkowski et al. 2018): unbiased MMD², kernel (x·y/D + 1)³, mean over subsets.
 
-    It is unbiased for independent draws, and so can come out a little below zero. Images of exactly balanced
-    labels (`strata`) are not independent: two of them share a class less often than two draws would, which
-    pushes the estimate below zero. Each subset then draws its class counts at random first.
+    It is unbiased for independent draws, and may be slightly below zero. Images of exactly balanced labels are not
+    independent: two of them share a class less often than two draws would, which biases the estimate downwards. With
+    `strata` each subset therefore draws its class counts at random first.
 
-    The interval holds the middle 95 % of the standard error over the subsets.
+    The confidence interval is ± 1.96 standard errors over the subsets.
+
+    Args:
+        strata: (N,) classes of the features. None: independent draws.
     """
     rng = np.random.default_rng([seed, 0x41D])
     size = min(subset, len(features), len(reference))
@@ -103,7 +109,7 @@ def kid(
         other = rng.choice(len(reference), size, replace=False)
         values[i] = _mmd2(features[rows].astype(np.float64), reference[other].astype(np.float64))
     error = 1.96 * values.std(ddof=1) / np.sqrt(subsets)
-    return Interval(float(values.mean()), float(values.mean() - error), float(values.mean() + error))
+    return Estimate(float(values.mean()), float(values.mean() - error), float(values.mean() + error))
 
 
 def _mmd2(x: Array, y: Array) -> float:

@@ -1,7 +1,8 @@
 """The Inception network of FID (TensorFlow's graph of 2015-12-05), with the parameter names of its published weights.
 
-It is Inception v3 (Szegedy et al. 2015, arXiv:1512.00567) with 1008 outputs, average pools that do not count their
-padding, and a max pool in the last block. Images are resized as TensorFlow 1 did, without half-pixel centres.
+It is Inception v3 (Szegedy et al. 2015, arXiv:1512.00567) with three differences: 1008 outputs, average pools that do
+not count their padding, and a max pool in the last block. Images are resized as by TensorFlow 1: without half-pixel
+centres.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ FEATURES = 2048
 Kernel = int | tuple[int, int]
 Layer = tuple[str, int, Kernel]
 Chain = tuple[tuple[Layer, ...], ...]
-"""Convolutions in a row: (name, channels out, kernel); several at one place run side by side on the same input."""
+"""Convolutions one after another: (name, channels out, kernel). Several at one place take the same input."""
 
 
 class Conv(nn.Module):
@@ -33,10 +34,11 @@ class Conv(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Chains side by side on one input, and a pool beside them, joined along the channels.
+    """Several chains and a pool on one input; their outputs are joined along the channels.
 
-    pool: "avg" or "max", at stride 1 and followed by a 1×1 convolution to `pooled` channels; "down": a max pool of
-    stride 2, as the last layer of every chain then has.
+    Args:
+        pool: "avg" or "max": stride 1, then a 1×1 convolution to `pooled` channels. "down": a max pool of stride 2; the
+            last layer of every chain then has stride 2 too.
     """
 
     def __init__(self, inside: int, chains: tuple[Chain, ...], *, pool: str, pooled: int = 0) -> None:
@@ -55,16 +57,16 @@ class Mixed(nn.Module):
             self.branch_pool = Conv(inside, pooled, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = []
+        parts = []
         for chain in self.chains:
             part = x
             for layers in chain:
                 part = torch.cat([getattr(self, name)(part) for name, _, _ in layers], 1)
-            found.append(part)
+            parts.append(part)
         if self.pool == "down":
-            return torch.cat([*found, F.max_pool2d(x, 3, 2)], 1)
+            return torch.cat([*parts, F.max_pool2d(x, 3, 2)], 1)
         pooled = F.max_pool2d(x, 3, 1, 1) if self.pool == "max" else F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        return torch.cat([*found, self.branch_pool(pooled)], 1)
+        return torch.cat([*parts, self.branch_pool(pooled)], 1)
 
 
 def _row(*layers: Layer) -> Chain:
@@ -108,7 +110,7 @@ def _fork(name: str) -> tuple[Layer, ...]:
 
 
 class Inception(nn.Module):
-    """Pool-2048 features of images; in eval mode and without gradients once its weights are loaded."""
+    """Pool-2048 features of images. Use it in eval mode, with its weights loaded."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dashdeploy import locate
-from dashdeploy.recipe.fields import Count, Model, Positive, Text
+from dashdeploy.fields import Count, Model, Positive, Text
 from dashdeploy.recipe.load import MAX_BYTES, load_model
 from dashdeploy.target import Target
 

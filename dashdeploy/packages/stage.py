@@ -50,12 +50,12 @@ def write_package(run_folder: Path, package: Package, *, fresh: bool = False) ->
     writer.check(artifact.folder, manifest)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
-    key = stages.stage_key("package", **inputs, templates=stages.folder_sha256(templates))
+    recipe = Recipe.model_validate(manifest.recipe)
+    key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
     done = None if fresh else stages.current(folder, key)
     if done is not None:
         return done
     folder.parent.mkdir(exist_ok=True)
-    recipe = Recipe.model_validate(manifest.recipe)
     with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
     return stages.read_stage(folder)

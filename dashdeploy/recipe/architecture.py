@@ -1,4 +1,4 @@
-"""The networks that a recipe can spell out, each in diffusers' own terms; part of the schema."""
+"""The networks that a recipe can give in full, in diffusers' terms; part of the schema."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dashdeploy.recipe.fields import DISTINCT, Count, Model, Number, Positive
+from dashdeploy.fields import DISTINCT, Count, Model, Number, Positive
 
 
 class Architecture(Model):
-    """A class-conditional UNet2DModel (diffusers), in its own terms."""
+    """A class-conditional UNet2DModel of diffusers, by its arguments there."""
 
     block_out_channels: tuple[Positive, ...] = Field((64, 128), min_length=1, description="channels of each level")
     layers_per_block: Positive = 2
     attention_levels: Annotated[tuple[Count, ...], DISTINCT] = Field(
-        (), description="levels (0 = finest) with self-attention; the middle has it always"
+        (), description="levels (0: finest) with self-attention; the middle always has it"
     )
-    attention_head_dim: Positive | None = Field(None, description="channels a head; null: one head")
+    attention_head_dim: Positive | None = Field(None, description="channels of each attention head; null: one head")
     norm_num_groups: Positive = 8
     dropout: Number = Field(0.0, ge=0, lt=1)
 
@@ -37,9 +37,9 @@ class Architecture(Model):
 
 
 class DiT(Model):
-    """A class-conditional DiTTransformer2DModel (diffusers), in its own terms."""
+    """A class-conditional DiTTransformer2DModel of diffusers, by its arguments there."""
 
-    num_layers: Positive = Field(6, description="transformer blocks: the depth")
-    num_attention_heads: Positive = Field(4, description="heads × attention_head_dim is the width")
+    num_layers: Positive = Field(6, description="the depth, in transformer blocks")
+    num_attention_heads: Positive = Field(4, description="the width is heads × attention_head_dim")
     attention_head_dim: Positive = 32
-    patch_size: Positive = Field(2, description="pixels (or latents) a side of a token")
+    patch_size: Positive = Field(2, description="side of a token, in pixels or latents")

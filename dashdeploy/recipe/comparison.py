@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +12,10 @@ from pydantic import Field, model_validator
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError, unknown
-from dashdeploy.recipe.fields import DISTINCT, Count, Model, Text
-from dashdeploy.recipe.load import MAX_BYTES, load_model, load_recipe
+from dashdeploy.fields import DISTINCT, Count, Model, Text
+from dashdeploy.recipe.document import Document, Origin, Origins, within
+from dashdeploy.recipe.load import MAX_BYTES, read, read_recipe
+from dashdeploy.recipe.problems import KeyPath
 from dashdeploy.recipe.schema import Recipe
 
 Changes = dict[str, Any]
@@ -21,34 +23,40 @@ NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 class Variant(Model):
-    """One variant: what it changes in the recipe."""
+    """One variant: an extension of the comparison's recipe."""
 
-    label: Text
-    set: Changes = Field({}, description="recipe keys and their values, as in `distill.objective: {kind: scratch}`")
+    label: Text = Field(description="what tables and plots call it")
+    set: Changes = Field(
+        {},
+        description="what it changes, merged as `extends` does; a key may be dotted: "
+        "`distill.objective: {kind: scratch}`",
+    )
 
 
 class Shares(Model):
-    """How much of a method's gain each of its terms carries: what is lost without it."""
+    """How much of a method's gain each of its terms carries: how much is lost without the term."""
 
     full: Text = Field(description="the variant with all terms")
-    baseline: Text = Field(description="the variant that the gain is counted from")
-    without: dict[str, str] = Field(min_length=1, description="term -> the variant that lacks just it")
+    baseline: Text = Field(description="the variant without any of them")
+    without: dict[str, str] = Field(min_length=1, description="term -> the variant that lacks only this term")
 
 
 class Comparison(Model):
-    """Variants × seeds of one recipe, with one order of the data and one budget.
+    """Variants × seeds of one recipe. All see the same data in the same order, for as many steps.
 
-    Variants that change keys under `teach`, with `teacher.path: null`, have teachers of their own.
+    A variant that changes keys under `teach` and sets `teacher.path: null` trains another teacher.
     """
 
     name: str = Field(pattern=NAME, description="names the folder: runs/<name>")
-    recipe: Text = Field(description="what every variant starts from: a name, or a YAML file")
+    recipe: Text = Field(description="the recipe that every variant extends: a name, or a path relative to this file")
     seeds: Annotated[tuple[Count, ...], DISTINCT] = Field((0, 1, 2), min_length=1)
-    set: Changes = Field({}, description="changes of the recipe for every variant")
+    set: Changes = Field({}, description="changes for every variant, before its own")
     variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(min_length=1)
-    shares: Shares | None = None
+    shares: Shares | None = Field(None, description="report each term's share of a variant's gain")
     closes: Text | None = Field(
-        None, description="a variant: how much of the FID distance that it leaves to its teacher each other one closes"
+        None,
+        description="a variant to compare with: report what part of the FID gap between it and the teacher each "
+        "other variant closes",
     )
 
     @model_validator(mode="after")
@@ -72,29 +80,58 @@ def is_comparison(path: Path) -> bool:
 
 
 def load_comparison(name: str) -> Comparison:
-    """Read and validate a comparison and every variant's recipe.
+    """Read and validate a comparison and every variant's recipe; a path in `recipe` is relative to the comparison.
 
     Raises:
-        UserError: not found or not valid; a variant's problems name the variant.
+        UserError: not found or not valid; a variant's problems name the variant and the line.
     """
     path = locate.find("recipes", name)
     if not is_comparison(path):
         raise UserError(f"{path}: not a comparison (it has no variants). `dashdeploy run` takes recipes.")
-    found = load_model(Comparison, path)
-    for variant in found.variants:
+    document = read(Comparison, path)
+    comparison = document.validated()
+    if locate.is_path(comparison.recipe):
+        file = locate.find("recipes", comparison.recipe, folder=path.parent)
+        comparison = comparison.model_copy(update={"recipe": str(file)})
+    for variant in comparison.variants:
         try:
-            _check_teacher(found, variant)
+            recipe = recipe_of(comparison, variant, comparison.seeds[0], origins=document.origins)
+            _check_teacher(comparison, variant, recipe)
         except UserError as error:
             raise UserError(f"{path}: variant {variant}: {error}") from error
-    return found
+    return comparison
 
 
-def _check_teacher(comparison: Comparison, variant: str) -> None:
+def recipe_of(
+    comparison: Comparison,
+    variant: str,
+    seed: int,
+    *,
+    more: Mapping[str, Any] | None = None,
+    origins: Origins | None = None,
+) -> Recipe:
+    """The recipe of one variant at one seed.
+
+    It extends the comparison's recipe as a recipe's file would: by the comparison's `set`, then by the variant's.
+
+    Args:
+        more: changes that are laid over all others. None: none.
+        origins: the lines of the comparison's keys, for messages. None: its values were found valid before.
+
+    Raises:
+        UserError: not valid; the message lists every problem with its line.
+    """
+    document = read_recipe(locate.find("recipes", comparison.recipe))
+    _lay_over(document, comparison.set, ("set",), origins or {})
+    _lay_over(document, comparison.variants[variant].set, ("variants", variant, "set"), origins or {})
+    _lay_over(document, {"seed": seed, **(more or {})}, (), {})
+    return document.validated()
+
+
+def _check_teacher(comparison: Comparison, variant: str, recipe: Recipe) -> None:
     """Refuse changes of `teach` that a ready teacher would make void."""
-    recipe = recipe_of(comparison, variant, comparison.seeds[0])
-    changed = [
-        key for key in {**comparison.set, **comparison.variants[variant].set} if key.partition(".")[0] == "teach"
-    ]
+    keys = {**comparison.set, **comparison.variants[variant].set}
+    changed = [key for key in keys if key.partition(".")[0] == "teach"]
     if changed and recipe.teacher.path is not None:
         raise UserError(
             f"it changes {', '.join(changed)}, and its teacher is ready: teacher.path {recipe.teacher.path!r}. "
@@ -102,8 +139,14 @@ def _check_teacher(comparison: Comparison, variant: str) -> None:
         )
 
 
-def recipe_of(comparison: Comparison, variant: str, seed: int, *, more: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of one variant at one seed; `more` is changed last."""
-    changes = {**comparison.set, **comparison.variants[variant].set, "seed": seed, **(more or {})}
-    overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    return load_recipe(comparison.recipe, overrides=overrides)
+def _lay_over(document: Document[Recipe], changes: Changes, place: KeyPath, origins: Origins) -> None:
+    """Merge changes into a recipe's values; `place` is where the comparison's file has them."""
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        nested: dict[str, Any] = {last: copy.deepcopy(value)}
+        for section in reversed(sections):
+            nested = {section: nested}
+        here, steps = (*place, key), (*sections, last)
+        lines = {(*steps, *path[len(here) :]): line for path, line in origins.items() if within(path, here)}
+        above: dict[KeyPath, Origin] = {steps[:n]: lines[steps] for n in range(1, len(steps)) if steps in lines}
+        document.merge(nested, {**above, **lines})

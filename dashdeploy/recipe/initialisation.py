@@ -1,4 +1,4 @@
-"""How a student's weights may begin, each with its settings; part of the schema."""
+"""The starts that a student's weights may have, with their settings; part of the schema."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dashdeploy.recipe.fields import Model, Positive
+from dashdeploy.fields import Model, Positive
 
 
 class Random(Model):
-    """Fresh weights, from the recipe's seed alone."""
+    """Fresh weights, drawn by the recipe's seed."""
 
     kind: Literal["random"] = "random"
 
 
 class Pruned(Model):
-    """The teacher's own weights: a selection of its blocks, and of their channels (structured pruning)."""
+    """Weights cut out of the teacher's: some of its blocks, and some of their channels (structured pruning)."""
 
     kind: Literal["pruned"] = "pruned"
     importance: Literal["magnitude", "taylor", "random"] = Field(
         "magnitude",
-        description="which channels stay, by group: the largest norm; the largest |weight·gradient| of the denoising "
-        "loss of both branches; drawn by the recipe's seed",
+        description="which channels of each group stay. magnitude: those of the largest norm. taylor: those of the "
+        "largest |weight·gradient| of both branches' denoising loss. random: drawn by the recipe's seed",
     )
-    samples: Positive = Field(256, description="taylor: training draws that the loss is summed over")
+    samples: Positive = Field(256, description="taylor: number of training draws that the loss is summed over")
 
 
 Init = Annotated[Random | Pruned, Field(discriminator="kind")]

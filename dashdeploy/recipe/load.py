@@ -1,25 +1,30 @@
-"""Recipes, and whatever else is YAML with a schema, from files: every problem reported at once, each with its line."""
+"""Recipes, and whatever else is YAML with a schema, from files: every problem reported at once, each with its line.
+
+A recipe may extend another: `extends: digits` (a name, or a path relative to the file) takes every value of the other
+that the file does not give. Sections are merged key by key; lists and all other values replace what they are laid
+over, `null` too; a section that names another `kind` starts anew. The name is not inherited: it names the run folder.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import yaml_values
 from dashdeploy.recipe.document import Document
+from dashdeploy.recipe.problems import shown
 from dashdeploy.recipe.schema import Recipe
 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES = 200_000  # a recipe has about 2 kB
+EXTENDS = "extends"
 
 
 def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -> Recipe:
@@ -32,12 +37,27 @@ def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -
     Raises:
         UserError: not found or not valid; the message lists every problem with its line.
     """
-    return load_model(Recipe, locate.find("recipes", str(source)), overrides=overrides)
+    return _overridden(read_recipe(locate.find("recipes", str(source))), overrides)
 
 
-def load_model(model: type[M], path: Path, *, overrides: Sequence[str] | None = None) -> M:
-    """Read and validate a YAML file against a schema: a recipe, or a deployment target. See `load_recipe`."""
-    name = os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
+def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None) -> Recipe:
+    """A recipe from YAML text; `name` is what error messages call it, paths are relative to the working folder."""
+    document = Document(text, name=name, model=Recipe)
+    return _overridden(_on_its_base(document, folder=Path(), chain={Path(name): name}), overrides)
+
+
+def load_model(model: type[M], path: Path) -> M:
+    """Read and validate a YAML file of another schema, such as a deployment target's. See `load_recipe`."""
+    return read(model, path).validated()
+
+
+def read(model: type[M], path: Path) -> Document[M]:
+    """The values of a YAML file, not yet validated.
+
+    Raises:
+        UserError: it cannot be read, or is no mapping.
+    """
+    name = _shown(path)
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             noun = model.__name__.lower()
@@ -47,38 +67,53 @@ def load_model(model: type[M], path: Path, *, overrides: Sequence[str] | None = 
         raise UserError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 text (byte {error.start}). Is it another kind of file?") from error
-    return load_text(text, name=name, overrides=overrides, model=model)
+    return Document(text, name=name, model=model)
 
 
-@overload
-def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None) -> Recipe: ...
-@overload
-def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None, model: type[M]) -> M: ...
-def load_text(
-    text: str, *, name: str, overrides: Sequence[str] | None = None, model: type[BaseModel] = Recipe
-) -> BaseModel:
-    """Validate YAML text against a schema; `name` is what its error messages call it. See `load_recipe`."""
-    document = Document(text, name=name, model=model)
+def read_recipe(path: Path, *, chain: dict[Path, str] | None = None) -> Document[Recipe]:
+    """A recipe's values laid over those that it extends, not yet validated.
+
+    Args:
+        chain: the recipes that extend this one, outermost first, each with what messages call it. None: none.
+
+    Raises:
+        UserError: a file that cannot be read or is not there, or a circle; the message names the chain.
+    """
+    chain = chain or {}
+    if path.resolve() in chain:
+        raise UserError(f"{' → '.join([*chain.values(), _shown(path)])}: recipes extend each other in a circle")
+    return _on_its_base(read(Recipe, path), folder=path.parent, chain={**chain, path.resolve(): _shown(path)})
+
+
+def _on_its_base(document: Document[Recipe], *, folder: Path, chain: dict[Path, str]) -> Document[Recipe]:
+    if EXTENDS not in document.values:
+        return document
+    name = document.values[EXTENDS]
+    if not isinstance(name, str) or not name:
+        document.add((EXTENDS,), f"must be the name of a recipe, or a path relative to this file, got {shown(name)}")
+        raise UserError(document.report())
+    document.drop(EXTENDS)
+    try:
+        path = locate.find("recipes", name, folder=folder)
+    except UserError as error:
+        raise UserError(f"{' → '.join([*chain.values(), name])}: {error}") from error
+    base = read_recipe(path, chain=chain)
+    base.drop("name")
+    base.extend(document)
+    return base
+
+
+def _overridden(document: Document[Recipe], overrides: Sequence[str] | None) -> Recipe:
     for override in overrides or ():
         document.override(override)
-    found = None
-    try:
-        found = model.model_validate(document.values)
-    except ValidationError as error:
-        document.add_validation_problems(error)
-    if found is None or document.problems:
-        raise UserError(document.report())
-    return found
+    return document.validated()
+
+
+def _shown(path: Path) -> str:
+    """A path as messages show it: relative to the working folder where it lies below it."""
+    return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
 
 
 def resolved_yaml(recipe: Recipe) -> str:
     """The whole recipe with every default written out, as YAML that loads to an equal recipe."""
     return yaml_values.dump(recipe.model_dump(mode="json"))
-
-
-def recipe_hash(recipe: Recipe, *, sections: Sequence[str] | None = None) -> str:
-    """SHA-256 (hex) of the resolved values as canonical JSON; of some top-level keys only, or None: of all."""
-    if unknown := set(sections or ()) - set(Recipe.model_fields):
-        raise ValueError(f"not keys of a recipe: {sorted(unknown)}")
-    values = recipe.model_dump(mode="json", include=None if sections is None else set(sections))
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Pydantic's problems in the file's own terms: key paths without labels of union arms, known keys, nearest names."""
+"""Pydantic's problems in the file's terms: key paths without union labels, known keys, nearest names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 KeyPath = tuple[str | int, ...]  # ("bench", "quality", "guidance", 0)
-UNREADABLE = object()  # stands for a value that has been reported, so that it is not reported again
+UNREADABLE = object()  # stands for a value that was reported already
 
 
 def sections(path: KeyPath, values: Any, root: type[BaseModel]) -> list[type[BaseModel]]:
-    """The section classes that the value at `path` may be: of a union, those that have its `kind`."""
+    """The section classes that the value at `path` may have; of a union only those with its `kind`."""
     classes: list[type[BaseModel]] = [root]
     for step in path:
         has_children = isinstance(values, dict | list)
@@ -38,7 +38,7 @@ def _classes_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def begin(path: KeyPath, values: dict[str, Any], root: type[BaseModel]) -> Any:
-    """What an absent value that an override reaches into starts as: its default list, or its default kind."""
+    """What an absent value starts as when something inside it is set: its default list, or its default kind."""
     for cls in sections(path[:-1], values, root):
         default = cls.model_fields[str(path[-1])].default if path[-1] in cls.model_fields else None
         if isinstance(default, tuple):
@@ -70,17 +70,17 @@ _WORDING = {
 def validation_problems(
     error: ValidationError, values: dict[str, Any], root: type[BaseModel]
 ) -> list[tuple[KeyPath, str]]:
-    """Key path and text of each problem; of a union, only what concerns the arm that the value is meant for."""
+    """Key path and text of each problem; of a union, only the problems of the arm that the value is meant for."""
     errors = [details for details in error.errors(include_url=False) if not _is_echo(details)]
-    found = [(details, *_key_path(details, values)) for details in errors]
-    meant = [item for item in found if not (item[2] and _is_of_other_arm(item[0]))]
-    return [_worded(details, path, values, root, at_arm=at_arm) for details, path, at_arm in meant or found]
+    placed = [(details, *_key_path(details, values)) for details in errors]
+    meant = [item for item in placed if not (item[2] and _is_of_other_arm(item[0]))]
+    return [_worded(details, path, values, root, at_arm=at_arm) for details, path, at_arm in meant or placed]
 
 
 def _is_echo(details: ErrorDetails) -> bool:
-    """Whether another problem, reported by itself, is the cause of this one."""
+    """Whether this problem only follows from another one, which is reported too."""
     got = details["input"]
-    if details["type"] == "too_short":  # pydantic counts the valid items only
+    if details["type"] == "too_short":  # pydantic counts only the valid items
         return isinstance(got, list) and len(got) >= details["ctx"]["min_length"]
     return got is UNREADABLE or details["type"] == "default_factory_not_called"
 

@@ -1,53 +1,69 @@
-"""The recipe's schema: every key, its default and its meaning. Defaults live here and nowhere else."""
+"""The recipe's schema: every key, its default and its meaning. Defaults are given here and nowhere else."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
+from dashdeploy.fields import (
+    DISTINCT,
+    REAL,
+    WHOLE,
+    Coefficient,
+    Count,
+    Model,
+    Number,
+    Positive,
+    Text,
+    Whole,
+    may_extend,
+)
+from dashdeploy.objectives import AnyObjective
+from dashdeploy.objectives.dash import Dash
 from dashdeploy.recipe.architecture import Architecture, DiT
-from dashdeploy.recipe.fields import DISTINCT, REAL, WHOLE, Coefficient, Count, Model, Number, Positive, Text, Whole
+from dashdeploy.recipe.datasets import DatasetName
 from dashdeploy.recipe.initialisation import Init, Random
-from dashdeploy.recipe.objectives import Dash, Objective
+from dashdeploy.recipe.sampling import Guidance, Sampling, Tag
+from dashdeploy.recipe.sampling import GuidanceInterval as GuidanceInterval
+from dashdeploy.recipe.sampling import Solver as Solver
 
-DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "latents"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
+"""As accelerate's LoggerType names them."""
 LossWeightKind = Literal["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
 LEARNED_WEIGHTS = {"published": "tirt", "tirt": "tirt", "uncertainty": "uncertainty", "loss_ema": "loss_ema"}
-"""Kinds that learn a λ, and what this λ is called: kinds of one λ can take each other's."""
+"""Kinds that learn a λ, and the name of this λ: kinds of one name can take each other's."""
 
 
 class Data(Model):
-    """Which labelled images to train on and to measure against."""
+    """The labelled images to train on and to measure against."""
 
     name: DatasetName = "digits"
     image_size: Annotated[int, Field(ge=4), WHOLE] | None = Field(
         None,
-        description="crop to the central square and resize to this many pixels a side, by Pillow's antialiased "
+        description="side in pixels: images are cropped to their central square and resized by Pillow's antialiased "
         "bilinear filter; null: as stored",
     )
-    path: Text | None = Field(
-        None, description="folder that holds the dataset's files; null: where it is usually found"
+    path: Text | None = Field(None, description="folder with the dataset's files; null: the dataset's usual folder")
+    holdout: Number = Field(
+        0.1, ge=0, lt=1, description="share of the training images that is held out, for guidance fidelity"
     )
-    holdout: Number = Field(0.1, ge=0, lt=1, description="share of the training images kept for guidance fidelity")
-    horizontal_flip: StrictBool | None = Field(
-        None, description="mirror images at random; null: the dataset's own default"
-    )
-    download: StrictBool = Field(False, description="fetch the dataset's published archive if it is not there")
+    horizontal_flip: StrictBool | None = Field(None, description="mirror images at random; null: as the dataset says")
+    download: StrictBool = Field(False, description="download the dataset's published archive if it is not there")
     vae: Text | None = Field(
-        None, description="folder of a diffusers AutoencoderKL: encode the images once, and train on their latents"
+        None, description="folder of a diffusers AutoencoderKL: encode the images once and train on their latents"
     )
 
     @property
     def gives_latents(self) -> bool:
-        """Whether what is trained on are latents: of no fixed range, and no images."""
+        """Whether networks are trained on latents, which have no fixed range, and not on images."""
         return self.name == "latents" or self.vae is not None
 
     @model_validator(mode="after")
     def _encoded_once(self) -> Data:
         if self.name == "latents" and (self.vae is not None or self.image_size is not None):
-            raise ValueError("latents are taken as they are: leave out vae and image_size")
+            raise ValueError("latents are not changed: leave out vae and image_size")
         if self.gives_latents and self.horizontal_flip:
             raise ValueError("a mirrored image's latent is not the mirrored latent: leave out horizontal_flip")
         return self
@@ -58,8 +74,8 @@ class NoiseSchedule(Model):
 
     kind: Literal["linear", "cosine"] = "linear"
     num_train_timesteps: Whole = Field(1000, ge=2)
-    beta_start: Number = Field(1e-4, gt=0, lt=1, description="linear: first beta. cosine: lower clip of beta")
-    beta_end: Number = Field(0.02, gt=0, lt=1, description="linear: last beta. cosine: upper clip of beta")
+    beta_start: Number = Field(1e-4, gt=0, lt=1, description="linear: first beta. cosine: lower bound of beta")
+    beta_end: Number = Field(0.02, gt=0, lt=1, description="linear: last beta. cosine: upper bound of beta")
 
     @model_validator(mode="after")
     def _ordered(self) -> NoiseSchedule:
@@ -77,7 +93,7 @@ class TimestepWeights(Model):
 
 
 class PowerEma(Model):
-    """A power-function average (arXiv:2312.02696 Eq. 2): its width is a share of the training so far, at every step."""
+    """A power-function average (arXiv:2312.02696 Eq. 2): at every step its width is a share of the training so far."""
 
     kind: Literal["power"] = "power"
     std: Number = Field(0.1, gt=0, lt=0.2887, description="relative standard deviation σ_rel of its profile")
@@ -105,7 +121,9 @@ class Training(Model):
     threads: Positive | None = Field(None, description="CPU threads of torch; null: torch's own choice")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
-    tensorboard: StrictBool = False
+    tracker: Tracker | None = Field(
+        None, description="where metrics are logged too, by accelerate's tracker of that name; null: metrics.jsonl only"
+    )
 
     @model_validator(mode="after")
     def _fits_its_steps(self) -> Training:
@@ -127,112 +145,64 @@ class Teach(Training):
 
 
 class Teacher(Model):
-    """A ready teacher; leave out to train one by the `teach` section."""
+    """A ready teacher. Leave this section out to train one as the `teach` section says."""
 
     path: Text | None = Field(
-        None, description="folder in diffusers format; relative to the recipe or to the packaged recipes"
+        None, description="folder in diffusers format, relative to the recipe or to the recipes that ship"
     )
 
 
 class Student(Model):
-    """The student's architecture: a compression ratio (a smaller network of the teacher's kind), or explicit."""
+    """The student's network: a compression ratio (a smaller network of the teacher's kind), or its architecture."""
 
     compression: Annotated[float, Field(gt=1), REAL] | None = Field(
-        None, description="teacher parameters / student parameters, at least"
+        None, description="smallest ratio of the teacher's parameters to the student's"
     )
     layers_per_block: Positive | None = Field(
-        None, description="with compression, of a UNet: fix the blocks a level; null: search"
+        None, description="with compression of a UNet: blocks of each level; null: chosen with the widths"
     )
-    architecture: Architecture | None = Field(None, description="an explicit UNet2DModel")
-    dit: DiT | None = Field(None, description="an explicit DiTTransformer2DModel")
-    init: Init = Field(Random(), description="how its weights begin: random, or pruned from the teacher's")
+    architecture: Architecture | None = Field(None, description="a UNet2DModel in full")
+    dit: DiT | None = Field(None, description="a DiTTransformer2DModel in full")
+    init: Init = Field(Random(), description="its weights at the start: random, or pruned from the teacher's")
 
     @model_validator(mode="after")
-    def _one_way(self) -> Student:
-        if sum(way is not None for way in (self.compression, self.architecture, self.dit)) != 1:
+    def _given_once(self) -> Student:
+        if sum(size is not None for size in (self.compression, self.architecture, self.dit)) != 1:
             raise ValueError("give exactly one of compression, architecture and dit")
         if self.compression is None and self.layers_per_block is not None:
-            raise ValueError("layers_per_block goes with compression; with architecture say it there")
+            raise ValueError("layers_per_block goes with compression; architecture has its own layers_per_block")
         if self.dit is not None and self.init.kind == "pruned":
-            raise ValueError("init: {kind: pruned} is for UNets; leave it out with dit")
+            raise ValueError("init: {kind: pruned} is only for UNets; leave it out with dit")
         return self
 
 
 class Distill(Training):
     """How to train the student."""
 
-    objective: Objective = Dash()
+    objective: AnyObjective = Dash()
     teacher_bank: Count = Field(
         0,
-        description="precompute the teacher's two outputs for this many draws and reuse them; 0: run it at every step",
+        description="draws for which the teacher's two outputs are computed once and reused; 0: none",
     )
     teacher_precision: Precision = Field(
-        "fp32", description="of the teacher's own forward; bf16 and fp16 are faster where the device has them"
+        "fp32", description="of the teacher's forward; bf16 and fp16 are faster where the device has them"
     )
     timesteps: Literal["uniform", "sampling"] = Field(
-        "uniform", description="where t is drawn from: all timesteps, or those that the recipe's sampler visits"
+        "uniform", description="draw t from all timesteps, or only from those that the recipe's sampler visits"
     )
-
-
-class Tag(Model):
-    """TAG guidance (Eq. 3): w(t) = w_min + (w_max − w_min)·sigmoid(β(0.5 − t/T))."""
-
-    kind: Literal["tag"] = "tag"
-    w_min: Coefficient = 1.0
-    w_max: Coefficient = 4.0
-    beta: Number = Field(5.0, gt=0, description="how steeply w rises as t falls")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Tag:
-        if self.w_max < self.w_min:
-            raise ValueError(f"w_max ({self.w_max:g}) must not be below w_min ({self.w_min:g})")
-        return self
-
-
-class GuidanceInterval(Model):
-    """Guidance at middle noise levels only (arXiv:2404.07724): w where low ≤ t/T < high, 1 (off) elsewhere."""
-
-    kind: Literal["interval"] = "interval"
-    w: Coefficient = 2.0
-    low: Number = Field(0.2, ge=0, le=1, description="as a share of num_train_timesteps; 0 is clean")
-    high: Number = Field(0.8, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> GuidanceInterval:
-        if not self.low < self.high:
-            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
-        return self
-
-
-Guidance = Coefficient | Annotated[Tag | GuidanceInterval, Field(discriminator="kind")]
-
-
-Solver = Literal["ddim", "dpmpp_2m"]
-
-
-class Sampling(Model):
-    """The deterministic sampler that the benchmark and `sample` use."""
-
-    solver: Solver = Field(
-        "ddim", description="ddim: first order (η = 0), what the step and sampler graphs hold. dpmpp_2m: second order"
-    )
-    num_inference_steps: Positive = 50
-    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"
-    clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")
-    guidance: Guidance = Field(2.0, description="guidance scale w (1 = off), {kind: tag, …} or {kind: interval, …}")
 
 
 class Latency(Model):
     """What the latency benchmark times."""
 
     batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
-        (1, 8, 64), description="none: no times are taken, of loading neither, and no memory"
+        (1, 8, 64), description="[]: neither latency nor loading time nor memory is measured"
     )
     warmup: Count = 3
-    repeats: Whole = Field(20, ge=3, description="timed single steps a batch size")
-    sampler_repeats: Positive = Field(3, description="timed whole samplers a batch size")
+    repeats: Whole = Field(20, ge=3, description="timed single steps for each batch size")
+    sampler_repeats: Positive = Field(3, description="timed whole samplers for each batch size")
     sampler_budget_s: Number = Field(
-        20.0, gt=0, description="skip further whole-sampler repeats of a row past this time"
+        20.0, gt=0, description="past this time a row gets no further whole-sampler repeats, seconds"
     )
     threads: Positive | None = Field(None, description="CPU threads of every runtime; null: all cores")
 
@@ -242,21 +212,21 @@ class Quality(Model):
 
     num_images: Whole = Field(1000, ge=16)
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
-    features: Text = Field("auto", description="auto (the dataset's committed network), the name of one, or inception")
-    features_weights: Text | None = Field(None, description="inception: the weights file")
+    features: Text = Field("auto", description="auto (the dataset's network), a network's name, or inception")
+    features_weights: Text | None = Field(None, description="inception: its weights file")
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",
-        description="where the student is sampled in torch too, beside its artifacts: at sampling.guidance, or at all",
+        description="the guidances at which the student is also sampled in torch: sampling.guidance, or all",
     )
     batch_size: Positive = 128
-    bootstrap: Count = Field(200, description="resamples of the interval")
+    bootstrap: Count = Field(200, description="resamples for the confidence intervals; 0: none")
 
 
 class Fidelity(Model):
     """What the guidance-fidelity table measures."""
 
     num_pairs: Whole = Field(2000, ge=100, description="held-out (x_0, eps, t, y) draws")
-    bins: Whole = Field(10, ge=2, description="ranges of t, of equal width")
+    bins: Whole = Field(10, ge=2, description="number of equal ranges of t")
 
     @model_validator(mode="after")
     def _fills_its_bins(self) -> Fidelity:
@@ -266,29 +236,29 @@ class Fidelity(Model):
 
 
 class Bench(Model):
-    """The benchmark: latency, quality, guidance fidelity."""
+    """What the benchmark measures: latency, quality, guidance fidelity."""
 
-    seed: Count = Field(0, description="seed of the benchmark's own noise and draws, whatever the training's")
+    seed: Count = Field(0, description="seed of the benchmark's noise and draws; independent of the training's")
     latency: Latency = Latency()
     quality: Quality = Quality()
     fidelity: Fidelity = Fidelity()
 
 
 class Recipe(Model):
-    """One run: from data and teacher to a measured student."""
+    """One run, from data and teacher to a measured student."""
+
+    model_config = ConfigDict(json_schema_extra=may_extend)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the run folder: runs/<name>")
     seed: Count = 0
     data: Data = Data()
-    noise_schedule: NoiseSchedule | None = Field(
-        None, description="null: the given teacher's own, or linear to train one"
-    )
+    noise_schedule: NoiseSchedule | None = Field(None, description="null: the ready teacher's, or linear to train one")
     teacher: Teacher = Teacher()
     teach: Teach | None = Field(None, description="null: the teacher comes from teacher.path")
     student: Student
     distill: Distill = Distill()
     export: Annotated[tuple[Text, ...], DISTINCT] = Field(
-        ("onnx-cpu",), description="targets: names in exporters/, or YAML files; []: no artifact"
+        ("onnx-cpu",), description="export targets: names in exporters/, or YAML files; []: no artifact"
     )
     sampling: Sampling = Sampling()
     bench: Bench = Bench()
@@ -296,7 +266,7 @@ class Recipe(Model):
     @field_validator("sampling")
     @classmethod
     def _has_so_many_timesteps(cls, sampling: Sampling, info: ValidationInfo) -> Sampling:
-        schedule = info.data.get("noise_schedule")  # a teacher's own is not known here; the sampler checks it
+        schedule = info.data.get("noise_schedule")  # a ready teacher's is not known here; the sampler checks it
         if schedule is not None and sampling.num_inference_steps > schedule.num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps {sampling.num_inference_steps} exceeds noise_schedule.num_train_timesteps "
@@ -305,15 +275,15 @@ class Recipe(Model):
         return sampling
 
     @model_validator(mode="after")
-    def _clips_images_alone(self) -> Recipe:
+    def _clips_only_images(self) -> Recipe:
         if self.data.gives_latents and self.sampling.clip_sample:
-            raise ValueError("set sampling.clip_sample to false: latents, unlike images, are not within [-1, 1]")
+            raise ValueError("set sampling.clip_sample to false: latents are not within [-1, 1]")
         return self
 
     @model_validator(mode="after")
     def _learns_the_lambda_that_it_transfers(self) -> Recipe:
         if self.teacher.path is not None or self.teach is None:
-            return self  # a ready teacher's λ is read with it
+            return self  # a ready teacher has its λ beside it
         taught, wanted = self.teach.timestep_weights, self.distill.timestep_weights
         lam = LEARNED_WEIGHTS.get(wanted.kind)
         if lam is None:

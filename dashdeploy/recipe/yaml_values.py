@@ -1,4 +1,4 @@
-"""YAML text to plain values with the line of each, and back."""
+"""YAML text to plain values, each with its line, and back."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MAX_DEPTH = 50
 
 
 class NotReadableError(Exception):
-    """Text that is not YAML or that is too large, with the place."""
+    """The text is not YAML, or too large; the message names the place."""
 
 
 class Reading:
     """What a YAML text holds.
 
     Attributes:
-        value: plain values, with keys that are always text; UNREADABLE where a problem tells why.
+        value: plain values; keys are always text; UNREADABLE stands for values that `problems` lists.
         lines: the line (from 1) of every key and list item below the root.
-        problems: line, key path and text of each value or key that cannot be read.
+        problems: (line, key path, text) of each value or key that cannot be read.
 
     Raises:
-        NotReadableError: not YAML at all, or too large.
+        NotReadableError: not YAML, or too large.
     """
 
     def __init__(self, text: str) -> None:
@@ -90,16 +90,16 @@ class Reading:
 
 
 def dump(values: dict[str, Any]) -> str:
-    """YAML that reads to equal values, keys in the given order and lists on one line."""
+    """YAML that loads to equal values, with the keys in the given order and each list on one line."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader, but `1e-4` is a number (YAML 1.1 wants `1.0e-4`) and a date stays text."""
+    """SafeLoader, but `1e-4` is a number (in YAML 1.1 only `1.0e-4` is) and a date stays text."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper, with lists on one line, and quotes round a text that `_Loader` would take for a number."""
+    """SafeDumper, with lists on one line and quotes around text that `_Loader` would read as a number."""
 
 
 _TAG = "tag:yaml.org,2002:"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SEPARATOR = 128
-"""Grey between the images: visible beside black and beside white."""
+"""Grey between the images: visible next to black and next to white."""
 
 
 def grid_png(images: NDArray[np.uint8], columns: int, *, scale: int = 1, separator: int = 1) -> bytes:

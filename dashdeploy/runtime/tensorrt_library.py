@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
+from dashdeploy import cuda
 from dashdeploy.artifact import Flavour
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
@@ -96,28 +96,14 @@ def versions(flavour: Flavour) -> tuple[str | None, str | None]:
         return None, None
 
 
-def _libcuda() -> Any:
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-
-
 def has_driver() -> bool:
-    """Whether CUDA's driver is here and sees a device; no TensorRT object is made.
-
-    Making one first is not safe: without a driver TensorRT's runtimes fail late, and some crash when the process ends.
-    """
-    library = _libcuda()
-    return library is not None and library.cuInit(0) == 0
+    """Whether CUDA's driver is here and sees a GPU; ask before any TensorRT object is made, see `dashdeploy.cuda`."""
+    return cuda.look().works
 
 
 def driver_cuda() -> str | None:
     """The newest CUDA version that the driver runs, as in "13.0"; None without a driver."""
-    library, version = _libcuda(), ctypes.c_int()
-    if library is None or library.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return cuda.look().cuda or None
 
 
 def device_name(device: str = "cuda") -> str | None:
@@ -139,10 +125,10 @@ def compute_capability(device: str = "cuda") -> str | None:
 
 def facts(flavour: Flavour, device: str = "cuda") -> Here:
     """What this machine has for a flavour, without loading it."""
-    version, cuda = versions(flavour)
+    version, built_with = versions(flavour)
     if not has_driver():
-        return Here(flavour, version, cuda)
-    return Here(flavour, version, cuda, driver_cuda(), device_name(device), compute_capability(device))
+        return Here(flavour, version, built_with)
+    return Here(flavour, version, built_with, driver_cuda(), device_name(device), compute_capability(device))
 
 
 def collecting_logger(trt: Any) -> Any:

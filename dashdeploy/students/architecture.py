@@ -15,8 +15,8 @@ from dashdeploy.teachers.unet2d import unet_config
 
 
 @dataclass(frozen=True)
-class StudentPlan:
-    """A student's arguments as a diffusers network of a class, and both parameter counts."""
+class StudentDesign:
+    """A student's network: the arguments of a diffusers class, its name, and both parameter counts."""
 
     config: dict[str, Any]
     parameters: int
@@ -29,7 +29,7 @@ class StudentPlan:
         return self.teacher_parameters / self.parameters
 
     def describe(self) -> dict[str, Any]:
-        """What tables say of a student."""
+        """The figures that manifests and tables give of a student."""
         width = ("block_out_channels", "layers_per_block")
         if self.network == DIT:
             width = ("num_attention_heads", "num_layers")
@@ -41,40 +41,40 @@ class StudentPlan:
         }
 
 
-def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
-    """The student that a recipe asks for, beside the teacher at hand.
+def design(student: Student, teacher_config: dict[str, Any]) -> StudentDesign:
+    """The student that a recipe asks for.
 
-    With `compression`, a smaller network of the teacher's kind: the largest candidate that fits in teacher parameters /
-    compression is taken. An explicit student may be of either kind, whatever the teacher is.
+    `compression` gives a smaller network of the teacher's kind: the largest candidate with at most teacher parameters /
+    compression. An explicit student may be of either kind, for any teacher.
 
     Args:
         teacher_config: the teacher's config.json.
 
     Raises:
-        UserError: the teacher cannot be made that small; the student is to be pruned from it and cannot be.
+        UserError: no candidate is that small; or the student is to be pruned from the teacher and cannot be.
     """
     network = teacher_config.get("_class_name", UNET)
     teacher = arguments(teacher_config)
     teacher_parameters = count_parameters(teacher, network=network)
     if student.compression is None:
         config, kind = _explicit(student, teacher)
-        if problems := _unprunable(student, config, teacher, networks={network, kind}):
-            raise _cannot_be_cut_out(problems)
-        return StudentPlan(config, count_parameters(config, network=kind), teacher_parameters, kind)
+        if misfits := _unprunable(student, config, teacher, networks={network, kind}):
+            raise _cannot_be_cut_out(misfits)
+        return StudentDesign(config, count_parameters(config, network=kind), teacher_parameters, kind)
     if network == DIT and student.layers_per_block is not None:
         raise UserError("student.layers_per_block is a UNet's, and the teacher is a DiT: give student.dit.num_layers")
     budget = teacher_parameters / student.compression
-    best: StudentPlan | None = None
+    best: StudentDesign | None = None
     smallest = teacher_parameters
     some = dit_candidates(teacher) if network == DIT else candidates(teacher, layers_per_block=student.layers_per_block)
-    whys = [_unprunable(student, config, teacher, networks={network}) for config in some]
-    if all(whys):
-        raise _cannot_be_cut_out(whys[0])
-    for config in (config for config, why in zip(some, whys, strict=True) if not why):
+    problems = [_unprunable(student, config, teacher, networks={network}) for config in some]
+    if all(problems):
+        raise _cannot_be_cut_out(problems[0])
+    for config in (config for config, problem in zip(some, problems, strict=True) if not problem):
         parameters = count_parameters(config, network=network)
         smallest = min(smallest, parameters)
         if parameters <= budget and (best is None or parameters > best.parameters):
-            best = StudentPlan(config, parameters, teacher_parameters, network)
+            best = StudentDesign(config, parameters, teacher_parameters, network)
     if best is None:
         if network == DIT:
             kept, key = f"attention_head_dim {teacher['attention_head_dim']}", "dit"
@@ -90,7 +90,7 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentPlan:
 
 
 def _unprunable(student: Student, config: dict[str, Any], teacher: dict[str, Any], *, networks: set[str]) -> list[str]:
-    """Why a student that is to be pruned from its teacher cannot be; empty: it can, or is not to be."""
+    """The reasons why a student cannot be pruned from its teacher. Empty: it can, or it begins at random."""
     if student.init.kind != "pruned":
         return []
     if networks != {UNET}:
@@ -101,7 +101,7 @@ def _unprunable(student: Student, config: dict[str, Any], teacher: dict[str, Any
 def _cannot_be_cut_out(problems: list[str]) -> UserError:
     return UserError(
         f"student.init pruned: the student cannot be cut out of its teacher: {'; '.join(problems)}. "
-        "student.compression gives one that differs in its channels and blocks alone. Or set student.init to "
+        "student.compression gives one that differs only in its channels and blocks. Or set student.init to "
         "{kind: random}."
     )
 
@@ -118,8 +118,9 @@ def _explicit(student: Student, teacher: dict[str, Any]) -> tuple[dict[str, Any]
 
 
 def candidates(teacher: dict[str, Any], *, layers_per_block: int | None) -> list[dict[str, Any]]:
-    """Every distinct narrower or shallower copy of a UNet: its channels scaled by one factor, in multiples of
-    norm_num_groups, and fewer blocks a level; the level count and the places of attention stay.
+    """Every distinct narrower or shallower copy of a UNet; the number of levels and the places of attention stay.
+
+    The channels are scaled by one factor, in multiples of norm_num_groups; a level has as many blocks or fewer.
     """
     step = teacher["norm_num_groups"]
     widths = teacher["block_out_channels"]

@@ -27,8 +27,8 @@ def misfits(student: dict[str, Any], teacher: dict[str, Any]) -> list[str]:
     student, teacher = _complete(student), _complete(teacher)
     kinds = {*teacher["down_block_types"], *teacher["up_block_types"]} - BLOCKS
     if kinds or teacher["time_embedding_type"] != "positional":
-        found = ", ".join(sorted(kinds)) or f"a {teacher['time_embedding_type']} time embedding"
-        return [f"the teacher has {found}; known are {', '.join(sorted(BLOCKS))} and a positional time embedding"]
+        unknown = ", ".join(sorted(kinds)) or f"a {teacher['time_embedding_type']} time embedding"
+        return [f"the teacher has {unknown}; known are {', '.join(sorted(BLOCKS))} and a positional time embedding"]
     ours, theirs = student["block_out_channels"], teacher["block_out_channels"]
     if len(ours) != len(theirs):
         return [f"the student has {len(ours)} levels, the teacher {len(theirs)}"]
@@ -59,7 +59,7 @@ def misfits(student: dict[str, Any], teacher: dict[str, Any]) -> list[str]:
 
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with diffusers' own defaults, without its notes."""
+    """A configuration with diffusers' defaults filled in, and only the arguments of the class."""
     defaults = {name: p.default for name, p in inspect.signature(UNet2DModel.__init__).parameters.items()}
     known = {**defaults, **config}
     return {key: list(known[key]) if isinstance(known[key], tuple) else known[key] for key in defaults if key != "self"}
@@ -70,11 +70,11 @@ def _time_width(config: dict[str, Any]) -> int:
 
 
 def selected(layers: int, *, of: int) -> tuple[list[int], list[int]]:
-    """Blocks of the teacher that a level with fewer takes: (down, up), where the up path has one block more.
+    """The teacher's blocks that a level of a shallower student takes: (down, up); the up path has one block more.
 
-    Going down: the first ones, and the last. Going up: the first, which takes what comes from below, and the last
-    ones. So each block going up gets the skip connection that it was trained with. Only where one block is left must
-    the first going up make do with the first one's going down, in the place of the last one's.
+    Down: the first ones, and the last. Up: the first, whose input comes from the level below, and the last ones. So
+    each block of the up path has the skip connection that it was trained with. There is one exception: where one block
+    is left, the first block up has the skip connection of the first block down in place of the last one's.
     """
     return [*range(layers - 1), of - 1] if layers > 1 else [0], [0, *range(of - layers + 1, of + 1)]
 
@@ -88,26 +88,26 @@ def shallower(teacher: Any, layers_per_block: int) -> Any:
     theirs = {name: tensor.detach().cpu() for name, tensor in teacher.state_dict().items()}
 
     def source(name: str) -> str:
-        if not (found := REPEATED.fullmatch(name)):
+        if not (repeated := REPEATED.fullmatch(name)):
             return name
-        way, level, kind, block, rest = found.groups()
-        return f"{way}_blocks.{level}.{kind}.{(down if way == 'down' else up)[int(block)]}.{rest}"
+        path, level, kind, block, rest = repeated.groups()
+        return f"{path}_blocks.{level}.{kind}.{(down if path == 'down' else up)[int(block)]}.{rest}"
 
     network.load_state_dict({name: theirs[source(name)] for name in network.state_dict()})
     return network
 
 
 def add_shortcuts(network: Any, like: Any) -> None:
-    """Give each block the shortcut convolution that its counterpart has: the identity, which changes no output.
+    """Give each block the shortcut convolution that the same block of `like` has, as the identity: outputs stay.
 
-    Levels that are equally wide have none between them, and a student may narrow one of them more than the other.
+    Between two levels of one width a teacher has none, and a student that narrows one level more than the other does.
     """
     for name, block in like.named_modules():
-        own = network.get_submodule(name)
-        if getattr(block, "conv_shortcut", None) is not None and own.conv_shortcut is None:
-            shortcut = nn.Conv2d(own.in_channels, own.out_channels, kernel_size=1)
+        wide = network.get_submodule(name)
+        if getattr(block, "conv_shortcut", None) is not None and wide.conv_shortcut is None:
+            shortcut = nn.Conv2d(wide.in_channels, wide.out_channels, kernel_size=1)
             assert shortcut.bias is not None
             with torch.no_grad():
                 nn.init.dirac_(shortcut.weight)
                 shortcut.bias.zero_()
-            own.conv_shortcut = shortcut
+            wide.conv_shortcut = shortcut

@@ -1,7 +1,7 @@
 """A student cut out of its teacher: blocks by `blocks.py`, channels by structured pruning with torch-pruning.
 
-The library traces which channels must go together (residual sums, skip connections, GroupNorm, attention); here it is
-decided how many stay, by the student's own shapes, and which, by their importance (arXiv:2301.12900, 2305.10924).
+The library traces which channels must go together (residual sums, skip connections, GroupNorm, attention). This file
+decides how many stay, by the student's shapes, and which, by their importance (arXiv:2301.12900, 2305.10924).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def prune(teacher: TorchDenoiser, config: dict[str, Any], init: Pruned, *, draws
 
     Args:
         config: of a student without `blocks.misfits`.
-        draws: noised training images; read by importance taylor alone.
+        draws: noised training images; only importance taylor reads them.
 
     Raises:
         UserError: torch-pruning is not installed; the teacher does not predict eps.
@@ -84,7 +84,7 @@ def _trace(tp: Any, network: Any) -> Any:
 
 
 def _groups(graph: Any) -> list[Group]:
-    """The groups of coupled channels: first those that a convolution roots, then those of linear layers alone.
+    """The groups of coupled channels: first those that a convolution roots, then those that have linear layers only.
 
     With scale_shift a linear layer gives two numbers for each channel of a convolution; as a root it would have twice
     as many channels as there are to choose from.
@@ -121,8 +121,8 @@ def _scores(
 def _dropped(group: Group, scores: torch.Tensor, root: str, width: int, network: Any) -> list[int]:
     """The channels of a group's root to remove, so that the `width` most important ones stay.
 
-    As many stay in each group of a GroupNorm, so that its members are normalised together as before; and of several
-    attention heads whole ones stay.
+    The same number stays in each group of a GroupNorm, so that those normalised together stay together. Where attention
+    has several heads, whole heads stay.
     """
     head = _head_size(root, network)
     normalised = any(isinstance(dep.target.module, nn.GroupNorm) for dep, _ in group)
@@ -144,7 +144,7 @@ def _head_size(root: str, network: Any) -> int:
 
 
 def _prune_frequencies(tp: Any, network: Any, student: Any) -> None:
-    """The time embedding's inputs are sines and cosines of fixed frequencies: keep the nearest to the student's own."""
+    """Keep the time embedding's inputs (sines and cosines of fixed frequencies) that are nearest to the student's."""
     if student.time_proj.num_channels == network.time_proj.num_channels:
         return
     layer = network.time_embedding.linear_1

@@ -1,4 +1,4 @@
-"""Teachers: one adapter a model class, found by the name in the model's config.json."""
+"""Teachers: one adapter for each model class, chosen by the class name in the model's config.json."""
 
 from __future__ import annotations
 

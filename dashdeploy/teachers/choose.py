@@ -19,7 +19,7 @@ CONFIGS = ("config.json", "scheduler_config.json")
 
 @dataclass(frozen=True)
 class Teacher:
-    """An opened teacher: where it is from, its identity, and the denoiser."""
+    """An opened teacher: its folder, its hash (see `sha256`), and the denoiser."""
 
     folder: Path
     sha256: str
@@ -27,9 +27,10 @@ class Teacher:
 
 
 def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
-    """The teacher's folder: the run folder's own if `teach` has made one, else teacher.path, else None.
+    """The teacher's folder: run_folder/teacher if `teach` has made it, else teacher.path, else None.
 
-    A relative teacher.path is looked for beside the recipe (`base`), among the packaged recipes, then here.
+    A relative teacher.path is looked for beside the recipe (`base`), among the packaged recipes, and in the working
+    directory.
 
     Raises:
         UserError: teacher.path is given and does not exist.
@@ -61,34 +62,37 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     """Load a teacher and check that it fits the recipe's data and noise schedule.
 
     Raises:
-        UserError: damaged, or other classes, image shape or noise schedule; all that differs is named.
+        UserError: it is damaged, or its classes, image shape or noise schedule are not the recipe's; all that differ
+            are named.
     """
     if (folder / stages.MANIFEST).is_file():
         stages.read_stage(folder)
     denoiser = formats.load(folder, role="teacher")
-    found = denoiser.interface
+    interface = denoiser.interface
     problems = []
-    if found.num_classes != data.num_classes:
+    if interface.num_classes != data.num_classes:
         problems.append(
-            f"it has {found.num_classes} classes and the data {data.num_classes} (take the data that it was trained "
-            "on; data.name image_folder reads your own, one folder a class)"
+            f"it has {interface.num_classes} classes and the data {data.num_classes} (take the data that it was "
+            "trained on; data.name image_folder reads images of any kind, in one folder a class)"
         )
-    if found.image_shape != data.image_shape:
-        side = found.image_shape[1:]
+    if interface.image_shape != data.image_shape:
+        side = interface.image_shape[1:]
         # Other channels mean other data: RGB, grey or latents.
         advice = (
             f"set data.image_size to {side[0]}"
-            if found.image_shape[0] == data.image_shape[0] and side[0] == side[1]
+            if interface.image_shape[0] == data.image_shape[0] and side[0] == side[1]
             else "take the kind of data that it was trained on"
         )
-        problems.append(f"its images are {found.image_shape} (C, H, W) and the data's {data.image_shape} ({advice})")
+        problems.append(
+            f"its images are {interface.image_shape} (C, H, W) and the data's {data.image_shape} ({advice})"
+        )
     if recipe.noise_schedule is not None:
         wanted = schedules.from_recipe(recipe.noise_schedule)
-        if wanted.num_train_timesteps != found.schedule.num_train_timesteps:
+        if wanted.num_train_timesteps != interface.schedule.num_train_timesteps:
             problems.append(
-                f"it has {found.schedule.num_train_timesteps} timesteps and the recipe {wanted.num_train_timesteps}"
+                f"it has {interface.schedule.num_train_timesteps} timesteps and the recipe {wanted.num_train_timesteps}"
             )
-        elif wanted.sha256 != found.schedule.sha256:
+        elif wanted.sha256 != interface.schedule.sha256:
             problems.append(
                 "its noise schedule differs from the recipe's (leave noise_schedule out to take the teacher's)"
             )
@@ -98,6 +102,6 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
 
 
 def sha256(folder: Path) -> str:
-    """Identity of a teacher: hash over its tensors (weights and λ) and its model and scheduler configuration."""
+    """A teacher's hash: over its tensors (weights and λ) and its model and scheduler configuration."""
     kept = [p for p in sorted(folder.rglob("*")) if p.suffix == ".safetensors" or p.name in CONFIGS]
     return stages.digest({str(p.relative_to(folder)): stages.file_sha256(p) for p in kept})

@@ -17,7 +17,7 @@ def dit_config(architecture: DiT, *, image_shape: tuple[int, int, int], num_clas
     """`DiTTransformer2DModel` arguments of a recipe's architecture; diffusers adds the null class, label K, itself.
 
     Raises:
-        UserError: an image that is not whole patches.
+        UserError: the patch size does not divide the image's.
     """
     channels, size, _ = image_shape
     if size % architecture.patch_size:
@@ -42,7 +42,7 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
 
     `folder` holds `transformer/` and `scheduler/` (a DiTPipeline) or `config.json` beside `scheduler_config.json`.
     num_embeds_ada_norm is K; row K of the embedding is the null class. With 2C output channels the variance is learned,
-    and the first C are eps. C is that of the latents where the model was trained on latents: so the data must be too.
+    and the first C are eps. A model that was trained on latents takes latents: the recipe's data must be latents too.
 
     Raises:
         UserError: anything missing, damaged or not trained with a null class; the message says what to do.
@@ -57,8 +57,8 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     ]
     if missing:
         raise UserError(
-            f"{role} {where / 'config.json'}: {', '.join(missing)} must be given as whole numbers: the class count K, "
-            "the side of the images or latents, their channels"
+            f"{role} {where / 'config.json'}: {', '.join(missing)} must be given as whole numbers: the number of "
+            "classes K, the side of the images or latents, their channels"
         )
     assert isinstance(num_classes, int) and isinstance(size, int) and isinstance(channels, int)
     out = config.get("out_channels") or channels
@@ -71,9 +71,9 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     rows = len(state[TABLE]) if TABLE in state else num_classes + 1
     if rows == num_classes:
         raise UserError(
-            f"{role} {where}: the class embedding has {rows} rows for {rows} classes and none for the null class, so "
-            "it was not trained for classifier-free guidance. Train it with label dropout (diffusers' DiT then has "
-            "one row more)."
+            f"{role} {where}: the class embedding has {rows} rows for {rows} classes and none for the null class: "
+            "it was not trained for classifier-free guidance. Train it with label dropout; diffusers' DiT then has one "
+            "more row."
         )
     if rows != num_classes + 1:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Open a model folder by whichever adapter its config.json asks for."""
+"""Open a model folder by the adapter for the class that its config.json names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def load(folder: Path, *, role: str) -> TorchDenoiser:
     """The model in `folder`, in eval mode and float32; `role` (teacher, student) is what messages call it.
 
     Raises:
-        UserError: missing or damaged files, or a model class that there is no adapter for.
+        UserError: missing or damaged files, or a model class without an adapter.
     """
     name = read_config(folder, role=role).get("_class_name", UNET)
     if name not in TEACHER_FORMATS:
-        raise UserError(f"{role} {folder}: it is a {name}; supported are {', '.join(sorted(TEACHER_FORMATS))}")
+        raise UserError(f"{role} {folder}: it is a {name}; supported: {', '.join(sorted(TEACHER_FORMATS))}")
     denoiser: TorchDenoiser = resolve("teacher format", TEACHER_FORMATS, name)(folder, role=role)
     return denoiser

@@ -1,4 +1,4 @@
-"""diffusers' class-conditional networks: create, count, save, and read from a folder; what the adapters share."""
+"""diffusers' class-conditional networks: create, count, save, read from a folder. The adapters share this."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FOLDERS = {UNET: "unet", DIT: "transformer"}
 
 
 def create(config: dict[str, Any], *, network: str = UNET) -> Any:
-    """A freshly initialised network, in train mode, that drops no labels."""
+    """A freshly initialised network in train mode, without label dropout."""
     return without_label_dropout(CLASSES[network](**config))
 
 
 def without_label_dropout(network: Any) -> Any:
-    """The same network with diffusers' own label dropout off, which a DiT has in train mode.
+    """The same network with diffusers' label dropout off, which a DiT has in train mode.
 
-    Distillation drops no labels; where they are to be dropped (`scratch`), the objective does it by the recipe's seed.
+    Distillation drops no labels. The objectives that drop labels (`scratch`) do it themselves, by the recipe's seed.
     """
     for module in network.modules():
         if isinstance(module, LabelEmbedding):
@@ -43,12 +43,12 @@ def without_label_dropout(network: Any) -> Any:
 
 
 def config_of(network: Any) -> dict[str, Any]:
-    """A network's configuration as its config.json has it, with its class."""
+    """A network's configuration with its class name, as in config.json."""
     return {**network.config, "_class_name": type(network).__name__}
 
 
 def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without diffusers' own notes, such as _class_name."""
+    """A configuration without diffusers' bookkeeping, such as _class_name."""
     return {k: v for k, v in config.items() if not k.startswith("_")}
 
 
@@ -56,7 +56,7 @@ def count_parameters(config: dict[str, Any], *, network: str = UNET) -> int:
     """Parameters of a network of this configuration, without allocating them."""
     if network == UNET:
         return _count(json.dumps(config), network)
-    # Every block of a DiT has as many; to make each of a large one's 28 blocks for each candidate takes seconds.
+    # All blocks of a DiT have the same number. Making all 28 of a large one takes seconds, for each candidate.
     one, two = (_count(json.dumps({**config, "num_layers": n}), network) for n in (1, 2))
     return one + (two - one) * (int(config["num_layers"]) - 1)
 
@@ -64,8 +64,8 @@ def count_parameters(config: dict[str, Any], *, network: str = UNET) -> int:
 @functools.cache
 def _count(config: str, network: str) -> int:
     with torch.device("meta"):
-        made = CLASSES[network](**json.loads(config))
-    return sum(p.numel() for p in made.parameters())
+        module = CLASSES[network](**json.loads(config))
+    return sum(p.numel() for p in module.parameters())
 
 
 def save(network: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -85,7 +85,7 @@ def save(network: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dt
 
 
 def folder_of(folder: Path) -> Path:
-    """Where the network's own files are: a folder of a pipeline, or `folder` itself."""
+    """Where the network's files are: a subfolder of a pipeline, or `folder` itself."""
     inside = [folder / name for name in FOLDERS.values() if (folder / name).is_dir()]
     return inside[0] if inside else folder
 
@@ -108,8 +108,8 @@ def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
     path = folder_of(folder) / WEIGHTS
     if not path.is_file():
         raise UserError(
-            f"{role} {path}: no such file. Expected the weights in one safetensors file, named so; of others "
-            "(.bin, several shards) diffusers' from_pretrained(…).save_pretrained(…, max_shard_size='100GB') makes it."
+            f"{role} {path}: no such file. Expected the weights in one safetensors file of this name. Make it from "
+            "others (.bin, shards) by diffusers' from_pretrained(…).save_pretrained(…, max_shard_size='100GB')."
         )
     return {name: tensor.float() for name, tensor in read_safetensors(path).items()}
 
@@ -138,8 +138,8 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
     schedule = schedules.from_scheduler_config(config, source=str(path))
     if config.get("rescale_betas_zero_snr"):
         warnings.warn(
-            f"{role} {path}: rescale_betas_zero_snr: the last alphas_cumprod is taken as {schedules.ZERO_SNR:.1g} "
-            "instead of 0, where eps would say nothing of the image",
+            f"{role} {path}: rescale_betas_zero_snr: the last alphas_cumprod is set to {schedules.ZERO_SNR:.1g}, not "
+            "0, because at 0 eps does not determine the image",
             stacklevel=2,
         )
     return schedule, prediction

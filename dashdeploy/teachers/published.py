@@ -1,18 +1,18 @@
 """The checkpoints that the code of arXiv:2606.00798 writes (`ckpt_epoch_*.pth`), read as a `UNet2DModel`.
 
-Their layout, taken from github.com/C-loud-Nine/DASH_Dual-Branch-Score-Distillation at fb04fe5 (no weights of theirs
-were at hand, so what is tested is a network of this layout with random weights):
+Their layout, as in github.com/C-loud-Nine/DASH_Dual-Branch-Score-Distillation at fb04fe5. (None of its weights were
+available: the tests use a network of this layout with random weights.)
 
     model_state_dict   the network, named as below
     ema_state_dict     {shadow: the network's averaged parameters by the same names, mu, registered}
-    tirt_state_dict    {importance_adjustment: λ (T,), snr_gamma: γ}; a teacher's only
+    tirt_state_dict    {importance_adjustment: λ (T,), snr_gamma: γ}; only in a teacher's checkpoint
     epoch, optimizer_state_dict, …: not read
 
-It is the UNet of Ho et al. 2020 with the label's embedding added to the timestep's: sines before cosines over
-half − 1 frequencies, GroupNorm of 32 groups with ε = 1e-6, a downsampling convolution that pads right and below, one
-attention head. `UNet2DModel` computes the same with the arguments of `unet_arguments`; `up.i` counts levels from the
-finest, up_blocks from the coarsest. Of what the shapes do not say, the image size is the caller's, and the noise
-schedule is the paper's: cosine, β in [1e-4, 0.9999].
+It is the UNet of Ho et al. 2020 with the label's embedding added to the timestep's: sines before cosines over half − 1
+frequencies, GroupNorm of 32 groups with ε = 1e-6, a downsampling convolution that pads right and below, one attention
+head. `UNet2DModel` with the arguments of `unet_arguments` computes the same. `up.i` counts levels from the finest,
+up_blocks from the coarsest. The shapes do not determine the image size, which the caller gives, and the noise schedule,
+which is the paper's: cosine, β in [1e-4, 0.9999].
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint's network as `UNet2DModel` arguments and weights, and λ (T,) float32 with γ if it has them."""
+    """A checkpoint's network as `UNet2DModel` arguments and weights; λ (T,) float32 and γ, None without them."""
 
     config: dict[str, Any]
     state: State
@@ -75,16 +75,17 @@ def read(path: Path, *, image_size: int, weights: Literal["ema", "model"] = "ema
     """Read a checkpoint; nothing in it is executed.
 
     Args:
-        image_size: side of the images that it was trained on, which decides nothing in the weights but has to be known.
-        weights: the averaged ones, which the paper's figures are of, or those of the last step.
+        image_size: side of the images that it was trained on; the weights do not tell it.
+        weights: the averaged ones, as in the paper's figures, or those of the last step.
 
     Raises:
-        UserError: it cannot be read so, or its layout is another; the message names what is missing or left over.
+        UserError: it cannot be read without running its code, or has another layout; the message names the missing or
+            unknown parameters.
     """
-    found = _load(path)
-    raw = _weights(found, path, weights)
+    checkpoint = _load(path)
+    raw = _weights(checkpoint, path, weights)
     config = unet_arguments(raw, path, image_size=image_size)
-    tirt = found.get("tirt_state_dict")
+    tirt = checkpoint.get("tirt_state_dict")
     lam, gamma = None, None
     if tirt is not None:
         lam = tirt.get("importance_adjustment") if isinstance(tirt, dict) else None
@@ -108,11 +109,12 @@ def unet_arguments(state: State, path: Path, *, image_size: int) -> dict[str, An
     if missing := [name for name in needed if name not in state]:
         raise UserError(
             f"{path}: not of the paper's layout: it has no {', '.join(missing)}. Only a UNet with convolutions that "
-            "resample is read; of another network make a folder in diffusers format."
+            "resample can be read; convert another network to diffusers format yourself."
         )
     if image_size % (1 << (levels - 1)):
         raise UserError(
-            f"{path}: it halves its images {levels - 1} times, and {image_size} pixels cannot be: give --image-size"
+            f"{path}: the network halves its images {levels - 1} times, which {image_size} pixels do not allow: give "
+            "--image-size"
         )
     attention = [any(name.startswith(f"down.{i}.attn.") for name in state) for i in range(levels)]
     return {
@@ -137,31 +139,31 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Expected a checkpoint such as ckpt_epoch_0500.pth.")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read without running code that it holds, or is damaged "
-            f"({' '.join(str(error).split())[:200]}). Save its state dicts alone, by torch.save."
+            f"({' '.join(str(error).split())[:200]}). Save only its state dicts, by torch.save."
         ) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds a {type(found).__name__}; expected a dict with model_state_dict")
-    return found
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: holds a {type(checkpoint).__name__}; expected a dict with model_state_dict")
+    return checkpoint
 
 
-def _weights(found: dict[str, Any], path: Path, weights: str) -> State:
-    """The parameters by their names, float32; the averaged ones cover every parameter, or are refused."""
-    model = found.get("model_state_dict")
+def _weights(checkpoint: dict[str, Any], path: Path, weights: str) -> State:
+    """The parameters by their names, float32. An average that lacks a parameter is refused."""
+    model = checkpoint.get("model_state_dict")
     if not isinstance(model, dict):
-        keys = ", ".join(map(str, list(found)[:8]))
+        keys = ", ".join(map(str, list(checkpoint)[:8]))
         raise UserError(f"{path}: has no model_state_dict (it has {keys}); is it a checkpoint of another program?")
     state = model
     if weights == "ema":
-        average = found.get("ema_state_dict")
+        average = checkpoint.get("ema_state_dict")
         shadow = average.get("shadow") if isinstance(average, dict) else None
         if not isinstance(shadow, dict) or shadow.keys() != model.keys():
             raise UserError(
-                f"{path}: ema_state_dict holds no average of every parameter; give --weights model for those of the "
-                "last step, which the paper's figures are not of"
+                f"{path}: ema_state_dict does not hold an average of every parameter. --weights model takes those of "
+                "the last step; the paper's figures are the average's."
             )
         state = shadow
     # DataParallel and torch.compile put these before every name.
@@ -171,12 +173,12 @@ def _weights(found: dict[str, Any], path: Path, weights: str) -> State:
 def _renamed(state: State, path: Path, levels: int) -> State:
     renamed, left = {}, []
     for name, tensor in state.items():
-        found = _diffusers_name(name, levels)
-        if found is None:
+        other = _diffusers_name(name, levels)
+        if other is None:
             left.append(name)
             continue
-        is_attention = ".attentions." in found and tensor.dim() == 4
-        renamed[found] = tensor[:, :, 0, 0].contiguous() if is_attention else tensor
+        is_attention = ".attentions." in other and tensor.dim() == 4
+        renamed[other] = tensor[:, :, 0, 0].contiguous() if is_attention else tensor
     if left:
         raise UserError(f"{path}: not of the paper's layout: {len(left)} unknown names, such as {', '.join(left[:3])}")
     return renamed

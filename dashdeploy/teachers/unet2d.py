@@ -35,7 +35,7 @@ def unet_config(architecture: Architecture, *, image_shape: tuple[int, int, int]
 
 
 def build(architecture: Architecture, *, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> Any:
-    """A freshly initialised UNet; the weights depend on the seed alone."""
+    """A freshly initialised UNet; the weights depend only on the seed."""
     check_levels(architecture, image_shape)
     config = unet_config(architecture, image_shape=image_shape, num_classes=num_classes)
     with torch.random.fork_rng(devices=[]):
@@ -44,7 +44,11 @@ def build(architecture: Architecture, *, image_shape: tuple[int, int, int], num_
 
 
 def check_levels(architecture: Architecture, image_shape: tuple[int, int, int]) -> None:
-    """Refuse an image that cannot be halved once between each pair of levels."""
+    """Refuse images that cannot be halved from each level to the next.
+
+    Raises:
+        UserError: their side is not divisible by 2 to the number of halvings.
+    """
     halvings = len(architecture.block_out_channels) - 1
     if image_shape[1] % (1 << halvings):
         raise UserError(
@@ -57,8 +61,8 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     """Open a class-conditional `UNet2DModel` with its scheduler, in eval mode and float32.
 
     `folder` holds `unet/` and `scheduler/` (a pipeline) or `config.json` beside `scheduler_config.json`.
-    The last class embedding (index K) is taken as the null class. What the network predicts (eps, v, x_0) is what the
-    scheduler's prediction_type says; out comes eps.
+    The last class embedding (index K) is the null class. The scheduler's prediction_type says what the network predicts
+    (eps, v or x_0); the denoiser returns eps.
 
     Raises:
         UserError: anything missing, damaged or not class-conditional; the message says what to do.
@@ -68,8 +72,8 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     embeds = config.get("num_class_embeds")
     if not embeds or embeds < 2:
         raise UserError(
-            f"{role} {unet_folder}: num_class_embeds is {embeds}; a class-conditional model with K classes and a null "
-            "class has K + 1. A model without the null class was not trained for classifier-free guidance."
+            f"{role} {unet_folder}: num_class_embeds is {embeds}; a model of K classes with a null class has K + 1. "
+            "A model without the null class was not trained for classifier-free guidance."
         )
     unet = networks.restore(config, networks.read_weights(folder, role=role), folder=folder, role=role)
     size = config.get("sample_size")

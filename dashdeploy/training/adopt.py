@@ -1,4 +1,4 @@
-"""Adopt a published checkpoint: write it as a teacher folder in diffusers format, with its λ beside it."""
+"""Adopt a published checkpoint: write it as a teacher's folder in diffusers format, with its λ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dashdeploy.training.timestep_weights import TimestepWeights
 
 @dataclass(frozen=True)
 class Adopted:
-    """What was written."""
+    """What `adopt` has written: a teacher's folder, and whether it holds a λ."""
 
     folder: Path
     parameters: int
@@ -24,26 +24,30 @@ class Adopted:
 
 
 def adopt(checkpoint: Path, folder: Path, *, image_size: int = 32, weights: Literal["ema", "model"] = "ema") -> Adopted:
-    """Write `unet/`, `scheduler/` and, of a teacher, timestep_weights.safetensors; the layout: teachers.published.
+    """Write unet/, scheduler/ and, where the checkpoint has a λ, timestep_weights.safetensors into a new folder.
 
-    λ goes by the kind `published`, whose normaliser is theirs; `tirt` takes it too.
+    λ is of the kind `published`, which divides by the batch's mean as the authors' code does; `tirt` reads it too.
+
+    Args:
+        checkpoint: a file in the layout of the paper's code, see teachers/published.py.
+        weights: the averaged weights (ema), or those of the last step (model).
 
     Raises:
-        UserError: the checkpoint is not of the paper's layout, or the folder is there and not empty.
+        UserError: the checkpoint has another layout, or the folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already; give a new folder")
-    found = published.read(checkpoint, image_size=image_size, weights=weights)
-    network = networks.restore(found.config, found.state, folder=checkpoint, role="teacher")
-    steps = {} if found.lam is None else {"num_train_timesteps": len(found.lam)}
+    checkpoint_parts = published.read(checkpoint, image_size=image_size, weights=weights)
+    network = networks.restore(checkpoint_parts.config, checkpoint_parts.state, folder=checkpoint, role="teacher")
+    steps = {} if checkpoint_parts.lam is None else {"num_train_timesteps": len(checkpoint_parts.lam)}
     schedule = schedules.from_recipe(schema.NoiseSchedule.model_validate({**published.SCHEDULE, **steps}))
     networks.save(network, schedule, folder)
-    if found.lam is not None and found.gamma is not None:
-        kind = schema.TimestepWeights(kind="published", gamma=found.gamma)
-        TimestepWeights(kind, schedule, frozen_lambda=found.lam.float()).save(folder)
+    if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
+        kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)
+        TimestepWeights(kind, schedule, frozen_lambda=checkpoint_parts.lam.float()).save(folder)
     return Adopted(
         folder=folder,
         parameters=sum(p.numel() for p in network.parameters()),
-        num_classes=found.config["num_class_embeds"] - 1,
-        has_lambda=found.lam is not None,
+        num_classes=checkpoint_parts.config["num_class_embeds"] - 1,
+        has_lambda=checkpoint_parts.lam is not None,
     )

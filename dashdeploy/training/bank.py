@@ -1,4 +1,4 @@
-"""The teacher bank: draws with the teacher's two outputs, computed once and reused in shuffled order."""
+"""The teacher bank: draws with the teacher's outputs for them, computed once and reused in shuffled order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,23 +19,24 @@ from safetensors.torch import save_file
 from dashdeploy import seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
+from dashdeploy.recipe import schema
 from dashdeploy.training.batches import Batch, FreshDraws
 
 BANK_SHARE = 0.25
 """A bank may take this share of the machine's memory."""
 MADE_AT_ONCE = 256
-"""Draws a forward of the teacher."""
+"""Draws that one forward of the teacher takes."""
 
 
 class TeacherBank:
-    """N draws with the teacher's outputs, computed once and then reused in shuffled order."""
+    """A source of batches: rows of a bank, each used once a pass, in another order every pass."""
 
     def __init__(self, bank: Batch, *, batch_size: int, seed: int) -> None:
         self.bank = bank
         self._order = ShuffledRows(len(bank.t), batch_size=batch_size, seed=seed)
 
     def draw(self, step: int) -> Batch:
-        """Rows of the bank, in a fresh order every pass."""
+        """The whole batch of `step`, on the CPU."""
         return self.bank.take(torch.from_numpy(self._order.rows(step)))
 
     def complete(self, batch: Batch) -> Batch:
@@ -43,25 +45,22 @@ class TeacherBank:
 
 
 def banked(
-    source: FreshDraws,
-    num_draws: int,
-    *,
-    batch_size: int,
-    seed: int,
-    path: Path,
-    key: str,
-    accelerator: Accelerator,
+    recipe: schema.Recipe, source: FreshDraws, inputs: dict[str, Any], *, folder: Path, accelerator: Accelerator
 ) -> TeacherBank:
-    """A bank of `num_draws` of the source's draws: computed by the main process, kept at `path`, read by all.
+    """A bank of the source's draws: made by the main process unless `folder` holds it already, and read by all.
+
+    Its draws are those of no training step.
 
     Args:
-        batch_size: draws a training step.
-        seed: the order of the draws; the bank's own draws are those of no training step.
-        key: what the bank is made from; a file with another is replaced.
+        inputs: the hashes of the data and the teacher, as in the student's key.
+        folder: the bank is named by its key there, so that several students can share the folder.
 
     Raises:
         UserError: it would take more than BANK_SHARE of the machine's memory.
     """
+    num_draws, batch_size = recipe.distill.teacher_bank, recipe.distill.batch_size
+    key = stages.stage_key("bank", recipe, {**inputs, "features": source.features is not None})
+    path = folder / f"teacher-bank-{key[:16]}.safetensors"
     size = bank_bytes(num_draws, source, accelerator.device)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > BANK_SHARE * memory:
@@ -70,28 +69,31 @@ def banked(
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
         )
     if accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with stages.in_turn(
-            path.with_suffix(".lock"), what="the teacher bank"
-        ):  # another shard of a comparison may be making the same bank
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another shard of a comparison may be making the same bank.
+        with stages.in_turn(path.with_suffix(".lock"), what="the teacher bank"):
             if load_bank(path, key=key) is None:
-                own = source.others(batch_size=min(num_draws, MADE_AT_ONCE), seed=seeds.derive(seed, "bank"))
+                seed = seeds.derive(recipe.seed, "bank")
+                draws = source.others(batch_size=min(num_draws, MADE_AT_ONCE), seed=seed)
                 with bank_progress(num_draws) as advance:
-                    made = build_bank(own, num_draws=num_draws, device=accelerator.device, on_draws=advance)
+                    made = build_bank(draws, num_draws=num_draws, device=accelerator.device, on_draws=advance)
                 save_bank(made, path, key=key)
     accelerator.wait_for_everyone()
     bank = load_bank(path, key=key)
     assert bank is not None
-    return TeacherBank(bank, batch_size=batch_size, seed=seed)
+    return TeacherBank(bank, batch_size=batch_size, seed=recipe.seed)
 
 
 def build_bank(
     source: FreshDraws, *, num_draws: int, device: torch.device, on_draws: Callable[[int], None] | None = None
 ) -> Batch:
-    """Draw `num_draws` samples and run the teacher on each once; everything ends on the CPU.
+    """Make `num_draws` draws and run the teacher once on each; the bank is on the CPU.
 
-    The bank is allocated whole and filled: keeping each batch's tensors until the end pins many times their
-    size in the allocator.
+    The bank is allocated whole and filled: to keep each batch's tensors until the end would pin many times their size
+    in the allocator.
+
+    Args:
+        on_draws: called with the number of draws that were added.
     """
     bank: Batch | None = None
     done, step = 0, 0
@@ -123,13 +125,13 @@ def bank_progress(num_draws: int) -> Iterator[Callable[[int], None]]:
 
 
 def bank_bytes(num_draws: int, source: FreshDraws, device: torch.device) -> int:
-    """Memory that a bank of this source's draws takes; runs the teacher on one of them."""
+    """Memory in bytes that a bank of this source's draws takes; runs the teacher on one of them."""
     one = _kept(source.complete(source.draw(0).take(slice(0, 1)).to(device)))
     return num_draws * sum(values.numel() * values.element_size() for values in tensors(one).values())
 
 
 def _kept(batch: Batch) -> Batch:
-    """A batch as a bank holds it: on the CPU, the teacher's features in float16 (they are most of it)."""
+    """A batch as a bank holds it: on the CPU, the teacher's features in float16, because they are most of it."""
     features = None if batch.teacher_features is None else batch.teacher_features.half()
     if features is not None and not torch.isfinite(features).all():
         raise UserError(
@@ -140,14 +142,18 @@ def _kept(batch: Batch) -> Batch:
 
 
 def save_bank(bank: Batch, path: Path, *, key: str) -> None:
-    """Write a bank so that a resumed run, or another student, need not compute it again; atomic."""
+    """Write a bank to a file beside `path` and rename it: what is at `path` is whole."""
     part = path.with_suffix(".part")
     save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
     part.replace(path)
 
 
 def load_bank(path: Path, *, key: str) -> Batch | None:
-    """The bank at `path` if it is whole and was made for this run, else None."""
+    """The bank at `path` if there is one with this key, else None.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     if not path.is_file():
         return None
     try:

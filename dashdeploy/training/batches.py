@@ -1,16 +1,16 @@
-"""What a training step is fed: x_t, t, y, eps and, for distillation, the teacher's two outputs.
+"""The batch of a training step: x_t, t, y, eps and, for distillation, the teacher's two outputs.
 
-Every draw is a function of (seed, step), made for the whole batch and then cut for the process and
-micro-batch at hand. So a run on two processes, or one that was killed and resumed, sees exactly
-what one uninterrupted process sees, and a checkpoint needs no generator's state.
+Every draw is a function of (seed, step). It is made for the whole batch and then cut for each process and micro-batch.
+So two processes, or a run that was killed and resumed, see exactly the draws of one process that was never stopped, and
+a checkpoint holds no generator's state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -19,70 +19,31 @@ from dashdeploy.data.images import ImageStream, LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.objectives.base import Batch
 from dashdeploy.recipe.schema import Precision
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One draw. B images; x_t, eps, teacher_*: (B, C, H, W) float32; t, y: (B,) int64; uniform: (B,) in [0, 1).
-
-    teacher_features: (B, 2, C', H', W') of its middle block, [uncond, cond], where the objective wants them.
-    """
-
-    x_t: torch.Tensor
-    t: torch.Tensor
-    y: torch.Tensor
-    eps: torch.Tensor
-    uniform: torch.Tensor
-    teacher_uncond: torch.Tensor | None = None
-    teacher_cond: torch.Tensor | None = None
-    teacher_features: torch.Tensor | None = None
-
-    def teacher_outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(eps_uncond, eps_cond) of the teacher."""
-        assert self.teacher_uncond is not None and self.teacher_cond is not None, (
-            "this batch was drawn without a teacher"
-        )
-        return self.teacher_uncond, self.teacher_cond
-
-    def take(self, rows: slice | torch.Tensor) -> Batch:
-        """These rows of every tensor."""
-        return self._each(lambda value: value[rows])
-
-    def empty(self, rows: int) -> Batch:
-        """Uninitialised tensors of these kinds for another number of rows."""
-        return self._each(lambda value: value.new_empty((rows, *value.shape[1:])))
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return self._each(lambda value: value.to(device, non_blocking=True))
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in values.items()}
-        return Batch(**changed)
-
-
 class Source(Protocol):
-    """Gives the batch of a step, whole; and completes a part of it on the device."""
+    """Where a training run takes its batches from: `draw` makes a step's batch, `complete` finishes a part of it."""
 
     def draw(self, step: int) -> Batch:
         """The whole batch of `step`, on the CPU."""
         ...
 
     def complete(self, batch: Batch) -> Batch:
-        """Add to a part of a batch, on its device, what is costly: the teacher's outputs."""
+        """Add the costly parts, which are the teacher's outputs, to a part of a batch that is on its device."""
         ...
 
 
 class FreshDraws:
     """New noise at every step; the teacher, if there is one, runs on every batch.
 
-    features: collects what the objective wants of the teacher's inside while it runs, see `hints.middle_features`.
-    precision: of the teacher's forward, by autocast; its outputs are kept in float32.
-    timesteps: t is uniform over these; None: over all of the schedule.
+    Args:
+        features: gathers the teacher's features as it runs, see `hints.middle_features`. None: none are wanted.
+        precision: of the teacher's forward, by autocast; its outputs are kept in float32.
+        timesteps: t is uniform over these. None: over all of the schedule's.
     """
 
     def __init__(
@@ -103,7 +64,7 @@ class FreshDraws:
         self.schedule, self.seed, self.teacher, self.features = schedule, seed, teacher, features
 
     def others(self, *, batch_size: int, seed: int) -> FreshDraws:
-        """Draws of the same kind by another seed."""
+        """The same source with another seed and batch size."""
         return FreshDraws(
             self.stream.data,
             self.schedule,
@@ -116,7 +77,7 @@ class FreshDraws:
         )
 
     def draw(self, step: int) -> Batch:
-        """Images, then uniform t and normal eps from the step's own generator."""
+        """Images, uniform t and normal eps: all from generators that are seeded by (seed, step)."""
         pixels, labels = self.stream.batch(step)
         x_0, y = torch.from_numpy(pixels), torch.from_numpy(labels)
         generator = torch.Generator().manual_seed(seeds.derive(self.seed, "draw", step))
@@ -127,13 +88,13 @@ class FreshDraws:
 
     @torch.no_grad()
     def complete(self, batch: Batch) -> Batch:
-        """Run the teacher once over 2B."""
+        """Run the teacher once, on both branches stacked."""
         if self.teacher is None:
             return batch
         with (
             torch.autocast(batch.x_t.device.type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST),
-            self.features(self.teacher) if self.features else nullcontext([]) as found,
+            self.features(self.teacher) if self.features else nullcontext([]) as features,
         ):
             uncond, cond = self.teacher.branches(batch.x_t, batch.t, batch.y)
-        kept = guidance.by_branch(found[0]).float() if found else None
+        kept = guidance.by_branch(features[0]).float() if features else None
         return replace(batch, teacher_uncond=uncond.float(), teacher_cond=cond.float(), teacher_features=kept)

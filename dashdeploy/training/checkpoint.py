@@ -1,4 +1,4 @@
-"""Checkpoints: one file, written atomically, read without executing anything in it."""
+"""Checkpoints: one file, written whole or not at all, and read without running any code in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from dashdeploy.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 FILE = "checkpoint.pt"
 
 
@@ -25,10 +25,10 @@ def save(folder: Path, state: dict[str, Any], *, key: str) -> None:
 
 
 def load(folder: Path, *, key: str) -> dict[str, Any] | None:
-    """The checkpoint of this very run, or None where there is none.
+    """The checkpoint in `folder`, or None where there is none.
 
     Raises:
-        UserError: it is damaged, of another format, or of a run with other settings, data or teacher.
+        UserError: it is damaged, or has another format or key.
     """
     path = folder / FILE
     if not path.is_file():
@@ -39,8 +39,8 @@ def load(folder: Path, *, key: str) -> dict[str, Any] | None:
     except Exception as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}). {fresh}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else None
-        raise UserError(f"{path}: checkpoint format {found}; this version reads {FORMAT}. {fresh}")
+        version = state.get("format") if isinstance(state, dict) else None
+        raise UserError(f"{path}: checkpoint format {version}; this version reads {FORMAT}. {fresh}")
     if state["key"] != key:
         raise UserError(f"{path}: a checkpoint of another recipe (its settings, data or teacher differ). {fresh}")
     return state

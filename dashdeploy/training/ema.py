@@ -1,4 +1,4 @@
-"""The average of the weights that a training run keeps: exponential, or by a power function of the step."""
+"""The average of the weights over the steps, which is what a stage stores: exponential, or a power function."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dashdeploy.recipe.schema import PowerEma
 class PowerEmaModel(EMAModel):
     """θ̂(t) = β_t·θ̂(t − 1) + (1 − β_t)·θ(t), β_t = (1 − 1/t)^(γ + 1) (Karras et al. 2024, arXiv:2312.02696 Eq. 3).
 
-    Its profile over the steps 1 … t is proportional to τ^γ at every t: it needs no warm-up, and one width suits runs of
-    any length.
+    Its profile over the steps 1 … t is proportional to τ^γ at every t. So it needs no warm-up, and one width suits runs
+    of any length.
     """
 
     def __init__(self, module: nn.Module, std: float) -> None:

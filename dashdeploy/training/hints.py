@@ -11,21 +11,21 @@ from torch import nn
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
+from dashdeploy.objectives.base import Term, Terms, mse
 from dashdeploy.training.batches import Batch
-from dashdeploy.training.objectives import Term, Terms, mse
 
 
 @contextmanager
 def middle_features(denoiser: TorchDenoiser) -> Iterator[list[torch.Tensor]]:
-    """What the UNet's middle block gives at each forward inside of the block: (B, C', H', W') each."""
-    found: list[torch.Tensor] = []
+    """The output of the UNet's middle block, (B, C', H', W'), for each forward within the `with` block."""
+    features: list[torch.Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        found.append(output)
+        features.append(output)
 
     hook = _middle(denoiser).register_forward_hook(keep)
     try:
-        yield found
+        yield features
     finally:
         hook.remove()
 
@@ -41,7 +41,7 @@ def _middle(denoiser: TorchDenoiser) -> nn.Module:
 
 
 class Hints(nn.Module):
-    """An objective with a further term: the student's middle features, of both branches, through a 1×1 convolution.
+    """An objective with one more term: both branches' middle features of the student, mapped by a 1×1 convolution.
 
     The convolution trains with the student and is not part of it. The term is a mean square over C'·H'·W'.
     """

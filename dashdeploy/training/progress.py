@@ -1,26 +1,30 @@
-"""What a training run shows and writes down: a progress line, metrics.jsonl, TensorBoard."""
+"""What a training run shows and writes down: a progress line, metrics.jsonl, and the recipe's tracker."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dashdeploy.lazy import require
+from dashdeploy.recipe import schema
 
 METRICS = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 
 
 class Reporter:
-    """Shows progress on stderr and appends to metrics.jsonl; silent on all but the main process."""
+    """Shows progress on stderr and appends to metrics.jsonl; only the main process does so."""
 
-    def __init__(self, folder: Path, title: str, *, steps: int, start: int, main: bool, tensorboard: bool) -> None:
-        self.main = main
+    def __init__(
+        self, folder: Path, title: str, config: schema.Training, *, start: int, accelerator: Accelerator
+    ) -> None:
+        self._config, self._accelerator, self._path = config, accelerator, folder / METRICS
+        self._main = accelerator.is_main_process
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=16),
@@ -30,16 +34,14 @@ class Reporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
-            disable=not main,
+            disable=not self._main,
         )
-        self._task = self._progress.add_task(title, total=steps, completed=start, note="")
-        self._path = folder / METRICS
-        self._board: Any = None
-        if main:
+        self._task = self._progress.add_task(title, total=config.steps, completed=start, note="")
+        self._clock, self._last = time.perf_counter(), start
+        if self._main:
             _cut(self._path, start)
-            if tensorboard:
-                writer = require("torch.utils.tensorboard", extra="tensorboard").SummaryWriter
-                self._board = writer(str(folder / TENSORBOARD), purge_step=start)
+        if start:
+            self.say(f"{title}: resuming at step {start} of {config.steps}")
 
     def __enter__(self) -> Reporter:
         self._progress.start()
@@ -47,30 +49,34 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._progress.stop()
-        if self._board is not None:
-            self._board.close()
 
     def advance(self, step: int) -> None:
         """Step `step` is done."""
         self._progress.update(self._task, completed=step)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """One line of metrics; its numbers go to TensorBoard too."""
-        if not self.main:
-            return
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        terms = " ".join(f"{name} {record[name]:.3g}" for name in record["terms"])
-        note = f"loss {record['loss']:.3g} · {terms} · {record['images_per_s']:.0f} images/s"
-        self._progress.update(self._task, note=note)
-        if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, record["step"])
+    def write(self, step: int, means: dict[str, float], *, learning_rate: float) -> dict[str, Any]:
+        """Write one line of metrics, its numbers to the tracker too, and return it.
+
+        Args:
+            means: of the steps since the line before it: the loss, each term, grad_norm.
+        """
+        now = time.perf_counter()
+        speed = self._config.batch_size * (step - self._last) / (now - self._clock)
+        self._clock, self._last = now, step
+        numbers = {**means, "learning_rate": learning_rate, "images_per_s": speed}
+        terms = [name for name in means if name not in ("loss", "grad_norm")]
+        record = {"step": step, **numbers, "terms": terms}
+        self._accelerator.log(numbers, step=step)
+        if self._main:
+            with self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        shown = " ".join(f"{name} {means[name]:.3g}" for name in terms)
+        self._progress.update(self._task, note=f"loss {means['loss']:.3g} · {shown} · {speed:.0f} images/s")
+        return record
 
     def say(self, text: str) -> None:
         """A line that stays, above the progress."""
-        if self.main:
+        if self._main:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""One training step's loss as a module, so that DDP and mixed precision see the whole of it."""
+"""The loss of one training step as a module, so that DDP and mixed precision wrap all of it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import torch
 from torch import nn
 
 from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.objectives.base import Terms
 from dashdeploy.training.batches import Batch
-from dashdeploy.training.objectives import Terms
 from dashdeploy.training.timestep_weights import TimestepWeights
 
 
 @dataclass(frozen=True)
 class Loss:
-    """total: scalar, has the gradient; terms: detached scalars by name; per_sample: (B,) detached, unweighted."""
+    """A batch's loss.
+
+    Attributes:
+        total: scalar, with its gradient.
+        terms: weighted means by name, detached scalars.
+        per_sample: (B,), unweighted and detached.
+    """
 
     total: torch.Tensor
     terms: dict[str, torch.Tensor]
@@ -24,7 +30,7 @@ class Loss:
 
 
 class TrainStep(nn.Module):
-    """Student and timestep weights together: L = Σ_k c_k · mean_b(ŵ_t · term_k)."""
+    """Student, timestep weights and objective: L = Σ_k c_k · mean_b(ŵ_t · term_k)."""
 
     def __init__(
         self, denoiser: TorchDenoiser, weights: TimestepWeights, objective: Callable[[TorchDenoiser, Batch], Terms]
@@ -33,6 +39,7 @@ class TrainStep(nn.Module):
         self.denoiser, self.weights, self.objective = denoiser, weights, objective
 
     def forward(self, batch: Batch, t_batch: torch.Tensor) -> Loss:
+        """The loss of this process's part of a batch; t_batch: (N,) int64, the timesteps of the whole batch."""
         terms = self.objective(self.denoiser, batch)
         w = self.weights(batch.t, t_batch)
         weighted = {name: (w * term.value).mean() for name, term in terms.items()}

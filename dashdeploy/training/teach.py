@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from dashdeploy import seeds, stages
 from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
+from dashdeploy.objectives.scratch import Scratch
 from dashdeploy.recipe import schema
 from dashdeploy.teachers import networks, unet2d
-from dashdeploy.training import objectives
+from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.batches import FreshDraws
-from dashdeploy.training.loop import parameters
-from dashdeploy.training.stage import train_stage
+from dashdeploy.training.loop import train
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights
+from dashdeploy.training.work import keep_record, working
 
 
 def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> stages.Stage:
@@ -29,31 +30,69 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> st
     Raises:
         UserError: the recipe has no `teach` section, or a training error (see training.loop.train).
     """
-    config = recipe.teach
+    config, folder = recipe.teach, run_folder / "teacher"
     if config is None:
         raise UserError(f"recipe {recipe.name} has no teach section: its teacher is {recipe.teacher.path}")
-    data = load_dataset(recipe.data)
-    schedule = schedules.from_recipe(recipe.noise_schedule or schema.NoiseSchedule())
-    inputs = {
-        "data": data.sha256,
-        "holdout": recipe.data.holdout,
-        "schedule": schedule.sha256,
-        "teach": stages.training_settings(config.model_dump(mode="json")),
-        "seed": recipe.seed,
-    }
-
-    def build(*, accelerator: Accelerator, work: Path, key: str) -> tuple[TrainStep, FreshDraws]:
-        seed = seeds.derive(recipe.seed, "teacher")
-        unet = unet2d.build(config.architecture, image_shape=data.image_shape, num_classes=data.num_classes, seed=seed)
-        denoiser = TorchDenoiser(unet, Interface(data.num_classes, data.image_shape, schedule))
-        weights = TimestepWeights(config.timestep_weights, schedule)
+    data, schedule = _data_and_schedule(recipe)
+    inputs = _inputs(data, schedule)
+    key = stages.stage_key("teacher", recipe, inputs)
+    if not fresh and (done := stages.current(folder, key)):
+        return done
+    accelerator = make_accelerator(config, work=stages.work_path(folder))
+    with working(folder, key=key, accelerator=accelerator, fresh=fresh) as work:
+        # Prepare.
         train_data, _ = data.split(recipe.data.holdout)
         source = FreshDraws(train_data, schedule, batch_size=config.batch_size, seed=recipe.seed)
-        return TrainStep(denoiser, weights, partial(objectives.denoise, config=config)), source
+        module = teacher_step(recipe.seed, config, data, schedule)
+        # Train.
+        figures = train(
+            module,
+            source,
+            config,
+            recipe=recipe,
+            accelerator=accelerator,
+            folder=work,
+            key=key,
+            title=f"teacher {recipe.name}",
+        )
+        # Write.
+        if accelerator.is_main_process:
+            with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
+                unet = module.denoiser.unet
+                networks.save(unet, schedule, draft.folder, dtype=getattr(torch, config.save_dtype))
+                module.weights.save(draft.folder)
+                keep_record(draft, work, module, figures)
+                draft.figures.update(parameters=parameters(unet), classes=list(data.classes))
+    return stages.read_stage(folder)
 
-    def write(module: TrainStep, draft: stages.Draft) -> None:
-        networks.save(module.denoiser.unet, schedule, draft.folder, dtype=getattr(torch, config.save_dtype))
-        module.weights.save(draft.folder)
-        draft.figures.update(parameters=parameters(module.denoiser.unet), classes=list(data.classes))
 
-    return train_stage(recipe, run_folder / "teacher", config, inputs=inputs, build=build, write=write, fresh=fresh)
+def key_of(recipe: schema.Recipe) -> str:
+    """The key of the teacher that `teach` would train."""
+    return stages.stage_key("teacher", recipe, _inputs(*_data_and_schedule(recipe)))
+
+
+def teacher_step(seed: int, config: schema.Teach, data: LabelledImages, schedule: NoiseSchedule) -> TrainStep:
+    """A new teacher with its objective and timestep weights."""
+    unet = unet2d.build(
+        config.architecture,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        seed=seeds.derive(seed, "teacher"),
+    )
+    denoiser = TorchDenoiser(unet, Interface(data.num_classes, data.image_shape, schedule))
+    weights = TimestepWeights(config.timestep_weights, schedule)
+    return TrainStep(denoiser, weights, Scratch(label_dropout=config.label_dropout).terms)
+
+
+def parameters(module: torch.nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _data_and_schedule(recipe: schema.Recipe) -> tuple[LabelledImages, NoiseSchedule]:
+    return load_dataset(recipe.data), schedules.from_recipe(recipe.noise_schedule or schema.NoiseSchedule())
+
+
+def _inputs(data: LabelledImages, schedule: NoiseSchedule) -> dict[str, str | bool]:
+    """What the teacher depends on beside the recipe's fields."""
+    return {"data": data.sha256, "horizontal_flip": data.horizontal_flip, "schedule": schedule.sha256}

@@ -29,7 +29,7 @@ from dashdeploy.recipe.schema import TimestepWeights as Config
 
 FILE = "timestep_weights.safetensors"
 STARVED = 0.01
-"""A decile of t that holds a smaller share of the weight than this is called starved."""
+"""A decile of t that holds a smaller share of the weight than this is starved: its timesteps hardly train."""
 LOSS_EMA_MOMENTUM = 0.99
 
 
@@ -60,7 +60,7 @@ class TimestepWeights(nn.Module):
 
     @property
     def observes(self) -> bool:
-        """Whether `observe` has to be told of every step's losses."""
+        """Whether `observe` needs the losses of every step."""
         return self.config.kind == "loss_ema" and not self.frozen
 
     def omega(self) -> torch.Tensor:
@@ -84,14 +84,14 @@ class TimestepWeights(nn.Module):
         return omega[t] / omega.mean()
 
     def regulariser(self, t: torch.Tensor) -> torch.Tensor:
-        """What is added to each sample's loss, (B,): u_t for `uncertainty` while it is learnt, else 0."""
+        """The amount added to each sample's loss, (B,): u_t for `uncertainty` while it is learnt, else 0."""
         if self.config.kind == "uncertainty" and not self.frozen:
             return self.lam[t]
         return torch.zeros_like(t, dtype=torch.float32)
 
     @torch.no_grad()
     def observe(self, t: torch.Tensor, loss: torch.Tensor) -> None:
-        """Take note of unweighted losses (N,) at t (N,), of all processes; only `loss_ema` learns from it."""
+        """Learn from unweighted losses (N,) at t (N,), of all processes, if the kind is `loss_ema`."""
         if not self.observes:
             return
         sums = torch.zeros_like(self.lam).index_add_(0, t, loss.float().clamp_min(1e-12).log())
@@ -113,7 +113,7 @@ class TimestepWeights(nn.Module):
         return starved(self.mass_by_decile())
 
     def save(self, folder: Path) -> None:
-        """Write λ with all that a transfer has to check; nothing for kinds that learn nothing."""
+        """Write λ and the settings that a transfer checks; kinds that learn nothing write no file."""
         if self.config.kind not in LEARNED_WEIGHTS:
             return
         metadata = {
@@ -129,7 +129,7 @@ class TimestepWeights(nn.Module):
 
 
 def starved(masses: Sequence[float]) -> list[int]:
-    """Places of the shares that are less than STARVED."""
+    """The indices of the shares that are less than STARVED."""
     return [i for i, mass in enumerate(masses) if mass < STARVED]
 
 
@@ -159,18 +159,18 @@ def transfer(config: Config, schedule: NoiseSchedule, teacher: Path) -> Timestep
         )
     try:
         with safe_open(path, "pt") as file:
-            found, lam = file.metadata() or {}, file.get_tensor("lambda")
+            recorded, lam = file.metadata() or {}, file.get_tensor("lambda")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}). Train the teacher again.") from error
     lam_kind = LEARNED_WEIGHTS[config.kind]
     problems = []
-    if LEARNED_WEIGHTS.get(found.get("kind", "")) != lam_kind:
-        problems.append(f"kind is {found.get('kind')!r} there and {config.kind!r} here")
-    if lam_kind == "tirt" and float(found.get("gamma", "nan")) != config.gamma:
-        problems.append(f"gamma is {found.get('gamma')} there and {config.gamma} here")
+    if LEARNED_WEIGHTS.get(recorded.get("kind", "")) != lam_kind:
+        problems.append(f"kind is {recorded.get('kind')!r} there and {config.kind!r} here")
+    if lam_kind == "tirt" and float(recorded.get("gamma", "nan")) != config.gamma:
+        problems.append(f"gamma is {recorded.get('gamma')} there and {config.gamma} here")
     if len(lam) != schedule.num_train_timesteps:
         problems.append(f"λ has {len(lam)} timesteps and the noise schedule {schedule.num_train_timesteps}")
-    elif found.get("schedule_sha256") != schedule.sha256:
+    elif recorded.get("schedule_sha256") != schedule.sha256:
         problems.append("λ was learnt with another noise schedule (its hash differs)")
     if not torch.isfinite(lam).all():
         problems.append("λ holds NaN or Inf")

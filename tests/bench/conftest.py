@@ -1,4 +1,4 @@
-"""A plausible record, built in code: three models, a sweep of guidance, ten bins, checks, an interval, training."""
+"""A plausible record, built in code: three models, a sweep of guidance, ten ranges of t, checks, training."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ STEP_MS = {"teacher": (7.9, 21.4, 138.0), "student": (4.1, 7.2, 27.5), "student-
 BATCHES = (1, 8, 64)
 
 
-def _interval(value: float, share: float = 0.07) -> dict[str, float]:
+def _estimate(value: float, share: float = 0.07) -> dict[str, float]:
     return {"value": value, "low": value * (1 - share), "high": value * (1 + share)}
 
 
-def _way(model: str) -> str:
+def _graph(model: str) -> str:
     return "sampler" if "onnx" in model else "guided"
 
 
@@ -49,7 +49,7 @@ def _latency() -> list[dict[str, Any]]:
                             "scope": scope,
                             "batch_size": batch,
                             "plan": "recipe" if scope == "sampler" else None,
-                            "way": _way(model) if scope == "sampler" else None,
+                            "graph": _graph(model) if scope == "sampler" else None,
                             "p50_ms": p50,
                             "p50_low_ms": p50 * 0.98,
                             "p50_high_ms": p50 * 1.02,
@@ -73,9 +73,9 @@ def _quality() -> list[dict[str, Any]]:
                     "model": model,
                     "guidance": guidance,
                     "w": float(guidance[2:]) if guidance.startswith("w=") else None,
-                    "fid": _interval(fid),
-                    "kid": _interval(fid / 217, 0.11),
-                    "fid_to_teacher": None if model == "teacher" else _interval(0.31 + 0.11 * student),
+                    "fid": _estimate(fid),
+                    "kid": _estimate(fid / 217, 0.11),
+                    "fid_to_teacher": None if model == "teacher" else _estimate(0.31 + 0.11 * student),
                     "accuracy": 0.991 if model == "teacher" else 0.978,
                 }
             )
@@ -119,7 +119,7 @@ def _baseline(name: str, label: str, fid: tuple[float, float], cosine: float, rh
 
 
 def _pairs() -> list[dict[str, Any]]:
-    """From the step's medians, of which batched is the faster way."""
+    """From the step's medians, of which batched is the faster."""
     wanted = [("teacher", "student"), ("teacher", "student-onnx-cpu"), ("student", "student-onnx-cpu")]
     return [
         {
@@ -137,7 +137,7 @@ def _pairs() -> list[dict[str, Any]]:
     ]
 
 
-def _check(graph: str, step: float | None, image: float | None) -> dict[str, Any]:
+def _sampling(graph: str, step: float | None, image: float | None) -> dict[str, Any]:
     return {"graph": graph, "step_error": step, "image_error": image, "max_difference": image}
 
 
@@ -145,41 +145,45 @@ def _rung(name: str, size: float) -> dict[str, Any]:
     def part(low: int, high: int, num: int) -> dict[str, Any]:
         errors = ("relative_error", "guided_error", "uncond_error", "cond_error")
         exact = {"rho": 1.0, "mean_cosine": 1.0, "slope": 1.0, "mse": 0.0, "energy_cosine": 1 - size / 10}
-        found = {"t_low": low, "t_high": high, "num": num, **exact}
-        return found | {error: size * (i + 1) * (1 - low / 2000) for i, error in enumerate(reversed(errors))}
+        row = {"t_low": low, "t_high": high, "num": num, **exact}
+        return row | {error: size * (i + 1) * (1 - low / 2000) for i, error in enumerate(reversed(errors))}
 
     bins = [part(125 * i, 125 * (i + 1), 32) for i in range(8)]
-    return {"name": name, "overall": part(0, 1000, 256), "bins": bins, "failures": []}
+    return {"name": name, "overall": part(0, 1000, 256), "bins": bins, "excess": size * 4 / 0.15, "failures": []}
 
 
 def _checks() -> list[dict[str, Any]]:
     """An artifact that is held to parity, and one, not measured here, that is held to the gate."""
-    parity = {"branch": "guided", "batch_size": 65, "t_low": 0, "t_high": 100, "relative_error": 1.74e-6}
+    worst = {"branch": "guided", "batch_size": 65, "t_low": 0, "t_high": 100, "relative_error": 1.74e-6}
     limits = {"branch_error": 0.1, "gap_relative_error": 0.3, "gap_relative_error_bin": 1.5, "gap_cosine": 0.96}
+    heavy = {"convolution": {"int8": 31, "float32": 2}}
     return [
         {
             "model": "student-onnx-cpu",
             "precision": "fp32",
             "verified": "",
-            "limits": {"relative_error": 1e-4, "sampler_error": 1e-3},
-            "rungs": [],
-            "parity": parity,
-            "graphs": [_check("cond", 6.9e-7, None), _check("sampler", None, 7.5e-6)],
-            "int8": False,
-            "float_layers": [],
-            "layer_types": {},
+            "parity": {
+                "limits": {"relative_error": 1e-4, "sampler_error": 1e-3},
+                "worst": {**worst, "problem": None},
+                "rows": [],
+            },
+            "gate": None,
+            "sampling": [_sampling("cond", 6.9e-7, None), _sampling("sampler", None, 7.5e-6)],
+            "float_layers": None,
+            "layers": {},
         },
         {
             "model": "student-rtx-int8",
             "precision": "int8",
             "verified": "its ONNX graphs were checked on the CPU",
-            "limits": {**limits, "guided_error": 0.15},
-            "rungs": [_rung("ONNX fp32", 2.5e-7), _rung("tensorrt_rtx int8", 0.0217)],
             "parity": None,
-            "graphs": [_check("step", 0.0088, 0.0166)],
-            "int8": True,
+            "gate": {
+                "limits": {**limits, "guided_error": 0.15},
+                "rungs": [_rung("ONNX fp32", 2.5e-7), _rung("tensorrt_rtx int8", 0.0217)],
+            },
+            "sampling": [_sampling("step", 0.0088, 0.0166)],
             "float_layers": ["conv_in", "up_blocks.1.resnets.0.conv1"],
-            "layer_types": {"guided": {"convolution int8": 31, "convolution float32": 2}},
+            "layers": {"guided": {"source": "network definition", "heavy": heavy, "engine": None}},
         },
     ]
 
@@ -200,14 +204,14 @@ def _study() -> dict[str, Any]:
     for row in _latency():
         if (row["model"], row["scope"]) == ("student-onnx-cpu", "sampler"):
             scaled = {k: v * 0.8 if k.endswith("_ms") else v for k, v in row.items()}
-            rows += [row | {"plan": "constant"}, scaled | {"plan": "interval", "way": "step"}]
+            rows += [row | {"plan": "constant"}, scaled | {"plan": "interval", "graph": "step"}]
     base = next(row for row in _quality() if (row["model"], row["guidance"]) == ("student-onnx-cpu", "w=2"))
-    changing = base | {"guidance": "w=2 in 0.2–0.8", "w": None, "fid": _interval(1.777), "fid_to_teacher": None}
+    changing = base | {"guidance": "w=2 in 0.2–0.8", "w": None, "fid": _estimate(1.777), "fid_to_teacher": None}
     return {
         "model": "student-onnx-cpu",
-        "constant": "constant",
-        "interval": "interval",
-        "alone": 20,
+        "constant_plan": "constant",
+        "interval_plan": "interval",
+        "cond_only_steps": 20,
         "latency": rows,
         "quality": [base, changing],
     }
@@ -217,7 +221,7 @@ def _payload() -> dict[str, Any]:
     bins = [(100 * i, 100 * (i + 1)) for i in range(10)]
     sizes = {"teacher": 1952513, "student": 316033, "student-onnx-cpu": 316033}
     return {
-        "format": 2,
+        "format": 3,
         "recipe": "digits",
         "created": "2026-11-23T06:00:00+00:00",
         "seed": 0,
@@ -248,7 +252,7 @@ def _payload() -> dict[str, Any]:
                 "peak_rss_mib": 412.0 - 71 * i,
                 "artifact_bytes": 5_172_345 if "onnx" in key else None,
                 "precision": "fp32",
-                "way": _way(key),
+                "graph": _graph(key),
                 "load_ms": 38.25 + i,
                 "first_call_ms": 241.5 - 71 * i,
                 "build_s": None,
@@ -265,7 +269,7 @@ def _payload() -> dict[str, Any]:
         },
         "latency": _latency(),
         "checks": _checks(),
-        "interval": _study(),
+        "guidance_interval": _study(),
         "quality": {
             "features": {"name": "digits-cnn", "sha256": "9" * 64},
             "num_images": 1000,
@@ -302,22 +306,6 @@ def _payload() -> dict[str, Any]:
 def payload() -> dict[str, Any]:
     """What bench.json holds, free to change."""
     return copy.deepcopy(_payload())
-
-
-@pytest.fixture
-def old_payload(payload: dict[str, Any]) -> dict[str, Any]:
-    """The same benchmark as format 1 wrote it."""
-    payload = copy.deepcopy(payload)
-    for name in ("plans", "checks", "interval"):
-        del payload[name]
-    new = ("artifact_bytes", "precision", "way", "load_ms", "first_call_ms", "build_s", "build_peak_mib")
-    new += ("plan", "p50_low_ms", "p50_high_ms", "slow_branches", "fast_branches", "refused")
-    parts = [*payload["models"].values(), *payload["latency"], *payload["pairs"]]
-    for part in parts:
-        for name in new:
-            part.pop(name, None)
-    payload["format"] = 1
-    return payload
 
 
 @pytest.fixture

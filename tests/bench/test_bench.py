@@ -70,18 +70,18 @@ def test_all_models_are_described(record: Record) -> None:
     assert record.models["teacher"].parameters == 45_321
     assert record.models["student"].parameters == record.models["student-onnx-cpu"].parameters == 11_797
     assert record.images_seen == 12 * 16
-    # An application that runs the graph with ONNX Runtime alone does without torch.
+    # An application that runs the graph with ONNX Runtime needs no torch.
     assert record.models["student-onnx-cpu"].peak_rss_mib < 0.6 * record.models["student"].peak_rss_mib
 
 
 def test_latency_has_every_batch_size_scope_and_the_two_pass_reference(record: Record) -> None:
-    found = {(r.model, r.branches, r.scope, r.batch_size) for r in record.latency}
-    assert {(r.model, r.way) for r in record.latency if r.scope == "sampler"} == {
+    timed = {(r.model, r.branches, r.scope, r.batch_size) for r in record.latency}
+    assert {(r.model, r.graph) for r in record.latency if r.scope == "sampler"} == {
         ("teacher", "guided"), ("student", "guided"), (ARTIFACT, "sampler"), (INT8, "guided")
     }  # fmt: skip
     wanted = {(m, "batched", s, b) for m in record.models for s in ("step", "sampler") for b in (1, 2)}
     wanted |= {(m, "two-pass", s, b) for m in ("teacher", "student") for s in ("step", "sampler") for b in (1, 2)}
-    assert found == wanted
+    assert timed == wanted
     for row in record.latency:
         assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
         assert row.images_per_s == pytest.approx(row.batch_size / row.p50_ms * 1e3)
@@ -125,8 +125,8 @@ def test_the_report_is_one_file_beside_the_record(measured: Path) -> None:
     )
 
 
-def test_every_model_has_its_precision_way_sizes_and_load_times(record: Record) -> None:
-    assert {k: (m.precision, m.way) for k, m in record.models.items()} == {
+def test_every_model_has_its_precision_graph_sizes_and_load_times(record: Record) -> None:
+    assert {k: (m.precision, m.graph) for k, m in record.models.items()} == {
         "teacher": ("fp32", "guided"), "student": ("fp32", "guided"),
         INT8: ("int8", "guided"), ARTIFACT: ("fp32", "sampler"),
     }  # fmt: skip
@@ -140,9 +140,9 @@ def test_every_model_has_its_precision_way_sizes_and_load_times(record: Record) 
 
 
 def test_pairs_compare_with_the_teacher_and_with_the_student_in_torch(record: Record) -> None:
-    found = {(p.slow, p.fast) for p in record.pairs}
-    assert found == {("teacher", k) for k in record.students} | {("student", k) for k in (INT8, ARTIFACT)}
-    assert len(record.pairs) == len(found) * 4 and not any(p.refused for p in record.pairs)
+    compared = {(p.slow, p.fast) for p in record.pairs}
+    assert compared == {("teacher", k) for k in record.students} | {("student", k) for k in (INT8, ARTIFACT)}
+    assert len(record.pairs) == len(compared) * 4 and not any(p.refused for p in record.pairs)
     for pair in record.pairs:
         slow = record.fastest(pair.slow, pair.scope, pair.batch_size)
         fast = record.fastest(pair.fast, pair.scope, pair.batch_size)
@@ -152,16 +152,17 @@ def test_pairs_compare_with_the_teacher_and_with_the_student_in_torch(record: Re
 def test_the_gate_and_parity_are_taken_from_the_manifests(record: Record, measured: Path) -> None:
     checks = {c.model: c for c in record.checks}
     gate = stages.read_stage(measured / "artifacts" / "lax-int8").figures["gate"]
-    assert [rung.name for rung in checks[INT8].rungs] == ["ONNX fp32", "onnxruntime int8"]
-    assert checks[INT8].rungs[1].bins[1].cond_error == gate["rungs"][1]["bins"][1]["cond_error"]
-    assert checks[INT8].limits["gap_cosine"] == 1e-6 and checks[INT8].int8
+    kept = checks[INT8].gate
+    assert kept is not None and [rung.name for rung in kept.rungs] == ["ONNX fp32", "onnxruntime int8"]
+    assert kept.rungs[1].bins[1].cond_error == gate["rungs"][1]["bins"][1]["cond_error"]
+    assert kept.limits["gap_cosine"] == 1e-6 and checks[INT8].float_layers is not None
     parity = checks[ARTIFACT].parity
-    assert parity is not None and parity.relative_error < 1e-4 and checks[ARTIFACT].rungs == ()
-    assert [g.graph for g in checks[ARTIFACT].graphs] == ["cond", "step", "sampler"]
+    assert parity is not None and parity.worst.relative_error < 1e-4 and checks[ARTIFACT].gate is None
+    assert [check.graph for check in checks[ARTIFACT].sampling] == ["cond", "step", "sampler"]
 
 
 def test_an_interval_is_tried_only_where_the_deployed_student_has_a_cond_graph(record: Record) -> None:
-    assert record.deployed == INT8 and record.interval is None
+    assert record.deployed == INT8 and record.guidance_interval is None
 
 
 def test_the_interval_saves_branches_and_an_artifact_that_does_not_run_here_is_left_out(
@@ -177,18 +178,18 @@ def test_the_interval_saves_branches_and_an_artifact_that_does_not_run_here_is_l
         return real(path, threads=threads)
 
     monkeypatch.setattr(models, "open_path", elsewhere)
-    bench(folder, tiny_recipe, guidance_interval=GuidanceInterval(w=3, low=0.4, high=0.6))
+    bench(folder, tiny_recipe, interval=GuidanceInterval(w=3, low=0.4, high=0.6))
     record = load_record(folder / "bench")
     assert list(record.models) == ["teacher", "student", ARTIFACT]
     assert any("lax-int8 does not run here and is left out: needs a GPU" in note for note in record.notes)
     assert "lax-int8 does not run here" in capsys.readouterr().err
     assert INT8 in {c.model for c in record.checks}
-    study = record.interval
+    study = record.guidance_interval
     assert study is not None and study.model == ARTIFACT
     # Timesteps 999, 749, 499, 249: one of four lies in 400 ≤ t < 600.
-    assert study.alone == 3 and record.plans["interval"].weights == (1.0, 1.0, 3.0, 1.0)
-    assert {(r.plan, r.batch_size, r.way) for r in study.latency} == {
-        (plan, b, way) for plan, way in (("constant", "sampler"), ("interval", "step")) for b in (1, 2)
+    assert study.cond_only_steps == 3 and record.plans["interval"].weights == (1.0, 1.0, 3.0, 1.0)
+    assert {(r.plan, r.batch_size, r.graph) for r in study.latency} == {
+        (plan, b, graph) for plan, graph in (("constant", "sampler"), ("interval", "step")) for b in (1, 2)
     }
     assert [q.guidance for q in study.quality] == ["w=3", "w=3 in 0.4–0.6"]
     assert all(q.fid.value > 0 for q in study.quality)
@@ -219,12 +220,12 @@ def test_a_finished_benchmark_is_not_run_again(measured: Path, tiny_recipe) -> N
 def test_samples_are_reused_only_for_the_same_weights_and_settings(measured: Path, tiny_recipe, record: Record) -> None:
     again = bench(measured, tiny_recipe, fresh=True)
     second = load_record(again.folder)
-    assert any("and taken again" in note for note in second.notes)
+    assert any("and were used again" in note for note in second.notes)
     assert [r.fid.value for r in second.quality.rows] == [r.fid.value for r in record.quality.rows]
-    assert record.notes == () or not any("and taken again" in note for note in record.notes)
+    assert record.notes == () or not any("and were used again" in note for note in record.notes)
 
 
-def test_samples_of_another_solver_have_another_key_and_the_committed_ones_of_ddim_keep_theirs() -> None:
+def test_samples_of_another_solver_have_another_key_and_the_committed_ones_are_of_ddim() -> None:
     recipe = load_recipe("digits")
     folder = locate.data_root("recipes") / "teachers" / "digits"
     sha256 = choose.open_teacher(folder, recipe, load_dataset(recipe.data)).sha256
@@ -242,9 +243,9 @@ def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
 
     images = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
     samples.save(tmp_path, "k" * 64, images)
-    found = samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2))
-    assert found is not None
-    assert torch.equal(found, images)
+    loaded = samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2))
+    assert loaded is not None
+    assert torch.equal(loaded, images)
     assert samples.load([tmp_path], "k" * 64, shape=(3, 1, 2, 2)) is None
     assert samples.load([tmp_path], "k" * 16 + "x" * 48, shape=(2, 1, 2, 2)) is None
     path = tmp_path / f"{'k' * 16}.npz"

@@ -44,7 +44,7 @@ def test_an_adopted_checkpoint_is_distilled_with_its_lambda(
     assert not caught.value.code
     printed = capsys.readouterr()
     assert printed.out == f"{tmp_path / 'teacher'}\n"
-    assert "2 classes, λ beside it" in printed.err
+    assert "2 classes, with λ" in printed.err
     recipe = load_text(
         RECIPE, name="adopted", overrides=[f"teacher.path={tmp_path / 'teacher'}", f"data.path={images}"]
     )

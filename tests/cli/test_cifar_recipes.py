@@ -36,13 +36,13 @@ def write_binary(folder: Path, layout: Layout) -> None:
     """The published binary version's files with few records: label bytes, then the R, G and B planes."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    each = IMAGES // len(layout.binary.batches)
-    for name in layout.binary.batches:
+    each = IMAGES // len(layout.batches)
+    for name in layout.batches:
         labels = rng.integers(0, len(layout.classes), (each, layout.label_bytes))
         labels[:, :-1] %= 20  # CIFAR-100's coarse labels
         pixels = rng.integers(0, 256, (each, 3072))
         (folder / name).write_bytes(np.concatenate([labels, pixels], axis=1).astype(np.uint8).tobytes())
-    (folder / layout.binary.meta).write_text("\n".join(layout.classes) + "\n")
+    (folder / layout.meta).write_text("\n".join(layout.classes) + "\n")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_paper_recipe_runs_end_to_end_at_a_quarter_of_its_width_for_two_steps(
     tmp_path: Path, small_features: str, layout: Layout
 ) -> None:
     torch.set_num_threads(1)
-    write_binary(tmp_path / layout.binary.folder, layout)
+    write_binary(tmp_path / layout.folder, layout)
     # Tracing and checking the target's four graphs would take longer than everything else.
     target = yaml.safe_load(find("exporters", "onnx-cpu").read_text())
     target |= {"graphs": ["guided"], "parity": {**target["parity"], "batch_sizes": [1, 3]}}

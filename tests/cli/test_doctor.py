@@ -12,13 +12,13 @@ import pytest
 import dashdeploy
 from dashdeploy.cli.app import main
 from dashdeploy.doctor import examine as module
-from dashdeploy.doctor.finding import Finding
+from dashdeploy.doctor.probes import Row
 
 REPOSITORY = Path(dashdeploy.__file__).resolve().parents[1]
-GOOD = {"python": Finding("Python", "ok", "3.12"), "onnxruntime": Finding("ONNX Runtime", "ok", "1.0", "runs")}
+GOOD = {"python": Row("ok", "3.12"), "onnxruntime": Row("ok", "1.0", "runs")}
 
 
-def called(monkeypatch: pytest.MonkeyPatch, rows: dict[str, Finding], *args: str) -> int:
+def called(monkeypatch: pytest.MonkeyPatch, rows: dict[str, Row], *args: str) -> int:
     monkeypatch.setattr(module, "examine", lambda: rows)
     with pytest.raises(SystemExit) as ended:
         main(["doctor", *args])
@@ -38,23 +38,23 @@ def test_json_of_this_machine() -> None:
 @pytest.mark.parametrize(
     ("row", "code"),
     [
-        (Finding("TensorRT", "missing", fix="pip install x"), 0),
-        (Finding("TensorRT", "info"), 0),
-        (Finding("TensorRT", "broken", "11.0", "crashed: signal 11 (SIGSEGV)"), 1),
+        (Row("missing", fix="pip install x"), 0),
+        (Row("info"), 0),
+        (Row("broken", "11.0", "crashed: signal 11 (SIGSEGV)"), 1),
     ],
 )
-def test_exit_code(row: Finding, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_code(row: Row, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert called(monkeypatch, {**GOOD, "tensorrt": row}) == code
 
 
 def test_without_a_runtime_the_exit_code_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert called(monkeypatch, {"onnxruntime": Finding("ONNX Runtime", "missing")}) == 1
+    assert called(monkeypatch, {"onnxruntime": Row("missing")}) == 1
 
 
 def test_a_command_is_printed_with_its_brackets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = {**GOOD, "openvino": Finding("OpenVINO", "missing", fix="pip install 'dashdeploy[openvino]'")}
+    rows = {**GOOD, "openvino": Row("missing", fix="pip install 'dashdeploy[openvino]'")}
     assert called(monkeypatch, rows) == 0
     printed = capsys.readouterr().out
     assert "dashdeploy[openvino]" in "".join(printed.split())

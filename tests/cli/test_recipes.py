@@ -73,6 +73,36 @@ def test_cp_overwrites_only_when_forced_and_leaves_nothing_else(recipes, folder:
     assert [path.name for path in folder.iterdir()] == ["good.yaml"]
 
 
+@pytest.mark.parametrize("base", ["good", "./base.yaml", "../base.yaml", "base.yaml  # a comment"])
+def test_a_copy_of_an_extending_recipe_loads_from_its_new_place(recipes, folder: Path, base: str) -> None:
+    (folder / "mine" / "deeper").mkdir(parents=True)
+    for place in (folder / "mine", folder / "mine" / "deeper"):
+        (place / "base.yaml").write_text(VALID + "seed: 8\n")
+    mine = folder / "mine" / "deeper" / "mine.yaml"
+    mine.write_text(f"# head\nextends: {base}\nname: mine\nsampling: {{guidance: 3}}\n")
+    assert recipes("cp", "mine/deeper/mine.yaml", "copy.yaml")[0] == 0
+    assert load_recipe(folder / "copy.yaml") == load_recipe(mine)
+    assert (folder / "copy.yaml").read_text().splitlines()[0::2] == ["# head", "name: mine"]
+
+
+def test_a_copy_of_a_comparison_loads_from_its_new_place(recipes, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "base.yaml").write_text(VALID)
+    text = "name: c\nrecipe: ./base.yaml\nvariants: {one: {label: One}}\n"
+    (folder / "sub" / "c.yaml").write_text(text)
+    assert recipes("cp", "sub/c.yaml")[0] == 0
+    assert recipes("validate", "c.yaml") == (0, "c.yaml: ok\n", "")
+
+
+def test_a_copy_that_would_lose_its_base_is_refused(recipes, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "base.yaml").write_text(VALID)
+    (folder / "sub" / "flow.yaml").write_text("{extends: ./base.yaml, name: x}")
+    code, _, err = recipes("cp", "sub/flow.yaml")
+    assert code == 2 and not (folder / "flow.yaml").exists()
+    assert err == "error: sub/flow.yaml: write `extends` on a line of its own to copy it to another folder\n"
+
+
 def test_cp_into_a_folder_that_is_not_there_is_a_mistake(recipes) -> None:
     code, _, err = recipes("cp", "good", "nowhere/good.yaml")
     assert (code, "folder nowhere does not exist" in err) == (2, True)
@@ -97,5 +127,7 @@ def test_schema_is_a_json_schema_that_forbids_unknown_keys(recipes) -> None:
     assert {arm["$ref"] for arm in schema["anyOf"]} == {"#/$defs/Recipe", "#/$defs/Comparison"}
     recipe, comparison = (schema["$defs"][name] for name in ("Recipe", "Comparison"))
     assert recipe["additionalProperties"] is comparison["additionalProperties"] is False
-    assert {"name", "student"} <= set(recipe["required"])
+    assert "name" in recipe["required"]
+    assert [arm["required"] for arm in recipe["anyOf"]] == [["student"], ["extends"]], "a base may bring the student"
+    assert recipe["properties"]["extends"]["type"] == "string"
     assert "seed" in recipe["properties"] and "variants" in comparison["required"]

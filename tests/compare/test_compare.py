@@ -144,8 +144,8 @@ def test_a_dry_run_prints_the_order_and_writes_nothing(
 def test_a_student_that_cannot_be_made_is_refused_before_anything_runs(
     capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, more: list[str]
 ) -> None:
-    other = "student: {architecture: {block_out_channels: [8, 8], norm_num_groups: 2}, init: {kind: pruned}}"
-    changed = f"label: DASH, set: {{{other}}}}}"
+    other = "architecture: {block_out_channels: [8, 8], norm_num_groups: 2}, init: {kind: pruned}"
+    changed = f"label: DASH, set: {{student: {{compression: null, {other}}}}}}}"
     small.write_text(small.read_text().replace("label: DASH}", changed))
     code, _, err = call(capsys, small, "--run-dir", tmp_path / "runs", *more)
     assert code == 2
@@ -163,8 +163,15 @@ def test_a_shard_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], sma
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("kind: scratch", "kind: scratchh"), "variant scratch: .*did you mean 'scratch'"),
-        (("unconditional: 0", "unconditionall: 0"), "variant no-un: .*unconditionall: unknown key"),
+        (
+            ("kind: scratch", "kind: scratchh"),
+            r"variant scratch: .*small\.yaml line 7: distill\.objective\.kind: .*did you mean 'scratch'",
+        ),
+        (
+            ("unconditional: 0", "unconditionall: 0"),
+            r"variant no-un: .*small\.yaml line 9: distill\.objective\.unconditionall: unknown key",
+        ),
+        (("teacher_bank: 64", "teacher_bank: -1"), r"small\.yaml line 5: distill\.teacher_bank: must be ≥ 0, got -1"),
         (("full: dash", "full: dashh"), "shares: unknown variant 'dashh'. Did you mean 'dash'"),
         (("shares:", "closes: dsh\nshares:"), "closes: unknown variant 'dsh'. Did you mean 'dash'"),
         (("seeds: [1]", "seeds: [1, 1]"), "seeds: value 1 .* repeats value 0"),

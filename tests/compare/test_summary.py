@@ -34,6 +34,7 @@ def record(fids: tuple[float, float], gap: float) -> dict[str, Any]:
         {
             "model": model,
             "guidance": f"w={w}",
+            "w": float(w),
             "fid": {"value": value},
             "kid": {"value": value / 100},
             "fid_to_teacher": {"value": value / 10} if model == "student" else None,
@@ -59,8 +60,8 @@ def summary_of(teachers: dict[str, str], weights: list[float]) -> Summary:
     """teachers: variant -> its teacher's hash; all have these timestep weights, and less is taught evenly."""
     runs = {
         (v, s): Run(record(fids, 0.1 + s), teachers[v], weights, EVEN if v == "less" else weights)
-        for v, found in FIDS.items()
-        for s, fids in found.items()
+        for v, by_seed in FIDS.items()
+        for s, fids in by_seed.items()
     }
     return summarise(COMPARISON, runs)
 
@@ -75,7 +76,9 @@ def test_rows_are_means_with_their_range(summary) -> None:
     assert rows["dash"].fid == {"w=1": Spread(3.0, 2.0, 4.0), "w=2": Spread(17.0, 4.0, 30.0)}
     assert rows["dash"].gap["relative_error"] == Spread(pytest.approx(0.6), 0.1, 1.1)
     assert rows["teacher"].fid["w=2"] == Spread(2.0, 2.0, 2.0)
-    assert set(rows["dash"].gap_by_t) == {"0–499", "500–999"}
+    assert [(one.t_low, one.t_high) for one in rows["dash"].gap_by_t] == [(0, 500), (500, 1000)]
+    assert rows["dash"].gap_by_t[0].relative_error == Spread(pytest.approx(0.6), 0.1, 1.1)
+    assert summary.scales == {"w=1": 1.0, "w=2": 2.0}
 
 
 def test_a_share_is_what_is_lost_of_the_gain_seed_by_seed(summary) -> None:
@@ -98,10 +101,10 @@ def test_nothing_is_closed_where_the_teacher_is_no_better() -> None:
     asked = COMPARISON.model_copy(update={"closes": "dash"})
     runs = {
         (v, s): Run(record((f[0], 2.0) if v == "dash" else f, 0.1), "a", EVEN, EVEN)
-        for v, found in FIDS.items()
-        for s, f in found.items()
+        for v, by_seed in FIDS.items()
+        for s, f in by_seed.items()
     }
-    assert {name: list(found) for name, found in summarise(asked, runs).closed.items()} == {
+    assert {name: list(shares) for name, shares in summarise(asked, runs).closed.items()} == {
         "scratch": ["w=1"],
         "less": ["w=1"],
     }
@@ -133,7 +136,7 @@ def test_every_teacher_has_a_row_that_its_students_name() -> None:
         ("less", "teacher:less"),
     ]
     text = tables.markdown(summary)
-    assert "2 seeds; the gap is against each student's own teacher**" in text
+    assert "2 seeds; each gap is against the student's teacher**" in text
     assert "| teacher of LESS | 1.00 | 2.00 | – | – | – | – |" in text
     assert (
         "| DASH | 3.00 [2.00, 4.00] | 17.0 [4.00, 30.0] | 0.600 [0.100, 1.10] | 0.500 | 1.00 | teacher of SCRATCH |"

@@ -34,7 +34,7 @@ foreach(program app sample verdicts)
   target_link_libraries(${{program}} PRIVATE dashdeploy::dashdeploy)
 endforeach()
 """
-"""A user's own project, which builds the runtime with its programs by add_subdirectory."""
+"""A user's project, which builds the runtime and its programs by add_subdirectory."""
 
 
 class Released(NamedTuple):
@@ -50,9 +50,9 @@ def package(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `dashdeploy export RUN --to cpp` writes."""
     folder = tmp_path_factory.mktemp("cpp") / "tiny"
     shutil.copytree(tiny_run, folder)
-    what = load("cpp")
-    assert isinstance(what, Package)
-    return write_package(folder, what).folder
+    settings = load("cpp")
+    assert isinstance(settings, Package)
+    return write_package(folder, settings).folder
 
 
 @pytest.fixture(scope="session")

@@ -72,8 +72,8 @@ def test_the_headers_compile_without_warnings(language: str, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_shows_the_example_as_it_is() -> None:
-    assert (SOURCES / "example" / "main.cpp").read_text() in (ROOT / "README.md").read_text()
+def test_the_documentation_shows_the_example_as_it_is() -> None:
+    assert (SOURCES / "example" / "main.cpp").read_text() in (ROOT / "docs" / "cpp.md").read_text()
 
 
 def test_the_c_header_stays_readable() -> None:

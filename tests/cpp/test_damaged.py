@@ -1,6 +1,6 @@
 """Damaged and mismatched artifact folders: a status and a line of text for each, no crash, under the sanitizers.
 
-Where a case edits the manifest, its own hash is written anew: what is refused is the content, not the hash.
+A case that edits the manifest seals it again: then the content is refused, not the hash.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def case(name: str, status: str, text: str) -> Callable[[Damage], Damage]:
 
 
 def edited(name: str, path: str, value: Any, status: str, text: str) -> None:
-    """A case that sets one value of the manifest; path as in artifact graphs step file."""
+    """A case that sets one value of the manifest; `path` is its keys with blanks between."""
 
     def damage(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -64,7 +64,7 @@ def text_of(name: str, change: Callable[[bytes], bytes], status: str, text: str,
 
 
 def listed(folder: Path, name: str) -> None:
-    """Vouch for a file's present content."""
+    """Put a file's present content into the manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = file_sha256(folder / name)
     seal(folder, json.dumps(manifest).encode())

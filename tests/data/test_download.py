@@ -119,7 +119,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: Server, target: Path
 
 def test_too_many_cuts_keep_the_part_for_the_next_run(server: Server, target: Path) -> None:
     server.cuts = [10_000, 10_000]
-    with pytest.raises(UserError, match=r"2 requests .* 20000 bytes are here\. Run the same again to resume"):
+    with pytest.raises(UserError, match=r"2 requests .* 20000 bytes are here\. Run the same command again to resume"):
         fetch(server.url, target, md5=MD5, attempts=2)
     assert not target.exists()
     assert part_of(target).read_bytes() == CONTENT[:20_000]

@@ -30,7 +30,7 @@ def identities(data: LabelledImages) -> list[int]:
 def test_a_label_outside_of_the_classes_is_refused(label: int) -> None:
     labels = np.zeros(20, np.int64)
     labels[5] = label
-    with pytest.raises(UserError, match=rf"dataset made: label {label} is outside of the 3 classes 0\.\.2"):
+    with pytest.raises(UserError, match=rf"dataset made: label {label} is none of the 3 classes 0\.\.2"):
         replace(make(), labels=labels)
 
 
@@ -85,7 +85,7 @@ def test_a_split_depends_on_its_seed_alone() -> None:
 
 @pytest.mark.parametrize(("n", "holdout"), [(1, 0.1), (2, 0.9), (20, 0.98)])
 def test_a_split_that_would_leave_nothing_to_train_on_names_its_setting(n: int, holdout: float) -> None:
-    with pytest.raises(UserError, match=rf"dataset made: data\.holdout {holdout} would keep all of its {n} images"):
+    with pytest.raises(UserError, match=rf"dataset made: data\.holdout {holdout} holds out all {n} images"):
         make(n).split(holdout, seed=0)
 
 

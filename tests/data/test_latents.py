@@ -126,7 +126,7 @@ def test_images_are_encoded_once_by_the_mean_times_the_scale(vae: Path, monkeypa
 
 
 def test_an_autoencoder_that_is_not_there_or_of_other_channels_is_refused(vae: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.vae .*no config\.json there; expected a folder"):
+    with pytest.raises(UserError, match=r"data\.vae .*it has no config\.json; expected the folder"):
         load_dataset(Data(name="digits", vae=str(tmp_path / "none")))
     rgb = np.zeros((2, 3, 8, 8), np.uint8)
     images = encode.LabelledImages("x", rgb, np.zeros(2, np.int64), ("a",), False)

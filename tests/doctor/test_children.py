@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from dashdeploy.doctor import examine as module
-from dashdeploy.doctor.children import Children, Stopped
 from dashdeploy.doctor.examine import examine
 
 PACKAGE = Path(module.__file__).parents[2]
@@ -89,12 +88,12 @@ def test_a_probe_ends_with_a_doctor_that_is_killed(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from dashdeploy.doctor import child\n"
-        "def hang():\n"
+        "from dashdeploy.doctor import probes\n"
+        "def hang(module):\n"
         f"    Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{os.getpid()}}')\n"
         "    time.sleep(120)\n"
-        "child.PROBES['x'] = hang\n"
-        "child.main('x', Path(sys.argv[2]))\n"
+        "probes.PROBES['x'] = probes.Probe('X', hang)\n"
+        "probes.main('x', Path(sys.argv[2]))\n"
     )
     code = DOCTOR.format(script=str(script)).replace('["first", "second", "third"]', '["x"]')
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
@@ -102,10 +101,3 @@ def test_a_probe_ends_with_a_doctor_that_is_killed(tmp_path: Path) -> None:
         children = await_pids(pids)
         doctor.kill()
     assert gone(children)
-
-
-def test_nothing_starts_after_the_stop(tmp_path: Path) -> None:
-    children = Children()
-    children.stop()
-    with (tmp_path / "said").open("wb") as said, pytest.raises(Stopped):
-        children.run([sys.executable, "-c", ""], environment=os.environ, said=said, timeout_s=5)

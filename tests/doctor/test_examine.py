@@ -11,22 +11,21 @@ from pathlib import Path
 import pytest
 
 from dashdeploy.cli.app import main
-from dashdeploy.doctor import examine as module
 from dashdeploy.doctor import probes
 from dashdeploy.doctor.examine import backends, examine, healthy
-from dashdeploy.doctor.finding import Finding
+from dashdeploy.doctor.probes import Row
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from dashdeploy.doctor import child, probes
-from dashdeploy.doctor.finding import Finding
+from dashdeploy.doctor import probes
+from dashdeploy.doctor.probes import Row
 
-def planted():
+def planted(module):
 {body}
 
-probes.PROBES["planted"] = planted
-child.main(sys.argv[1], Path(sys.argv[2]))
+probes.PROBES["planted"] = probes.Probe("Planted", planted)
+probes.main(sys.argv[1], Path(sys.argv[2]))
 """
 
 
@@ -34,7 +33,7 @@ child.main(sys.argv[1], Path(sys.argv[2]))
 def found(tmp_path: Path):
     """The row of a probe with this body."""
 
-    def run(body: str, timeout_s: float = 30.0) -> Finding:
+    def run(body: str, timeout_s: float = 30.0) -> Row:
         script = tmp_path / "child.py"
         script.write_text(SCRIPT.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    ")))
         return examine(["planted"], timeout_s=timeout_s, child=(sys.executable, str(script)))["planted"]
@@ -52,7 +51,7 @@ def test_a_crash_at_the_end_after_an_answer_is_told_with_it(found) -> None:
         """
         import atexit, os, signal
         atexit.register(lambda: os.kill(os.getpid(), signal.SIGABRT))
-        return Finding("planted", "ok", "1.0", "works")
+        return Row("ok", "1.0", "works")
         """
     )
     assert (row.status, row.version) == ("broken", "1.0")
@@ -64,9 +63,7 @@ def test_a_hang_is_ended(found) -> None:
 
 
 def test_what_a_library_prints_does_not_matter(found) -> None:
-    assert found("print('garbage {'); return Finding('planted', 'ok', '2', 'fine')") == Finding(
-        "planted", "ok", "2", "fine"
-    )
+    assert found("print('garbage {'); return Row('ok', '2', 'fine')") == Row("ok", "2", "fine")
 
 
 def test_an_end_without_an_answer_is_broken(found) -> None:
@@ -77,25 +74,21 @@ def test_an_exception_is_told(found) -> None:
     assert found("raise RuntimeError('the cable is out')").detail == "failed: RuntimeError: the cable is out"
 
 
-def test_every_probe_has_its_place_in_the_table() -> None:
-    assert list(module.NAMES) == list(probes.PROBES)
-
-
 def test_a_missing_part_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(probes, "version", lambda package: "")
-    row = probes.openvino()
+    row = probes.run("openvino")
     assert (row.status, row.fix) == ("missing", "pip install 'dashdeploy[openvino]'")
 
 
 def test_a_required_part_that_is_missing_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    assert probes.PROBES["diffusers"]().status == "broken"
+    assert probes.run("diffusers").status == "broken"
 
 
 def test_both_onnxruntimes_at_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "version", lambda package: "1.0")
-    found = probes.onnxruntime()
+    found = probes.run("onnxruntime")
     assert found.status == "broken" and "overwrite each other" in found.detail
 
 
@@ -105,7 +98,7 @@ def test_a_listed_provider_that_does_not_load_is_broken(monkeypatch: pytest.Monk
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(probes, "version", lambda package: "1.0" if package == "onnxruntime-gpu" else "")
-    found = probes.onnxruntime()
+    found = probes.run("onnxruntime")
     assert found.status == "broken" and found.detail.endswith("CPUExecutionProvider: runs")
     assert "onnxruntime-gpu[cuda,cudnn]" in found.fix
 
@@ -121,12 +114,12 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_backends_and_health_follow_from_the_rows() -> None:
-    good = {name: Finding(name, "ok") for name in ("onnxruntime", "tensorrt_rtx")}
+    good = {name: Row("ok") for name in ("onnxruntime", "tensorrt_rtx")}
     assert backends(good) == {"export": ["onnxruntime", "tensorrt_rtx"], "run": ["onnxruntime"]}
-    assert backends({**good, "gpu": Finding("gpu", "ok")})["run"] == ["onnxruntime", "tensorrt_rtx"]
-    assert healthy({**good, "tensorrt": Finding("t", "missing")})
-    assert not healthy({**good, "tensorrt": Finding("t", "broken")})
-    assert not healthy({"onnxruntime": Finding("o", "missing")})
+    assert backends({**good, "gpu": Row("ok")})["run"] == ["onnxruntime", "tensorrt_rtx"]
+    assert healthy({**good, "tensorrt": Row("missing")})
+    assert not healthy({**good, "tensorrt": Row("broken")})
+    assert not healthy({"onnxruntime": Row("missing")})
 
 
 def test_help_is_instant_and_loads_nothing() -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import pytest
 
 from dashdeploy import locate
-from dashdeploy.data import DATASETS
+from dashdeploy.lazy import resolve
+from dashdeploy.objectives import OBJECTIVES
 from dashdeploy.recipe.comparison import is_comparison, load_comparison, recipe_of
+from dashdeploy.recipe.datasets import DATASETS
 from dashdeploy.recipe.load import load_recipe, load_text, resolved_yaml
 from dashdeploy.recipe.schema import Dash, Data, Recipe, Tag, TimestepWeights
-from dashdeploy.students.architecture import StudentPlan, design
+from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.target import load_target
 from dashdeploy.teachers.unet2d import unet_config
-from dashdeploy.training.objectives import OBJECTIVES
 
 RECIPES = [name for name, path in locate.available("recipes").items() if not is_comparison(path)]
 COMPARISONS = sorted(set(locate.available("recipes")) - set(RECIPES))
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 
 
-def planned(name: str) -> tuple[Recipe, StudentPlan]:
+def planned(name: str) -> tuple[Recipe, StudentDesign]:
     recipe = load_recipe(name)
     assert recipe.teach is not None
     c, h, _ = SHAPES[recipe.data.name]
@@ -109,7 +110,9 @@ def test_the_full_recipe_has_the_same_teacher_and_is_trained_longer() -> None:
 
 
 def test_the_schemas_names_are_those_that_are_registered() -> None:
-    assert set(Data.model_json_schema()["properties"]["name"]["enum"]) == set(DATASETS)
+    assert Data.model_json_schema()["properties"]["name"]["enum"] == list(DATASETS)
+    for name in DATASETS:
+        assert callable(resolve("dataset", DATASETS, name, package="dashdeploy.data"))
     kinds = Recipe.model_json_schema()["$defs"]["Distill"]["properties"]["objective"]["discriminator"]["mapping"]
     assert set(kinds) == set(OBJECTIVES)
 

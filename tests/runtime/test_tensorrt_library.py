@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import subprocess
 import sys
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import pytest
 
+from dashdeploy import cuda
 from dashdeploy.errors import UserError
 from dashdeploy.runtime import tensorrt_library
 from dashdeploy.runtime.tensorrt_library import Here
@@ -49,24 +48,21 @@ def test_polygraphy_is_told_the_flavour_and_not_to_install() -> None:
     assert plain == {"POLYGRAPHY_USE_TENSORRT_RTX": "0", "POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
 
 
-def test_the_driver_is_probed_through_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_library(name: str) -> Any:
-        assert name == "libcuda.so.1"
-        raise OSError
-
-    monkeypatch.setattr(ctypes, "CDLL", no_library)
-    assert not tensorrt_library.has_driver() and tensorrt_library.driver_cuda() is None
-    assert tensorrt_library.facts("tensorrt").compute_capability is None
-
-    def version(pointer: Any) -> int:
-        pointer._obj.value = 13010
-        return 0
-
-    no_device = SimpleNamespace(cuInit=lambda flags: 100, cuDriverGetVersion=version)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: no_device)
-    assert not tensorrt_library.has_driver() and tensorrt_library.driver_cuda() == "13.1"
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuInit=lambda flags: 0))
-    assert tensorrt_library.has_driver()
+@pytest.mark.parametrize(
+    ("driver", "has", "newest"),
+    [
+        (cuda.Driver(installed=False, problem="no driver"), False, None),
+        (cuda.Driver(installed=True, code=cuda.NO_DEVICE, cuda="13.1"), False, "13.1"),
+        (cuda.Driver(installed=True, cuda="13.1", devices=("a GPU",)), True, "13.1"),
+    ],
+)
+def test_the_driver_is_asked_without_tensorrt(
+    monkeypatch: pytest.MonkeyPatch, driver: cuda.Driver, has: bool, newest: str | None
+) -> None:
+    monkeypatch.setattr(cuda, "look", lambda: driver)
+    assert (tensorrt_library.has_driver(), tensorrt_library.driver_cuda()) == (has, newest)
+    if not has:
+        assert tensorrt_library.facts("tensorrt").compute_capability is None
 
 
 def test_facts_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ from dashdeploy.students.blocks import misfits, selected
 from dashdeploy.teachers import choose, networks
 from dashdeploy.teachers.dit import dit_config
 from dashdeploy.teachers.unet2d import unet_config
-from dashdeploy.training import distill
 from dashdeploy.training.batches import FreshDraws
+from dashdeploy.training.student import live_source, make_objective, new_student
 
 SCHEDULE = schedule.from_recipe(schema.NoiseSchedule())
 VARIANTS = {
@@ -200,15 +200,15 @@ def test_a_pruned_student_of_digits_starts_nearer_to_its_teacher_than_a_random_o
     folder = choose.find(recipe, Path("nowhere"), base=find("recipes", "digits").parent)
     assert folder is not None
     teacher = choose.open_teacher(folder, recipe, data).denoiser
-    plan = design(recipe.student, networks.config_of(teacher.unet))
+    smaller = design(recipe.student, networks.config_of(teacher.unet))
     fresh = recipe.model_copy(update={"student": load_recipe("digits").student})
-    source = distill.live_source(recipe, data, teacher)
+    source = live_source(recipe, data, teacher)
     batch = source.complete(source.draw(0))
 
     @torch.no_grad()
     def loss(recipe: schema.Recipe) -> float:
-        student = denoiser(distill.new_student(recipe, plan, teacher, data))
-        terms = distill.make_objective(recipe, student, teacher)(student, batch)
+        student = denoiser(new_student(recipe, smaller, teacher, data))
+        terms = make_objective(recipe, student, teacher)(student, batch)
         return sum(float(term.coefficient * term.value.mean()) for term in terms.values())
 
     # Measured 1.7, 2.1 and 2.1 of 3.3; a student that says 0 has 2.9.

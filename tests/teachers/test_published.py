@@ -108,7 +108,7 @@ def without(found: dict, *names: str) -> dict:
     ("change", "message"),
     [
         (lambda f: without(f, "model_state_dict"), "has no model_state_dict .it has epoch, optimizer"),
-        (lambda f: without(f, "ema_state_dict"), "ema_state_dict holds no average.*--weights model"),
+        (lambda f: without(f, "ema_state_dict"), "ema_state_dict does not hold an average.*--weights model"),
         (lambda f: {**f, "tirt_state_dict": {}}, "tirt_state_dict holds no λ"),
         (lambda f: {**f, "extra": Harmful()}, "cannot be read without running code"),
         (lambda f: [f], "holds a list; expected a dict"),
@@ -150,7 +150,7 @@ def test_a_truncated_or_missing_file_is_named(saved: Path, tmp_path: Path) -> No
 
 
 def test_a_size_that_cannot_be_halved_and_a_folder_in_use_are_refused(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="18 pixels cannot be: give --image-size"):
+    with pytest.raises(UserError, match="18 pixels do not allow: give --image-size"):
         adopt(saved, tmp_path / "teacher", image_size=18)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()

@@ -96,9 +96,7 @@ def test_a_model_that_does_not_fit_is_refused(saved: Path, changes: dict, messag
 def test_a_model_of_another_class_is_refused_with_the_supported_ones(saved: Path) -> None:
     assert formats.load(saved, role="teacher").interface.num_classes == 4
     edit(saved / "unet" / "config.json", _class_name="UNet2DConditionModel")
-    with pytest.raises(
-        UserError, match="it is a UNet2DConditionModel; supported are DiTTransformer2DModel, UNet2DModel"
-    ):
+    with pytest.raises(UserError, match="it is a UNet2DConditionModel; supported: DiTTransformer2DModel, UNet2DModel"):
         formats.load(saved, role="teacher")
 
 
@@ -147,5 +145,5 @@ def test_an_unknown_prediction_type_is_refused_and_names_the_file(saved: Path) -
 
 def test_zero_terminal_snr_says_what_becomes_of_the_last_timestep(saved: Path) -> None:
     edit(saved / "scheduler" / "scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    with pytest.warns(UserWarning, match="the last alphas_cumprod is taken as 6e-08 instead of 0"):
+    with pytest.warns(UserWarning, match="the last alphas_cumprod is set to 6e-08, not 0"):
         assert unet2d.load(saved).interface.schedule.betas[-1] < 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ from diffusers import UNet2DModel
 
 from dashdeploy.data import load_dataset
 from dashdeploy.errors import UserError
-from dashdeploy.recipe import objectives as sections
+from dashdeploy.objectives.fitnets import FitNets
 from dashdeploy.recipe.load import load_text
 from dashdeploy.stages import open_run
 from dashdeploy.teachers import formats
-from dashdeploy.training import objectives
 from dashdeploy.training.bank import bank_bytes, build_bank
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.distill import distill
@@ -49,7 +47,7 @@ def test_the_hint_is_zero_for_the_teacher_itself_and_trains_the_adapter(teacher,
         data, teacher.interface.schedule, batch_size=4, seed=0, teacher=teacher, features=middle_features
     )
     batch = source.complete(source.draw(0))
-    fitnets = partial(objectives.fitnets, config=sections.FitNets())
+    fitnets = FitNets().terms
     objective = Hints(teacher, teacher, fitnets, weight=1.0)
     with torch.no_grad():
         objective.adapter.weight.copy_(torch.eye(16).view(16, 16, 1, 1))

@@ -34,18 +34,18 @@ def load(name: str, path: Path) -> ModuleType:
 @pytest.fixture(scope="session")
 def python_package(tiny_run: Path) -> stages.Stage:
     """The python backend's package, two threads; do not change it, copy it."""
-    found = schema.load("triton")
-    assert isinstance(found, schema.Package)
-    what = found.package.model_copy(update={"threads": 2})
-    return write_package(tiny_run, found.model_copy(update={"package": what}))
+    package = schema.load("triton")
+    assert isinstance(package, schema.Package)
+    settings = package.package.model_copy(update={"threads": 2})
+    return write_package(tiny_run, package.model_copy(update={"package": settings}))
 
 
 @pytest.fixture(scope="session")
 def graph_package(tiny_run: Path) -> stages.Stage:
     """The onnxruntime backend's package; do not change it, copy it."""
-    found = schema.load("triton-onnxruntime")
-    assert isinstance(found, schema.Package)
-    return write_package(tiny_run, found)
+    package = schema.load("triton-onnxruntime")
+    assert isinstance(package, schema.Package)
+    return write_package(tiny_run, package)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The Kubernetes example against the fields of KServe's v1beta1 API, offline.
 
-The models below are the part that the example uses of InferenceService as the Python package kserve 0.21.0 has it
-(V1beta1InferenceService, V1beta1PredictorSpec, V1beta1ModelSpec) and of Kubernetes' core/v1 (Probe,
-ResourceRequirements), written down by hand: field names, types, and the values that are allowed. No cluster is asked.
+The models below hold the fields that the example uses, with their types and allowed values, written by hand after the
+Python package kserve 0.21.0 (V1beta1InferenceService, V1beta1PredictorSpec, V1beta1ModelSpec) and Kubernetes' core/v1
+(Probe, ResourceRequirements). No cluster is asked.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class InferenceService(Strict):
 @pytest.fixture
 def example(python_package: stages.Stage) -> dict[str, Any]:
     text = (python_package.folder / "kubernetes" / "inferenceservice.yaml").read_text()
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    service: dict[str, Any] = yaml.safe_load(text)
+    return service
 
 
 def test_the_example_has_the_fields_of_the_api_and_scales(

@@ -1,4 +1,4 @@
-"""The triton package: its configs as Triton's own protobuf reads them, held against the artifact's manifest."""
+"""The triton package: its configs as Triton's protobuf reads them, compared with the artifact's manifest."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def config_of(folder: Path) -> Any:
 
 def writer(name: str, **changes: Any) -> package_triton.TritonWriter:
     """The writer of a package of exporters/ with some settings changed."""
-    found = schema.load(name)
-    assert isinstance(found, schema.Package)
-    what = found.package.model_copy(update=changes)
-    return package_triton.TritonWriter(found.model_copy(update={"package": what}), TEMPLATES)
+    package = schema.load(name)
+    assert isinstance(package, schema.Package)
+    settings = package.package.model_copy(update=changes)
+    return package_triton.TritonWriter(package.model_copy(update={"package": settings}), TEMPLATES)
 
 
 def artifact_of(tiny_run: Path) -> stages.Stage:
@@ -98,12 +98,12 @@ def parsed_config(settings: Triton, artifact: Artifact) -> Any:
 
 def inputs_of(config: Any, batch: int) -> dict[str, tuple[str, list[int]]]:
     """Name -> (numpy type, shape that the backend gets) of a config's inputs."""
-    found = {}
+    inputs = {}
     for tensor in config.input:
         dims = list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
         dtype = triton_to_np_dtype(pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"))
-        found[tensor.name] = (np.dtype(dtype).name, [batch, *dims])
-    return found
+        inputs[tensor.name] = (np.dtype(dtype).name, [batch, *dims])
+    return inputs
 
 
 def manifest_inputs(artifact: stages.Stage, batch: int) -> dict[str, tuple[str, list[int]]]:

@@ -1,4 +1,4 @@
-"""Latency of guided steps and of the whole sampler: models interleaved in one run, percentiles and ratios."""
+"""Latency of guided steps and of the whole sampler: models take turns in one process; rows hold percentiles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from dashdeploy import seeds
-from dashdeploy.bench.record.parts import SCOPES, Branches, LatencyRow, Scope, Way
+from dashdeploy.artifact import GraphName
+from dashdeploy.bench.measure.progress import progress
+from dashdeploy.bench.record.parts import SCOPES, Branches, LatencyRow, Scope
 from dashdeploy.bench.record.record import RECIPE_PLAN
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
@@ -25,12 +27,12 @@ from dashdeploy.runtime.model import Model
 K = TypeVar("K")
 SETTLE_S = 0.05
 MIN_RUNS = 6
-"""Least runs for an interval of the median: 1 − 2·0.5⁶ = 0.97."""
+"""Fewest runs for a confidence interval of the median: 1 − 2·0.5⁶ = 0.97."""
 RESAMPLES = 2000
 
 
 class TwoPass:
-    """A torch model whose branches run one after the other: guidance without batching, the naive reference."""
+    """A torch model whose branches run one after the other: guidance without batching, the plain reference."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.inner, self.interface = denoiser, denoiser.interface
@@ -49,7 +51,7 @@ class TwoPass:
 
 @dataclass(frozen=True)
 class _Timed:
-    """One row to measure: how a guided step and the whole sampler are called."""
+    """One model, and how a guided step and the whole sampler are called."""
 
     model: str
     branches: Branches
@@ -58,66 +60,68 @@ class _Timed:
     device: str
 
 
-def measure(
-    models: dict[str, Model],
-    config: Latency,
-    plan: Plan,
-    *,
-    seed: int,
-    name: str = RECIPE_PLAN,
-    on_row: Callable[[str], None] | None = None,
-) -> list[LatencyRow]:
+def measure(models: dict[str, Model], config: Latency, plan: Plan, *, seed: int) -> list[LatencyRow]:
     """Time every model's guided step and sampler at every batch size; torch models also with two passes.
 
     The sampler is `Model.sample`, which takes the artifact's fastest graph; rows say which. At each batch size the
     models take turns, one timed call each, so that a change of the machine's speed meets all of them alike.
 
     Args:
-        name: of the plan, as the record's plans have it.
+        plan: the recipe's.
     """
-    rows = [_Timed(n, "batched", m.denoiser, m.sample, m.device) for n, m in models.items()]
-    for model, m in models.items():
-        if m.runtime == "torch":
-            twice = TwoPass(m.denoiser)
-            rows.append(_Timed(model, "two-pass", twice, partial(SOLVERS[plan.solver], twice), m.device))
-    found: list[LatencyRow] = []
-    for batch_size in config.batch_sizes:
-        calls = {(r.model, r.branches): _calls(r, batch_size, plan, seed=seed) for r in rows}
-        ways = {(r.model, r.branches): models[r.model].graph_for(plan, batch_size) for r in rows}
-        for step, _ in calls.values():
-            for _ in range(config.warmup):
-                step()
-        for scope in SCOPES:
-            timed = {k: pair[SCOPES.index(scope)] for k, pair in calls.items()}
-            for key, times in _interleave(timed, ways, scope, config).items():
-                model, branches = key
-                at = (name, ways[key]) if scope == "sampler" else (None, None)
-                found.append(row(times, model, branches, scope, batch_size, plan=at[0], way=at[1], seed=seed))
-            if on_row is not None:
-                on_row(f"{scope}, batch {batch_size}")
-    return found
+    timed = [_batched(model, opened) for model, opened in models.items()]
+    for model, opened in models.items():
+        if opened.runtime == "torch":
+            twice = TwoPass(opened.denoiser)
+            timed.append(_Timed(model, "two-pass", twice, partial(SOLVERS[plan.solver], twice), opened.device))
+    rows: list[LatencyRow] = []
+    with progress("latency", total=len(SCOPES) * len(config.batch_sizes)) as advance:
+        for batch_size in config.batch_sizes:
+            calls = {(one.model, one.branches): _calls(one, batch_size, plan, seed=seed) for one in timed}
+            graphs = {(one.model, one.branches): models[one.model].graph_for(plan, batch_size) for one in timed}
+            for step, _ in calls.values():
+                for _ in range(config.warmup):
+                    step()
+            steps = {key: step for key, (step, _) in calls.items()}
+            for (model, branches), times in interleave(steps, repeats=config.repeats).items():
+                rows.append(row(times, model, branches, "step", batch_size, plan=None, graph=None, seed=seed))
+            advance(1)
+            samplers = {key: sampler for key, (_, sampler) in calls.items()}
+            for (model, branches), times in _sampler_times(samplers, graphs, config).items():
+                graph = graphs[model, branches]
+                rows.append(
+                    row(times, model, branches, "sampler", batch_size, plan=RECIPE_PLAN, graph=graph, seed=seed)
+                )
+            advance(1)
+    return rows
 
 
 def measure_plans(name: str, model: Model, config: Latency, plans: dict[str, Plan], *, seed: int) -> list[LatencyRow]:
-    """Time one model's sampler at several plans, which take turns, at every batch size."""
-    timed = _Timed(name, "batched", model.denoiser, model.sample, model.device)
-    found = []
+    """Time one model's sampler at several plans, which take turns, at every batch size.
+
+    Args:
+        name: the model's key. plans: by their keys in the record's plans.
+    """
+    timed = _batched(name, model)
+    rows = []
     for batch_size in config.batch_sizes:
-        ways = {key: model.graph_for(plan, batch_size) for key, plan in plans.items()}
+        graphs = {key: model.graph_for(plan, batch_size) for key, plan in plans.items()}
         calls = {key: _calls(timed, batch_size, plan, seed=seed)[1] for key, plan in plans.items()}
-        for key, times in _interleave(calls, ways, "sampler", config).items():
-            found.append(row(times, name, "batched", "sampler", batch_size, plan=key, way=ways[key], seed=seed))
-    return found
+        for key, times in _sampler_times(calls, graphs, config).items():
+            rows.append(row(times, name, "batched", "sampler", batch_size, plan=key, graph=graphs[key], seed=seed))
+    return rows
 
 
-def _interleave(
-    calls: dict[K, Callable[[], None]], ways: dict[K, Way], scope: Scope, config: Latency
+def _batched(name: str, model: Model) -> _Timed:
+    return _Timed(name, "batched", model.denoiser, model.sample, model.device)
+
+
+def _sampler_times(
+    calls: Mapping[K, Callable[[], None]], graphs: Mapping[K, GraphName], config: Latency
 ) -> dict[K, list[float]]:
-    """A sampler with a graph of its own, which may not have been opened yet, is called once untimed."""
-    if scope == "step":
-        return interleave(calls, repeats=config.repeats)
+    """Seconds of each call; a sampler or step graph, which may not have been opened yet, is called once untimed."""
     for key, call in calls.items():
-        if ways[key] != "guided":
+        if graphs[key] != "guided":
             call()
     return interleave(calls, repeats=config.sampler_repeats, warm=False, budget_s=config.sampler_budget_s)
 
@@ -127,9 +131,8 @@ def interleave(
 ) -> dict[K, list[float]]:
     """Seconds of each call, taken in turns; a call that has used up budget_s is left out of further turns.
 
-    The thread pools of torch and ONNX Runtime go on spinning for some milliseconds after a call and would
-    take the cores from the next model's. So each turn waits for them to come to rest, and with `warm` makes
-    one untimed call first.
+    The thread pools of torch and ONNX Runtime spin on for some milliseconds after a call and would take the cores
+    from the next model. So each turn waits until they rest, and with `warm` makes one untimed call first.
     """
     times: dict[K, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
@@ -145,23 +148,24 @@ def interleave(
     return times
 
 
-def _calls(row: _Timed, batch_size: int, plan: Plan, *, seed: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    interface = row.denoiser.interface
+def _calls(timed: _Timed, batch_size: int, plan: Plan, *, seed: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """(a guided step, the whole sampler), each of which returns when the device has finished."""
+    interface = timed.denoiser.interface
     generator = torch.Generator().manual_seed(seeds.derive(seed, "latency", batch_size))
-    noise = torch.randn((batch_size, *interface.image_shape), generator=generator).to(row.device)
-    y = (torch.arange(batch_size) % interface.num_classes).to(row.device)
+    noise = torch.randn((batch_size, *interface.image_shape), generator=generator).to(timed.device)
+    y = (torch.arange(batch_size) % interface.num_classes).to(timed.device)
     t = torch.full_like(y, plan.timesteps[len(plan.timesteps) // 2])
-    w = torch.full(y.shape, 2.0, device=row.device)
+    w = torch.full(y.shape, 2.0, device=timed.device)
 
     @torch.inference_mode()
     def step() -> None:
-        row.denoiser.guided(noise, t, y, w)
-        _wait(row.device)
+        timed.denoiser.guided(noise, t, y, w)
+        _wait(timed.device)
 
     @torch.inference_mode()
     def sampler() -> None:
-        row.sample(noise, y, plan)
-        _wait(row.device)
+        timed.sample(noise, y, plan)
+        _wait(timed.device)
 
     return step, sampler
 
@@ -179,7 +183,7 @@ def row(
     batch_size: int,
     *,
     plan: str | None,
-    way: Way | None,
+    graph: GraphName | None,
     seed: int,
 ) -> LatencyRow:
     """The figures of raw times in seconds."""
@@ -192,7 +196,7 @@ def row(
         scope=scope,
         batch_size=batch_size,
         plan=plan,
-        way=way,
+        graph=graph,
         p50_ms=p50,
         p50_low_ms=low,
         p50_high_ms=high,
@@ -205,10 +209,9 @@ def row(
 
 
 def median_interval(values: NDArray[np.float64], *, seed: int) -> tuple[float, float]:
-    """95 % interval of the median of (n,) values: the 2.5th and 97.5th percentile of its bootstrap.
+    """95 % confidence interval of the median of (n,) values: the 2.5th and 97.5th percentile of its bootstrap.
 
-    NaN below MIN_RUNS values: from n runs even the whole range holds the true median with probability
-    1 − 2·0.5ⁿ only.
+    NaN below MIN_RUNS values: even the whole range of n runs holds the true median with probability 1 − 2·0.5ⁿ only.
     """
     if len(values) < MIN_RUNS:
         return math.nan, math.nan

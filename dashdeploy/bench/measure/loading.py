@@ -1,9 +1,9 @@
 """How long a model takes to open, and to make its first image, each time in a process that has not done so before.
 
 python -m dashdeploy.bench.measure.loading JOB, with JOB as JSON, prints one JSON list. That process imports the
-runtimes once and forks for every opening, so that each starts with the imports done and nothing else: import time is
-not counted.
-Files are in the page cache, as they are for an application that is started again. On a GPU, starting CUDA counts.
+runtimes once and forks for every opening, so that each starts with the imports done and nothing else: imports are not
+counted.
+The files are in the page cache, as for an application that is started again. On a GPU, the start of CUDA counts.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ MODULES = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
 }
-"""Runtime -> the module that it imports when its first model is opened."""
+"""Runtime -> the module that it imports when it opens its first model."""
 
 
 def load_times(
     folders: dict[str, Path], runtimes: Iterable[str], sampling: Sampling, *, threads: int, repeats: int = REPEATS
 ) -> dict[str, tuple[float, float]]:
-    """By model, medians in ms: (opening it until the sampler's graph is ready, the first image after that).
+    """By model, medians in ms: (time to open it until the sampler's graph is ready, time of the first image then).
 
     Args:
         folders: by model.
         runtimes: of all these models.
+
+    Raises:
+        RuntimeError: a model cannot be opened in the measuring process.
     """
     job = {
         "folders": [str(folder.absolute()) for folder in folders.values()],
@@ -52,10 +55,10 @@ def load_times(
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise RuntimeError(f"measuring load times failed: {done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    seconds = json.loads(done.stdout.splitlines()[-1])
     return {
         name: (median(opened for opened, _ in times) * 1e3, median(first for _, first in times) * 1e3)
-        for name, times in zip(folders, found, strict=True)
+        for name, times in zip(folders, seconds, strict=True)
     }
 
 
@@ -68,14 +71,15 @@ def main(job: dict[str, Any]) -> None:
             resolve("runtime", RUNTIMES, runtime)
         if runtime in MODULES:
             importlib.import_module(MODULES[runtime])
-    found: list[list[tuple[float, float]]] = [[] for _ in job["folders"]]
+    seconds: list[list[tuple[float, float]]] = [[] for _ in job["folders"]]
     for _ in range(job["repeats"]):
-        for times, folder in zip(found, job["folders"], strict=True):
+        for times, folder in zip(seconds, job["folders"], strict=True):
             times.append(_forked(Path(folder), Sampling.model_validate(job["sampling"]), job["threads"]))
-    print(json.dumps(found))
+    print(json.dumps(seconds))
 
 
 def _forked(folder: Path, sampling: Sampling, threads: int) -> tuple[float, float]:
+    """`timed` in a fork of this process."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -101,7 +105,7 @@ def _forked(folder: Path, sampling: Sampling, threads: int) -> tuple[float, floa
 
 
 def timed(folder: Path, sampling: Sampling, threads: int) -> tuple[float, float]:
-    """Seconds of opening a model with the graph of its sampler, and of its first image."""
+    """(seconds to open a model with the graph of its sampler, seconds of its first image)."""
     import torch
 
     from dashdeploy.diffusion.sampling import plan

@@ -11,7 +11,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """CPU name, usable cores, memory, platform and GPU of this machine."""
+    """This machine: CPU name, usable cores, memory in GiB, platform, and GPU, or None."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": _cpu_name(),
@@ -25,8 +25,8 @@ def machine() -> dict[str, Any]:
 def _cpu_name() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
-    found = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    name = found.get("model name") or platform.processor() or platform.machine()
-    # Virtual machines often hide the model's name: say which vector units it has.
-    units = [u for u in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if u in found.get("flags", "").split()]
+    fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    # Virtual machines often hide the model's name, so the vector units are named.
+    units = [u for u in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if u in fields.get("flags", "").split()]
     return f"{name} ({', '.join(units)})" if units else name

@@ -1,25 +1,29 @@
-"""Peak memory of a model, measured in a process of its own that does nothing else.
+"""Peak memory of a model, measured in a separate process that does nothing else.
 
-python -m dashdeploy.bench.measure.memory FOLDER BATCH_SIZE THREADS prints one JSON object. ONNX Runtime's artifacts are
-run by it and numpy alone, as an application would run them; torch is not imported then. Others are opened as Models.
+python -m dashdeploy.bench.measure.memory FOLDER BATCH_SIZE THREADS prints one JSON object. An artifact of ONNX Runtime
+runs with ONNX Runtime and numpy only, without torch, as in an application. Other models are opened as `Model`.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from dashdeploy.stages import MANIFEST
+from dashdeploy import manifest, stages
+from dashdeploy.artifact import Artifact
+from dashdeploy.peak_memory import peak_mib
 
 STEPS = 3
 
 
 def peak_rss_mib(folder: Path, *, batch_size: int, threads: int | None) -> float:
-    """Largest resident memory (MiB) of a process that loads the model and runs a few guided steps of batch_size."""
+    """Largest resident memory (MiB) of a process that loads the model and runs a few guided steps of batch_size.
+
+    Raises:
+        RuntimeError: the process fails.
+    """
     command = [
         sys.executable,
         "-m",
@@ -35,36 +39,24 @@ def peak_rss_mib(folder: Path, *, batch_size: int, threads: int | None) -> float
 
 
 def main(folder: Path, batch_size: int, threads: int | None) -> None:
-    """Load, run, and report this process's own peak."""
-    manifest = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
-    if manifest.get("artifact", {}).get("backend") == "onnxruntime":
-        _run_onnx(folder, manifest["artifact"], batch_size, threads)
+    """Load, run, and print the peak memory of this process."""
+    path = folder / stages.MANIFEST
+    text = path.read_text() if path.is_file() else "{}"
+    if json.loads(text).get("artifact", {}).get("backend") == "onnxruntime":
+        _run_onnx(folder, manifest.parse(text, source=path).artifact, batch_size, threads)
     else:
         _run_opened(folder, batch_size, threads)
-    print(json.dumps({"peak_rss_mib": own_peak_mib()}))
+    print(json.dumps({"peak_rss_mib": peak_mib()}))
 
 
-def own_peak_mib() -> float:
-    """Largest resident memory of this process since it was started.
-
-    Linux's ru_maxrss begins at what the parent held when it started the child, so VmHWM is read where there is one.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _run_onnx(folder: Path, artifact: dict[str, Any], batch_size: int, threads: int | None) -> None:
+def _run_onnx(folder: Path, artifact: Artifact, batch_size: int, threads: int | None) -> None:
     import numpy as np
 
-    from dashdeploy.runtime.onnx_session import CPU, OnnxSession
+    from dashdeploy.runtime.onnx_session import OnnxSession
 
-    entry = artifact["graphs"]["guided"]
-    session = OnnxSession(folder / entry["file"], threads=threads, providers=artifact.get("providers") or CPU)
-    feeds = {i["name"]: np.zeros((batch_size, *i["shape"][1:]), i["dtype"]) for i in entry["inputs"]}
+    graph = artifact.graphs["guided"]
+    session = OnnxSession(folder / graph.file, threads=threads, providers=list(artifact.providers))
+    feeds = {spec.name: np.zeros((batch_size, *map(int, spec.shape[1:])), spec.dtype) for spec in graph.inputs}
     feeds["w"] += 2
     for _ in range(STEPS):
         session.run(feeds)

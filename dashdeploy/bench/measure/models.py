@@ -7,83 +7,91 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from dashdeploy import stages
-from dashdeploy.bench.measure import checks, loading, memory
+from dashdeploy.bench.measure import artifact_checks, loading, memory
 from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import ModelInfo
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.errors import UserError
+from dashdeploy.manifest import Manifest
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import open_path
 
 
-def opened(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[dict[str, Model], list[str]]:
-    """The models, and a note on every artifact that does not run on this machine, also on stderr.
+def open_all(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[dict[str, Model], list[str]]:
+    """The models, and a note, also on stderr, on every artifact that does not run on this machine.
+
+    Args:
+        folders: by model, artifacts with keys that begin with ``student-``.
+        stack: closes the models.
 
     Raises:
         UserError: the teacher, the student or every artifact cannot be opened.
     """
     models: dict[str, Model] = {}
-    refused: list[str] = []
+    notes: list[str] = []
+    artifacts = [name for name in folders if name.startswith("student-")]
     for name, folder in folders.items():
         try:
             models[name] = stack.enter_context(open_path(folder, threads=threads))
         except UserError as error:
-            others = [key for key in folders if key.startswith("student-")]
-            if name not in others or len(refused) + 1 == len(others):
+            if name not in artifacts or len(notes) + 1 == len(artifacts):
                 raise
-            refused.append(f"{folder.name} does not run here and is left out: {error}")
-            print(f"warning: {refused[-1]}", file=sys.stderr)
-    return models, refused
+            notes.append(f"{folder.name} does not run here and is left out: {error}")
+            print(f"warning: {notes[-1]}", file=sys.stderr)
+    return models, notes
 
 
 def describe(
     models: dict[str, Model],
     folders: dict[str, Path],
-    artifacts: dict[str, stages.Stage],
+    manifests: dict[str, Manifest],
     recipe: Recipe,
     plan: Plan,
     threads: int,
 ) -> dict[str, ModelInfo]:
-    """Sizes by model; memory and load times too, each in processes of its own, if the recipe has times taken."""
-    own = {name: folders[name] for name in models}
+    """Sizes by model; and if the recipe measures times, memory and load times, each in separate processes.
+
+    Args:
+        manifests: of the artifacts, by model.
+    """
     sizes = recipe.bench.latency.batch_sizes
-    cost = _cost_to_hold(own, models, recipe, batch_size=max(sizes), threads=threads) if sizes else {}
-    found = {}
+    opened = {name: folders[name] for name in models}
+    cost = _cost_to_hold(opened, models, recipe, batch_size=max(sizes), threads=threads) if sizes else {}
+    described = {}
     for name, model in models.items():
-        stage = artifacts.get(name)
-        build_s, build_peak_mib = checks.build_figures(stage.manifest["artifact"] if stage else {})
+        manifest = manifests.get(name)
+        build_s, build_peak_mib = artifact_checks.build_cost(manifest.artifact if manifest else None)
         load_ms, first_call_ms, peak_rss_mib = cost.get(name, (math.nan, math.nan, math.nan))
-        found[name] = ModelInfo(
+        described[name] = ModelInfo(
             label=model.label,
             runtime=model.runtime,
             parameters=model.parameters,
             file_bytes=model.file_bytes,
-            artifact_bytes=stage.figures["file_bytes"] if stage else None,
+            artifact_bytes=manifest.figures.file_bytes if manifest else None,
             sha256=model.sha256,
             peak_rss_mib=peak_rss_mib,
             precision=model.precision,
-            way=model.graph_for(plan),
+            graph=model.graph_for(plan),
             load_ms=load_ms,
             first_call_ms=first_call_ms,
             build_s=build_s,
             build_peak_mib=build_peak_mib,
         )
-    return found
+    return described
 
 
 def _cost_to_hold(
     folders: dict[str, Path], models: dict[str, Model], recipe: Recipe, *, batch_size: int, threads: int
 ) -> dict[str, tuple[float, float, float]]:
-    """(time of loading, of the first call, both ms, peak memory in MiB) by model."""
+    """(ms to load, ms of the first call, peak memory in MiB) by model."""
     with progress("loading and memory", total=1 + len(models)) as advance:
         runtimes = {model.runtime for model in models.values()}
-        loaded = loading.load_times(folders, runtimes, recipe.sampling, threads=threads)
+        load_times = loading.load_times(folders, runtimes, recipe.sampling, threads=threads)
         advance(1)
-        found = {}
+        cost = {}
         for name, folder in folders.items():
             peak_rss_mib = memory.peak_rss_mib(folder, batch_size=batch_size, threads=threads)
-            found[name] = (*loaded[name], peak_rss_mib)
+            cost[name] = (*load_times[name], peak_rss_mib)
             advance(1)
-    return found
+    return cost

@@ -1,7 +1,7 @@
 """A cache of generated images, so that a model is not sampled twice with the same settings.
 
-A teacher folder may carry such samples (`samples/`), made once by the benchmark itself: sampling a
-teacher is by far the longest part of measuring a student.
+A teacher's folder may hold such images (`samples/`), which the benchmark made once: drawing them takes by far the
+longest part of measuring a student.
 """
 
 from __future__ import annotations
@@ -23,17 +23,13 @@ FOLDER = "samples"
 
 
 def key(model_sha256: str, plan: Plan, *, num_images: int, seed: int) -> str:
-    """Identity of a set of samples: the model's hash and every setting that changes an image.
-
-    DDIM goes without saying, so that what was drawn before there were other solvers keeps its name.
-    """
+    """Identity of a set of samples: the model's hash and every setting that changes an image."""
     settings = {"model": model_sha256, "num_images": num_images, "noise": noise.NAME, "seed": seed}
-    steps = {k: v for k, v in asdict(plan).items() if (k, v) != ("solver", "ddim")}
-    return stages.digest({**settings, "plan": steps})
+    return stages.digest({**settings, "plan": asdict(plan)})
 
 
 def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) -> torch.Tensor | None:
-    """Images, uint8 of `shape`, from the first folder that holds them whole, or None."""
+    """Images, uint8 of `shape`, from the first folder that holds them undamaged; else None."""
     for folder in folders:
         path = folder / f"{name[:16]}.npz"
         if not path.is_file():
@@ -49,7 +45,7 @@ def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) ->
 
 
 def save(folder: Path, name: str, images: torch.Tensor) -> None:
-    """Write samples; atomic."""
+    """Write images for `load`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
     with os.fdopen(handle, "wb") as file:

@@ -6,28 +6,28 @@ from dashdeploy.bench.record.record import RECIPE_PLAN, TEACHER, Record
 
 
 def obstacles(a: Record, b: Record) -> list[str]:
-    """In what two records differ that makes all or most of their figures incomparable."""
-    found = [f"recipe ({a.recipe} and {b.recipe})"] if a.recipe != b.recipe else []
-    found += a.plans[RECIPE_PLAN].differences(b.plans[RECIPE_PLAN])
+    """In what two records differ so that their figures cannot be compared; empty where they can."""
+    differing = [f"recipe ({a.recipe} and {b.recipe})"] if a.recipe != b.recipe else []
+    differing += a.plans[RECIPE_PLAN].differences(b.plans[RECIPE_PLAN])
     for what, one, two in (
         ("number of images", a.quality.num_images, b.quality.num_images),
         ("number of real images", a.quality.num_reference, b.quality.num_reference),
     ):
-        found += [f"{what} ({one} and {two})"] if one != two else []
+        differing += [f"{what} ({one} and {two})"] if one != two else []
     if a.quality.features.sha256 != b.quality.features.sha256:
-        found.append(f"feature network ({_features(a)} and {_features(b)})")
+        differing.append(f"feature network ({_features(a)} and {_features(b)})")
     if other_machine(a, b):
-        return found
+        return differing
     if a.threads != b.threads:
-        found.append(f"threads ({a.threads} and {b.threads})")
+        differing.append(f"threads ({a.threads} and {b.threads})")
     sizes = [{row.batch_size for row in r.latency} for r in (a, b)]
     if missing := sorted(sizes[0] - sizes[1]):
-        found.append(f"batch sizes (the second lacks {', '.join(map(str, missing))})")
-    return found
+        differing.append(f"batch sizes (the second lacks {', '.join(map(str, missing))})")
+    return differing
 
 
 def other_machine(a: Record, b: Record) -> str:
-    """What tells the machines of two records apart; '' for the same. Kernels and versions may differ."""
+    """In what the machines of two records differ; '' for the same machine. Kernel and versions may differ."""
     pairs = ((name, getattr(a.machine, name), getattr(b.machine, name)) for name in ("cpu", "cores", "gpu"))
     return "; ".join(f"{name}: {one or 'none'} and {two or 'none'}" for name, one, two in pairs if one != two)
 
@@ -55,8 +55,8 @@ def version_notes(a: Record, b: Record) -> list[str]:
     """Which packages had another version."""
     names = sorted(a.versions.keys() | b.versions.keys())
     both = ((n, a.versions.get(n, "none"), b.versions.get(n, "none")) for n in names)
-    found = [f"{name} {one} → {two}" for name, one, two in both if one != two]
-    return [f"Versions differ: {', '.join(found)}."] if found else []
+    changed = [f"{name} {one} → {two}" for name, one, two in both if one != two]
+    return [f"Versions differ: {', '.join(changed)}."] if changed else []
 
 
 def _features(record: Record) -> str:

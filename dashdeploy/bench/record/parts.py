@@ -1,4 +1,4 @@
-"""The parts of a benchmark record: one class a kind of row, with units.
+"""The parts of a benchmark record: a class for each kind of row, with units.
 
 A figure that could not be computed is NaN in Python and null in the file, which is strict JSON.
 """
@@ -6,21 +6,18 @@ A figure that could not be computed is NaN in Python and null in the file, which
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from dashdeploy.artifact import EngineLayers, GraphName
+from dashdeploy.figures import GapRow, GateFigures, Number, Parity, SamplingCheck
 from dashdeploy.recipe.schema import Solver
 
 Scope = Literal["step", "sampler"]
 Branches = Literal["batched", "two-pass"]
-Way = Literal["sampler", "step", "guided"]
+"""How both branches of the guidance are predicted: in one pass of twice the batch, or one after the other."""
 SCOPES: tuple[Scope, ...] = ("step", "sampler")
-Number = Annotated[
-    float,
-    BeforeValidator(lambda value: math.nan if value is None else value),
-    PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
-]
 RATIO_TOLERANCE = 1e-3
 """Relative; a ratio is the medians' but for rounding."""
 
@@ -52,49 +49,53 @@ class Settings(Part):
 
 
 class PlanInfo(Part):
-    """One sampler run, worked out. weights: the guidance scale of each step; None: the record does not say."""
+    """A sampling plan.
+
+    Attributes:
+        guidance: its label in tables.
+        timesteps: largest first.
+        weights: the guidance scale of each step.
+    """
 
     guidance: str
     timesteps: tuple[int, ...]
-    weights: tuple[float, ...] | None
-    clip_sample: bool | None
-    solver: Solver = "ddim"
+    weights: tuple[float, ...]
+    clip_sample: bool
+    solver: Solver
 
     def differences(self, other: PlanInfo) -> list[str]:
-        """In what two plans differ; empty where times of both can be set against each other."""
-        found = []
+        """In what two plans differ; empty where times of both can be compared."""
+        differing = []
         if len(self.timesteps) != len(other.timesteps):
-            found.append(f"steps ({len(self.timesteps)} and {len(other.timesteps)})")
+            differing.append(f"steps ({len(self.timesteps)} and {len(other.timesteps)})")
         elif self.timesteps != other.timesteps:
-            found.append("timesteps")
-        same_steps = len(self.timesteps) == len(other.timesteps)
-        weights = same_steps and None not in (self.weights, other.weights) and self.weights != other.weights
+            differing.append("timesteps")
         if self.guidance != other.guidance:
-            found.append(f"guidance ({self.guidance} and {other.guidance})")
-        elif weights:
-            found.append(f"guidance (both {self.guidance}, with other scales at single steps)")
-        if None not in (self.clip_sample, other.clip_sample) and self.clip_sample != other.clip_sample:
-            found.append("clip_sample")
+            differing.append(f"guidance ({self.guidance} and {other.guidance})")
+        elif len(self.weights) == len(other.weights) and self.weights != other.weights:
+            differing.append(f"guidance (both {self.guidance}, with other scales at some steps)")
+        if self.clip_sample != other.clip_sample:
+            differing.append("clip_sample")
         if self.solver != other.solver:
-            found.append(f"solver ({self.solver} and {other.solver})")
-        return found
+            differing.append(f"solver ({self.solver} and {other.solver})")
+        return differing
 
 
 class ModelInfo(Part):
-    """One measured model in one runtime. None and NaN: does not apply there, or was not measured.
+    """One measured model in one runtime. None or NaN: does not apply to it, or was not measured.
 
     Attributes:
-        file_bytes: of its weights; of an artifact, of the graph of a guided step.
-        artifact_bytes: of all graphs of an artifact.
+        file_bytes: size of its weights; of an artifact, size of the graph that makes a guided prediction.
+        artifact_bytes: size of all graphs of an artifact.
         peak_rss_mib: resident memory of a process that runs guided steps at the largest batch.
         precision: fp32, fp16, bf16 or int8.
-        way: how it runs the whole sampler at the recipe's plan: one graph for all steps (sampler), a graph a step
-            (step), or single predictions with the update in torch (guided).
-        load_ms: opening it until the sampler's graph is ready, median over fresh processes that have imported the
+        graph: what runs the whole sampler at the recipe's plan: one graph for all steps (sampler), a graph for a step
+            (step), or a graph for a guided prediction with the update outside (guided).
+        load_ms: time to open it until that graph is ready; the median over fresh processes that have imported the
             runtime and have the files in the page cache.
-        first_call_ms: the first image after that, one at a time, all steps; the median over the same processes.
-        build_s: seconds that its engines took to build, all together.
-        build_peak_mib: most memory that the build of one of its engines took.
+        first_call_ms: time of the first image after that, all steps; the median over the same processes.
+        build_s: seconds that building all of its engines took.
+        build_peak_mib: the most memory that building one of its engines took.
     """
 
     label: str
@@ -105,7 +106,7 @@ class ModelInfo(Part):
     sha256: str | None
     peak_rss_mib: Number
     precision: str | None
-    way: Way | None
+    graph: GraphName | None
     load_ms: Number
     first_call_ms: Number
     build_s: Number
@@ -113,12 +114,13 @@ class ModelInfo(Part):
 
 
 class LatencyRow(Part):
-    """Wall time of one guided step, or of the whole sampler; images_per_s counts what that scope finishes.
+    """Wall time of one guided step, or of the whole sampler.
 
     Attributes:
-        plan: the sampler's, by its key in the record's plans; None for a step.
-        way: how the sampler was run; None for a step.
-        p50_low_ms, p50_high_ms: 95 % interval of the median; NaN where there were too few runs for one.
+        plan: key of the sampling plan in the record's plans; None for a step.
+        graph: what ran the sampler; None for a step.
+        p50_low_ms, p50_high_ms: 95 % confidence interval of the median; NaN where there were too few runs for one.
+        images_per_s: images that went through the scope, one step or the whole sampler.
     """
 
     model: str
@@ -126,7 +128,7 @@ class LatencyRow(Part):
     scope: Scope
     batch_size: int
     plan: str | None
-    way: Way | None
+    graph: GraphName | None
     p50_ms: Number
     p50_low_ms: Number
     p50_high_ms: Number
@@ -143,8 +145,8 @@ class LatencyRow(Part):
         return self
 
 
-class Interval(Part):
-    """A figure and its 95 % interval; low and high are NaN where none was computed."""
+class Estimate(Part):
+    """A figure, and the low and high end of its 95 % confidence interval, NaN where none was computed."""
 
     value: Number
     low: Number
@@ -152,62 +154,58 @@ class Interval(Part):
 
 
 class QualityRow(Part):
-    """Distances of one model's samples at one guidance; w None: guidance that changes over time."""
+    """Distances and accuracy of one model's images at one guidance.
+
+    Attributes:
+        w: the guidance scale; None: guidance that changes over t.
+        fid, kid: distance to the real images.
+        fid_to_teacher: distance to the teacher's images at the same guidance; None: the teacher has none there.
+        accuracy: share of the images that a classifier takes for their class; NaN without a classifier.
+    """
 
     model: str
     guidance: str
     w: float | None
-    fid: Interval
-    kid: Interval
-    fid_to_teacher: Interval | None
+    fid: Estimate
+    kid: Estimate
+    fid_to_teacher: Estimate | None
     accuracy: Number
 
 
 class Features(Part):
-    """The network whose features the distances are taken in."""
+    """The network in whose features distances are computed."""
 
     name: str
     sha256: str
 
 
 class Quality(Part):
+    """num_images: of each model at each guidance; num_reference: real images."""
+
     features: Features
     num_images: int
     num_reference: int
     rows: tuple[QualityRow, ...]
 
 
-class Gap(Part):
-    """Guidance fidelity over t_low ≤ t < t_high: the fields of `metrics.gap.GapRow`."""
-
-    t_low: int
-    t_high: int
-    num: int
-    rho: Number
-    relative_error: Number
-    energy_cosine: Number
-    mean_cosine: Number
-    slope: Number
-    mse: Number
-    guided_error: Number
-    uncond_error: Number
-    cond_error: Number
-
-
 class FidelityRow(Part):
+    """One student's guidance fidelity over all t, and in each range of t."""
+
     model: str
-    overall: Gap
-    bins: tuple[Gap, ...]
+    overall: GapRow
+    bins: tuple[GapRow, ...]
 
 
 class Fidelity(Part):
+    """guidance: the label of the scale of the guided prediction; num_pairs: held-out noisy images."""
+
     guidance: str
     num_pairs: int
     rows: tuple[FidelityRow, ...]
 
 
 class TrainingPoint(Part):
-    """One line of metrics.jsonl. Each name in `terms` is a further key; so may be other figures (grad_norm)."""
+    """One line of metrics.jsonl. Each name in `terms` is also a key; there can be more keys (grad_norm)."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Number]
@@ -234,9 +232,9 @@ class BaselineRow(Part):
 
 
 class Baselines(Part):
-    """Controls measured elsewhere in the same way.
+    """Controls that were measured under the same conditions.
 
-    recovery, by guidance label: (FID of the one from scratch − FID of the student) / (FID of the one from
+    recovery, by guidance label: (FID of the control from scratch − FID of the student) / (FID of the control from
     scratch − FID of the teacher).
     """
 
@@ -246,9 +244,12 @@ class Baselines(Part):
 
 
 class Pair(Part):
-    """ratio: median time of `slow` / median time of `fast`, from runs that took turns; NaN where it is refused.
+    """A speed-up: two models at the same work, timed in turns.
 
-    branches: the way of each to run both branches. refused: why there is no ratio; '' where there is one.
+    Attributes:
+        slow_branches, fast_branches: which of batched and two-pass is the faster one of each model.
+        ratio: median time of `slow` / median time of `fast`; NaN where it is refused.
+        refused: why there is no ratio; '' where there is one.
     """
 
     batch_size: int
@@ -267,81 +268,52 @@ class Pair(Part):
         return self
 
 
-class Rung(Part):
-    """One step of the guidance gate's ladder against torch float32. failures: a line for each limit it passes."""
-
-    name: str
-    overall: Gap
-    bins: tuple[Gap, ...]
-    failures: tuple[str, ...]
-
-
-class ParityWorst(Part):
-    """The largest relative error of one image that the parity check found, and where."""
-
-    branch: str
-    batch_size: int
-    t_low: int
-    t_high: int
-    relative_error: Number
-
-
-class GraphCheck(Part):
-    """Errors of a cond, step or sampler graph against torch, from the same noise; NaN: does not apply to it."""
-
-    graph: str
-    step_error: Number = math.nan
-    image_error: Number = math.nan
-    max_difference: Number = math.nan
-
-
 class ArtifactChecks(Part):
-    """What the export measured of one artifact before it was written, taken from its manifest.
+    """What the export measured of one artifact before it was written, from its manifest.
 
     Attributes:
-        verified: where it was checked if not in its own runtime; '' otherwise.
-        limits: of the gate, or of parity, by name.
-        rungs: the gate's ladder after torch float32 itself; empty for an artifact that is held to parity.
-        int8: quantized to int8 by its target.
-        float_layers: of an int8 artifact the layers that were left in float.
-        layer_types: of an artifact with engines, by graph: kind and type of layer -> how many of them.
+        verified: where it was checked if not in the artifact's runtime; '' otherwise.
+        parity: of a float32 artifact, with the worst row only.
+        gate: of a lower precision.
+        sampling: of the cond, step and sampler graphs that it has.
+        float_layers: layers of an int8 artifact that were left in float; None: it is not int8.
+        layers: types of the layers of its engines, by graph.
     """
 
     model: str
     precision: str
     verified: str
-    limits: dict[str, Number]
-    rungs: tuple[Rung, ...]
-    parity: ParityWorst | None
-    graphs: tuple[GraphCheck, ...]
-    int8: bool
-    float_layers: tuple[str, ...]
-    layer_types: dict[str, dict[str, int]]
+    parity: Parity | None
+    gate: GateFigures | None
+    sampling: tuple[SamplingCheck, ...]
+    float_layers: tuple[str, ...] | None
+    layers: dict[GraphName, EngineLayers]
 
 
-class IntervalStudy(Part):
-    """One model's sampler at guidance in an interval and at constant guidance of the same scale.
+class GuidanceIntervalStudy(Part):
+    """One model's sampler with guidance in an interval of t, and with constant guidance of the same scale.
 
-    The two are different plans, so their times are set side by side and never make a speed-up.
+    The two are different plans: their times stand side by side and never make a speed-up.
 
     Attributes:
-        constant, interval: keys of the record's plans.
-        alone: steps of the interval's plan that run the conditional branch alone.
+        constant_plan, interval_plan: keys of the record's plans.
+        cond_only_steps: steps of the interval's plan that run the conditional branch only.
         latency: rows of both plans.
-        quality: rows at both guidances.
+        quality: rows of both guidances.
     """
 
     model: str
-    constant: str
-    interval: str
-    alone: int
+    constant_plan: str
+    interval_plan: str
+    cond_only_steps: int
     latency: tuple[LatencyRow, ...]
     quality: tuple[QualityRow, ...]
 
     def row(self, plan: str, batch_size: int) -> LatencyRow | None:
+        """The row of one plan at one batch."""
         return next((r for r in self.latency if (r.plan, r.batch_size) == (plan, batch_size)), None)
 
     def saved(self, batch_size: int) -> float:
-        """Share of the constant plan's median time that the interval's does without; NaN where one was not timed."""
-        constant, interval = self.row(self.constant, batch_size), self.row(self.interval, batch_size)
+        """Share of the constant plan's median time that the interval saves; NaN where one of them was not timed."""
+        constant, interval = self.row(self.constant_plan, batch_size), self.row(self.interval_plan, batch_size)
         return 1 - interval.p50_ms / constant.p50_ms if constant and interval else math.nan

@@ -17,11 +17,10 @@ from dashdeploy.bench.record.parts import (
     Baselines,
     Fidelity,
     FidelityRow,
-    IntervalStudy,
+    GuidanceIntervalStudy,
     LatencyRow,
     Machine,
     ModelInfo,
-    Number,
     Pair,
     Part,
     PlanInfo,
@@ -31,26 +30,31 @@ from dashdeploy.bench.record.parts import (
     Settings,
     TrainingPoint,
 )
-from dashdeploy.bench.record.upgrade import OLDER, upgraded
 from dashdeploy.errors import UserError
+from dashdeploy.figures import Number
 from dashdeploy.recipe.schema import Solver
 
-FORMAT = 2
+FORMAT = 3
 FILE = "bench.json"
 TEACHER, STUDENT = "teacher", "student"
 RECIPE_PLAN = "recipe"
-"""Key of the plan that the recipe's sampling section says."""
-SOLVERS: dict[Solver, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++(2M)"}
-"""As tables and pages name them."""
+"""Key of the plan that the recipe's sampling section gives."""
+SOLVER_LABELS: dict[Solver, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++(2M)"}
+"""Solver -> its name in tables and on pages."""
 
 
 class Record(Part):
-    """All that a benchmark measured. Keys of `models` are what the rows refer to, in the order to show them.
+    """All that a benchmark measured.
 
-    `checks` are of every artifact, those that could not be run on this machine too.
+    Attributes:
+        models: by key, in the order in which they are shown. Rows name a model by its key.
+        plans: sampling plans by key. Rows name a plan by its key.
+        checks: what the export measured of every artifact, also of one that does not run on this machine.
+        compression: parameters of the teacher / parameters of the student.
+        guidance_interval: None: it was not tried.
     """
 
-    format: Literal[2]
+    format: Literal[3]
     recipe: str
     created: AwareDatetime
     seed: int
@@ -66,19 +70,19 @@ class Record(Part):
     latency: tuple[LatencyRow, ...]
     quality: Quality
     fidelity: Fidelity
-    checks: tuple[ArtifactChecks, ...] = ()
-    interval: IntervalStudy | None = None
-    training: tuple[TrainingPoint, ...] = ()
-    baselines: Baselines | None = None
-    notes: tuple[str, ...] = ()
-    pairs: tuple[Pair, ...] = ()
+    checks: tuple[ArtifactChecks, ...]
+    guidance_interval: GuidanceIntervalStudy | None
+    training: tuple[TrainingPoint, ...]
+    baselines: Baselines | None
+    notes: tuple[str, ...]
+    pairs: tuple[Pair, ...]
 
     @model_validator(mode="after")
     def _refers_to_known_models(self) -> Record:
         used = {TEACHER, STUDENT, *(key for p in self.pairs for key in (p.slow, p.fast))}
         used |= {row.model for row in self.latency}
         used |= {row.model for row in self.quality.rows} | {row.model for row in self.fidelity.rows}
-        if study := self.interval:
+        if study := self.guidance_interval:
             used |= {study.model, *(row.model for row in study.latency), *(row.model for row in study.quality)}
         if missing := sorted(used - self.models.keys()):
             raise ValueError(f"models lacks {', '.join(map(repr, missing))}, which the rows refer to")
@@ -86,17 +90,17 @@ class Record(Part):
 
     @model_validator(mode="after")
     def _refers_to_known_plans(self) -> Record:
-        rows = (*self.latency, *(self.interval.latency if self.interval else ()))
+        study = self.guidance_interval
+        rows = (*self.latency, *(study.latency if study else ()))
         used = {RECIPE_PLAN, *(row.plan for row in rows if row.plan is not None)}
-        used |= {self.interval.constant, self.interval.interval} if self.interval else set()
+        used |= {study.constant_plan, study.interval_plan} if study else set()
         if missing := sorted(used - self.plans.keys()):
             raise ValueError(f"plans lacks {', '.join(map(repr, missing))}, which the rows refer to")
-        if self.interval:
-            constant, changing = self.plans[self.interval.constant], self.plans[self.interval.interval]
-            if constant.timesteps != changing.timesteps:
-                raise ValueError("interval: its two plans differ in more than guidance: timesteps")
-            if other := {row.model for row in self.interval.latency} - {self.interval.model}:
-                raise ValueError(f"interval: is about {self.interval.model!r} and has times of {sorted(other)}")
+        if study:
+            if self.plans[study.constant_plan].timesteps != self.plans[study.interval_plan].timesteps:
+                raise ValueError("guidance_interval: its two plans differ in more than guidance: timesteps")
+            if others := {row.model for row in study.latency} - {study.model}:
+                raise ValueError(f"guidance_interval: is about {study.model!r} and has times of {sorted(others)}")
         return self
 
     @model_validator(mode="after")
@@ -130,7 +134,7 @@ class Record(Part):
     @property
     def solver(self) -> str:
         """The recipe's solver, by its label."""
-        return SOLVERS[self.plans[RECIPE_PLAN].solver]
+        return SOLVER_LABELS[self.plans[RECIPE_PLAN].solver]
 
     @property
     def students(self) -> list[str]:
@@ -144,7 +148,7 @@ class Record(Part):
 
     @property
     def deployed(self) -> str:
-        """The student that the verdict is about: the first exported one, else the one in torch."""
+        """The student that the verdict is about: the first artifact, else the student in torch."""
         return next(iter(self.artifacts), STUDENT)
 
     def label(self, model: str) -> str:
@@ -162,21 +166,19 @@ class Record(Part):
         return next((row for row in self.fidelity.rows if row.model == model), None)
 
     def fastest(self, model: str, scope: Scope, batch_size: int) -> LatencyRow | None:
-        """Of a model's ways to run both branches at the recipe's plan the one with the least median."""
-        plan = None if scope == "step" else RECIPE_PLAN
-        found = [
-            r for r in self.latency if (r.model, r.scope, r.batch_size, r.plan) == (model, scope, batch_size, plan)
-        ]
-        return min(found, key=lambda row: row.p50_ms, default=None)
+        """At the recipe's plan, the faster of a model's rows with batched and with two-pass branches."""
+        wanted = (model, scope, batch_size, None if scope == "step" else RECIPE_PLAN)
+        rows = [r for r in self.latency if (r.model, r.scope, r.batch_size, r.plan) == wanted]
+        return min(rows, key=lambda row: row.p50_ms, default=None)
 
     def speedup(self, over: str, row: LatencyRow) -> speed.Ratio:
-        """Median of the fastest comparable way of model `over` / median of `row`; refused without one."""
+        """Least median of model `over` at the same work / median of `row`; refused where there is none."""
         return speed.against(self.plans, [r for r in self.latency if r.model == over], row)
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """Of a student over another model at one batch, each in the faster of its ways to run both branches."""
+    """A student's speed-up over another model at one batch, each with its faster branches, batched or two-pass."""
 
     model: str
     scope: Scope
@@ -185,36 +187,33 @@ class Speedup:
 
 
 def speedups(record: Record, scope: Scope, *, over: str = TEACHER) -> list[Speedup]:
-    """Of each student at each batch at which it can be compared with `over`."""
-    found = []
+    """Each student's speed-up over model `over` at each batch where the two can be compared."""
+    results = []
     for model in record.students:
         for batch_size in sorted({row.batch_size for row in record.latency if row.scope == scope}):
             row = record.fastest(model, scope, batch_size)
-            got = record.speedup(over, row) if row is not None else None
-            if got is not None and not got.refused:
-                found.append(Speedup(model, scope, batch_size, got.value))
-    return found
+            ratio = record.speedup(over, row) if row is not None else None
+            if ratio is not None and not ratio.refused:
+                results.append(Speedup(model, scope, batch_size, ratio.value))
+    return results
 
 
 def parse(text: str, *, source: str = FILE) -> Record:
-    """The record in a JSON text; an older format is upgraded, with NaN and None for what it did not measure.
+    """The record in a JSON text.
 
     Raises:
-        UserError: not strict JSON, an unknown format version, or a part that is missing, unknown or of a wrong type.
+        UserError: not strict JSON, another format version, or a part that is missing, unknown or of a wrong type.
     """
     again = "Run `dashdeploy bench` again."
     try:
-        found = json.loads(text, parse_constant=_reject)
+        content = json.loads(text, parse_constant=_reject)
     except ValueError as error:
         raise UserError(f"{source}: not a benchmark record: damaged JSON ({error}). {again}") from error
-    version = found.get("format") if isinstance(found, dict) else None
-    if type(version) is not int or version not in (*OLDER, FORMAT):
-        raise UserError(
-            f"{source}: not a benchmark record of format {FORMAT} or {', '.join(map(str, OLDER))}: its format is "
-            f"{version!r}. {again}"
-        )
+    version = content.get("format") if isinstance(content, dict) else None
+    if type(version) is not int or version != FORMAT:
+        raise UserError(f"{source}: not a benchmark record of format {FORMAT}: its format is {version!r}. {again}")
     try:
-        return Record.model_validate(upgraded(found) if version in OLDER else found)
+        return Record.model_validate(content)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()]
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
@@ -225,7 +224,7 @@ def load_record(path: Path) -> Record:
     """The record in a file, or in a folder's bench.json.
 
     Raises:
-        UserError: it is not there or cannot be read, and what `parse` raises.
+        UserError: it is not there or cannot be read, or `parse` refuses it.
     """
     path = path / FILE if path.is_dir() else path
     try:

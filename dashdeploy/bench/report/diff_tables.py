@@ -1,38 +1,35 @@
-"""A comparison of two records on the terminal."""
+"""A comparison of two records as tables for the terminal."""
 
 from __future__ import annotations
 
 import math
 
 from dashdeploy.bench.record.diff import GROUPS, Change, Diff
-from dashdeploy.bench.report.cells import MISSING, count, significant
-from dashdeploy.bench.report.table import Table
+from dashdeploy.report.cells import MISSING, count, significant
+from dashdeploy.report.table import Table, plain
 
 HEADINGS = ("Figure", "Model", "At", "A", "B", "Change [95 %]", "Limit", "")
-NUMERIC = (False, False, False, True, True, True, True, False)
 
 
 def diff_tables(diff: Diff) -> list[Table]:
-    """One table a group of figures; groups without any are left out."""
-    found = []
-    for group in GROUPS:
-        rows = tuple(_cells(change) for change in diff.changes if change.group == group)
-        if rows:
-            found.append(Table(group.capitalize(), HEADINGS, ("",) * len(HEADINGS), NUMERIC, rows))
-    return found
+    """A table for each group of figures that has any."""
+    rows = {group: [_cells(change) for change in diff.changes if change.group == group] for group in GROUPS}
+    return [
+        plain(group.capitalize(), HEADINGS, rows[group], text_columns=(0, 1, 2, 7)) for group in GROUPS if rows[group]
+    ]
 
 
 def summary(diff: Diff) -> str:
     """The last line: what is past a limit."""
-    found = diff.regressions
-    if not found:
+    past = diff.regressions
+    if not past:
         return "no regression past a limit"
-    named = "; ".join(", ".join(filter(None, (c.figure, c.model, c.at))) for c in found)
-    return f"{len(found)} regression{'s' if len(found) > 1 else ''} past a limit: {named}"
+    names = "; ".join(", ".join(filter(None, (change.figure, change.model, change.at))) for change in past)
+    return f"{len(past)} regression{'s' if len(past) > 1 else ''} past a limit: {names}"
 
 
 def verdict(change: Change) -> str:
-    """What the intervals and the limit say of it."""
+    """What the confidence interval and the limit say about a change."""
     side = {True: "worse", False: "better", None: "changed"}[change.worse]
     if change.regression:
         certain = {True: ", beyond the intervals", False: ", within the intervals", None: ""}[change.beyond]
@@ -43,16 +40,21 @@ def verdict(change: Change) -> str:
 
 
 def _cells(change: Change) -> tuple[str, ...]:
-    say = (lambda v: count(int(v))) if "bytes" in change.figure else significant
-    values = [say(v) if math.isfinite(v) else MISSING for v in (change.a, change.b)]
-    limit = MISSING if change.limit is None else f"≤ {_change(change.limit, change.ratio)}"
-    moved = _change(change.change, change.ratio)
+    a, b = (_value(change, value) for value in (change.a, change.b))
+    limit = MISSING if change.limit is None else f"≤ {_moved(change.limit, change.ratio)}"
+    moved = _moved(change.change, change.ratio)
     if math.isfinite(change.low + change.high):
-        moved += f" [{_change(change.low, change.ratio)}, {_change(change.high, change.ratio)}]"
-    return (change.figure, change.model, change.at, *values, moved, limit, verdict(change))
+        moved += f" [{_moved(change.low, change.ratio)}, {_moved(change.high, change.ratio)}]"
+    return (change.figure, change.model, change.at, a, b, moved, limit, verdict(change))
 
 
-def _change(value: float, ratio: bool) -> str:
+def _value(change: Change, value: float) -> str:
+    if not math.isfinite(value):
+        return MISSING
+    return count(int(value)) if "bytes" in change.figure else significant(value)
+
+
+def _moved(value: float, ratio: bool) -> str:
     if not math.isfinite(value):
         return MISSING
     return f"{value:.3f}×" if ratio else f"{value:+.4f}"

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from dashdeploy.bench.record.record import load_record
-from dashdeploy.bench.report.tables import rich_tables
+from dashdeploy.bench.record.record import FILE, load_record
+from dashdeploy.bench.report.markdown import summary
+from dashdeploy.report.table import print_tables
 
 
 def show(folder: Path) -> None:
-    """Print the tables of folder/bench.json, and where the report is, on stdout."""
-    print_tables(rich_tables(load_record(folder / "bench.json")))
+    """Print the tables of a bench folder's record, and where the report is, on stdout."""
+    print_tables(summary(load_record(folder / FILE)))
     print(folder / "report.html")
-
-
-def print_tables(tables: list[Table]) -> None:
-    """On stdout, each as wide as it needs: a narrow terminal wraps whole lines; squeezed columns would hide figures."""
-    for table in tables:
-        wide = Console(width=1000).measure(table).maximum
-        Console(width=max(Console().width, wide)).print(table)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dashdeploy.export.engine import inspect as engine_inspect
+from dashdeploy.peak_memory import peak_mib
 from dashdeploy.runtime import tensorrt_library
 
 REPORT_S = 0.1
@@ -237,7 +238,7 @@ def build(job: dict[str, Any], channel: Channel, cancelled: threading.Event) -> 
         inputs=inputs,
         outputs=outputs,
         build_s=round(build_s, 3),
-        build_peak_mib=peak_mib(),
+        build_peak_mib=round(peak_mib(), 1),
         engine_layers=inspected,
     )
 
@@ -245,14 +246,6 @@ def build(job: dict[str, Any], channel: Channel, cancelled: threading.Event) -> 
 def _log_errors(logger: Any, broken: list[str]) -> list[dict[str, str]]:
     texts = broken or [t for kind, t in logger.messages if kind != "WARNING" and NO_DRIVER not in t]
     return [{"node": "", "operator": "", "code": "", "text": text} for text in texts]
-
-
-def peak_mib() -> float:
-    """The most memory of the host that this process has held, its libraries included."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) / 1024, 1)
-    return 0.0
 
 
 def main(descriptor: int) -> None:

@@ -30,26 +30,26 @@ def test_a_call_that_has_used_up_its_time_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("runs", [1, 5])
-def test_too_few_runs_have_no_interval(runs: int) -> None:
+def test_too_few_runs_have_no_confidence_interval(runs: int) -> None:
     assert all(math.isnan(v) for v in median_interval(np.arange(runs) + 1.0, seed=0))
 
 
-def test_the_interval_of_the_median_covers_it_about_as_often_as_it_says() -> None:
+def test_the_confidence_interval_of_the_median_covers_it_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
     samples = generator.lognormal(sigma=0.5, size=(300, 20))
-    found = [median_interval(sample, seed=i) for i, sample in enumerate(samples)]
-    covered = np.mean([low <= 1.0 <= high for low, high in found])
-    # The percentile bootstrap of a median at n = 20 covers 0.93 to 0.96; the share's own error is 0.013.
+    intervals = [median_interval(sample, seed=i) for i, sample in enumerate(samples)]
+    covered = np.mean([low <= 1.0 <= high for low, high in intervals])
+    # The percentile bootstrap of a median at n = 20 covers 0.93 to 0.96; the share's error is 0.013.
     assert 0.89 < covered < 0.99
-    assert np.mean([high - low for low, high in found]) < 0.8
+    assert np.mean([high - low for low, high in intervals]) < 0.8
 
 
-def test_a_row_holds_the_percentiles_and_the_interval_in_ms() -> None:
+def test_a_row_holds_the_percentiles_and_the_confidence_interval_in_ms() -> None:
     times = [0.010, 0.011, 0.012, 0.013, 0.014, 0.015, 0.100]
-    found = row(times, "m", "batched", "sampler", 8, plan="recipe", way="step", seed=0)
-    assert found.p50_ms == pytest.approx(13) and found.images_per_s == pytest.approx(8 / 0.013)
-    assert 10 <= found.p50_low_ms < 13 < found.p50_high_ms <= 100
-    assert found.p90_ms < found.p99_ms < 100 and found.repeats == 7
+    measured = row(times, "m", "batched", "sampler", 8, plan="recipe", graph="step", seed=0)
+    assert measured.p50_ms == pytest.approx(13) and measured.images_per_s == pytest.approx(8 / 0.013)
+    assert 10 <= measured.p50_low_ms < 13 < measured.p50_high_ms <= 100
+    assert measured.p90_ms < measured.p99_ms < 100 and measured.repeats == 7
 
 
 def test_two_passes_give_the_batched_result(tiny_run) -> None:

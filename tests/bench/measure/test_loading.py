@@ -10,12 +10,12 @@ from dashdeploy.bench.measure import loading, memory
 from dashdeploy.recipe.schema import Recipe
 
 
-def test_each_model_is_opened_and_called_in_processes_of_its_own(tiny_run: Path, tiny_recipe: Recipe) -> None:
+def test_each_model_is_opened_and_called_in_separate_processes(tiny_run: Path, tiny_recipe: Recipe) -> None:
     folders = {"student": tiny_run / "student", "artifact": tiny_run / "artifacts" / "onnx-cpu"}
-    found = loading.load_times(folders, ["torch", "onnxruntime"], tiny_recipe.sampling, threads=1, repeats=2)
-    assert found.keys() == folders.keys()
-    for opened_ms, first_ms in found.values():
-        # Importing torch alone takes more than a second.
+    times = loading.load_times(folders, ["torch", "onnxruntime"], tiny_recipe.sampling, threads=1, repeats=2)
+    assert times.keys() == folders.keys()
+    for opened_ms, first_ms in times.values():
+        # The import of torch takes more than a second.
         assert 0 < opened_ms < 900 and 0 < first_ms < 900
 
 
@@ -25,6 +25,6 @@ def test_a_model_that_cannot_be_opened_is_not_given_a_time(tmp_path: Path, tiny_
 
 
 def test_the_memory_of_an_artifact_is_that_of_its_runtime_without_torch(tiny_run: Path) -> None:
-    found = memory.peak_rss_mib(tiny_run / "artifacts" / "onnx-cpu", batch_size=2, threads=1)
+    peak_mib = memory.peak_rss_mib(tiny_run / "artifacts" / "onnx-cpu", batch_size=2, threads=1)
     # Python, numpy and ONNX Runtime; torch alone would add more than 100.
-    assert 20 < found < 200
+    assert 20 < peak_mib < 200

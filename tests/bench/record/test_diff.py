@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dashdeploy.bench.record.diff import Change, Diff, Limits, compare, difference_interval, find, ratio_interval
-from dashdeploy.bench.record.parts import Interval
+from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import parse
 from dashdeploy.bench.report.diff_tables import diff_tables, summary, verdict
 from dashdeploy.errors import UserError
@@ -27,77 +27,77 @@ def diff(a: Payload, b: Payload, limits: Limits | None = None, *, only_beyond: b
 
 
 def slower(payload: Payload, factor: float, model: str = "student-onnx-cpu") -> Payload:
-    found = copy.deepcopy(payload)
-    for row in found["latency"]:
+    other = copy.deepcopy(payload)
+    for row in other["latency"]:
         if row["model"] == model:
             row |= {k: v * factor for k, v in row.items() if k.endswith("_ms")}
-    found["pairs"] = []
-    return found
+    other["pairs"] = []
+    return other
 
 
-def change(found: Diff, figure: str, model: str, at: str = "") -> Change:
-    (one,) = [c for c in found.changes if (c.figure, c.model) == (figure, model) and at in c.at]
+def change(compared: Diff, figure: str, model: str, at: str = "") -> Change:
+    (one,) = [c for c in compared.changes if (c.figure, c.model) == (figure, model) and at in c.at]
     return one
 
 
 def test_a_record_against_itself_has_no_regression(payload: Payload) -> None:
-    found = diff(payload, payload)
-    assert found.regressions == [] and found.notes == []
-    assert {c.group for c in found.changes} == {"latency", "quality", "guidance gap", "size and memory"}
-    assert {verdict(c) for c in found.changes} == {"same"}
-    assert not any(c.beyond for c in found.changes)
-    assert summary(found) == "no regression past a limit"
+    compared = diff(payload, payload)
+    assert compared.regressions == [] and compared.notes == []
+    assert {c.group for c in compared.changes} == {"latency", "quality", "guidance gap", "size and memory"}
+    assert {verdict(c) for c in compared.changes} == {"same"}
+    assert not any(c.beyond for c in compared.changes)
+    assert summary(compared) == "no regression past a limit"
 
 
 def test_a_median_past_the_limit_is_a_regression_with_its_interval(payload: Payload) -> None:
-    found = diff(payload, slower(payload, 1.3))
-    assert {c.model for c in found.regressions} == {"student-onnx-cpu"}
-    assert {c.figure for c in found.regressions} == {"p50 (ms)"} and len(found.regressions) == 6
-    one = change(found, "p50 (ms)", "student-onnx-cpu", "step, batch 8,")
+    compared = diff(payload, slower(payload, 1.3))
+    assert {c.model for c in compared.regressions} == {"student-onnx-cpu"}
+    assert {c.figure for c in compared.regressions} == {"p50 (ms)"} and len(compared.regressions) == 6
+    one = change(compared, "p50 (ms)", "student-onnx-cpu", "step, batch 8,")
     assert one.change == pytest.approx(1.3) and one.limit == 1.10 and one.beyond and one.worse
     # Both medians are known to 2 %: √2 · 2 % for their ratio.
     assert (one.low, one.high) == (pytest.approx(1.3 * 0.972, abs=2e-3), pytest.approx(1.3 * 1.029, abs=2e-3))
-    assert "REGRESSION, beyond the intervals" in {verdict(c) for c in found.regressions}
+    assert "REGRESSION, beyond the intervals" in {verdict(c) for c in compared.regressions}
 
 
 def test_a_slowdown_below_the_limit_is_told_and_is_no_regression(payload: Payload) -> None:
-    found = diff(payload, slower(payload, 1.06))
-    assert found.regressions == []
-    one = change(found, "p50 (ms)", "student-onnx-cpu", "50 steps, batch 1,")
+    compared = diff(payload, slower(payload, 1.06))
+    assert compared.regressions == []
+    one = change(compared, "p50 (ms)", "student-onnx-cpu", "50 steps, batch 1,")
     assert verdict(one) == "worse, beyond the intervals"
     assert diff(payload, slower(payload, 1.06), Limits(max_slowdown=1.05)).regressions
 
 
 def test_faster_is_better(payload: Payload) -> None:
-    found = diff(payload, slower(payload, 0.5))
-    assert found.regressions == []
-    assert verdict(change(found, "p50 (ms)", "student-onnx-cpu", "step, batch 8,")) == "better, beyond the intervals"
+    compared = diff(payload, slower(payload, 0.5))
+    assert compared.regressions == []
+    assert verdict(change(compared, "p50 (ms)", "student-onnx-cpu", "step, batch 8,")) == "better, beyond the intervals"
 
 
 def test_the_sampler_at_the_guidance_interval_is_compared_too(payload: Payload) -> None:
     other = copy.deepcopy(payload)
-    for row in other["interval"]["latency"]:
+    for row in other["guidance_interval"]["latency"]:
         if row["plan"] == "interval":
             row["p50_ms"] *= 2
     regressions = diff(payload, other).regressions
     assert len(regressions) == 3 and all("w=2 in 0.2–0.8" in c.at for c in regressions)
     other["plans"]["interval"]["guidance"] = "w=2 in 0.1–0.8"
-    found = diff(payload, other)
-    assert found.regressions == [] and sum("another plan" in note for note in found.notes) == 3
+    compared = diff(payload, other)
+    assert compared.regressions == [] and sum("another plan" in note for note in compared.notes) == 3
 
 
 def worse_fid(payload: Payload, factor: float) -> Payload:
-    found = copy.deepcopy(payload)
-    for row in found["quality"]["rows"]:
+    other = copy.deepcopy(payload)
+    for row in other["quality"]["rows"]:
         if (row["model"], row["guidance"]) == ("student-onnx-cpu", "w=2"):
             row["fid"] = {k: v * factor for k, v in row["fid"].items()}
-    return found
+    return other
 
 
 def test_an_increase_of_fid_past_the_limit_is_a_regression(payload: Payload) -> None:
-    found = diff(payload, worse_fid(payload, 1.2))
-    assert [(c.figure, c.model, c.at) for c in found.regressions] == [("FID", "student-onnx-cpu", "w=2")]
-    assert found.regressions[0].beyond
+    compared = diff(payload, worse_fid(payload, 1.2))
+    assert [(c.figure, c.model, c.at) for c in compared.regressions] == [("FID", "student-onnx-cpu", "w=2")]
+    assert compared.regressions[0].beyond
     assert diff(payload, worse_fid(payload, 1.2), Limits(max_fid_increase=0.25)).regressions == []
 
 
@@ -114,7 +114,7 @@ def test_only_beyond_spares_what_the_intervals_do_not_tell_apart(payload: Payloa
 
 
 @pytest.mark.parametrize("part", ["gap", "memory", "size"])
-def test_gap_memory_and_size_have_limits_of_their_own(payload: Payload, part: str) -> None:
+def test_gap_memory_and_size_each_have_a_limit(payload: Payload, part: str) -> None:
     other = copy.deepcopy(payload)
     if part == "gap":
         other["fidelity"]["rows"][1]["overall"]["relative_error"] += 0.03
@@ -142,7 +142,7 @@ def test_the_intervals_of_a_change_hold_the_truth_as_often_as_they_say() -> None
     hits = []
     for _ in range(2000):
         x, y = generator.normal(10, 1), generator.normal(13, 2)
-        a, b = (Interval(value=v, low=v - 1.96 * s, high=v + 1.96 * s) for v, s in ((x, 1), (y, 2)))
+        a, b = (Estimate(value=v, low=v - 1.96 * s, high=v + 1.96 * s) for v, s in ((x, 1), (y, 2)))
         low, high = difference_interval(a, b)
         ratio = ratio_interval(a, b)
         hits.append((low <= 3 <= high, ratio[0] <= 1.3 <= ratio[1]))
@@ -150,7 +150,7 @@ def test_the_intervals_of_a_change_hold_the_truth_as_often_as_they_say() -> None
 
 
 def test_figures_that_are_not_positive_have_no_interval_of_their_ratio() -> None:
-    fine, zero = Interval(value=1, low=0.9, high=1.1), Interval(value=1, low=0.0, high=1.1)
+    fine, zero = Estimate(value=1, low=0.9, high=1.1), Estimate(value=1, low=0.0, high=1.1)
     assert all(math.isnan(v) for v in ratio_interval(fine, zero))
 
 
@@ -200,11 +200,11 @@ def test_all_that_differs_is_named_at_once(payload: Payload) -> None:
 def test_another_machine_refuses_times_and_memory_and_compares_quality(payload: Payload) -> None:
     other = worse_fid(slower(payload, 3), 1.2)
     other["machine"]["cpu"], other["threads"] = "another", 8
-    found = diff(payload, other)
-    assert {c.group for c in found.changes} == {"quality", "guidance gap", "size and memory"}
-    assert [c.figure for c in found.regressions] == ["FID"]
-    assert not any("memory (" in c.figure for c in found.changes)
-    assert any("another machine" in note and "latency" in note for note in found.notes)
+    compared = diff(payload, other)
+    assert {c.group for c in compared.changes} == {"quality", "guidance gap", "size and memory"}
+    assert [c.figure for c in compared.regressions] == ["FID"]
+    assert not any("memory (" in c.figure for c in compared.changes)
+    assert any("another machine" in note and "latency" in note for note in compared.notes)
 
 
 def test_another_kernel_is_the_same_machine(payload: Payload) -> None:
@@ -218,20 +218,12 @@ def test_models_versions_and_teachers_that_differ_are_noted(payload: Payload) ->
     other["versions"]["torch"] = "2.14.0"
     other["models"]["teacher"]["sha256"] = "f" * 64
     other["models"]["student-new"] = other["models"]["student"]
-    found = diff(payload, other)
-    assert found.notes == [
+    compared = diff(payload, other)
+    assert compared.notes == [
         "Only the second has student-new.",
         "Versions differ: torch 2.13.0+cpu → 2.14.0.",
         "Guidance fidelity is not compared: the teachers differ.",
     ]
-
-
-def test_a_record_of_format_1_is_compared_in_what_it_has(
-    payload: Payload, old_payload: Payload, write_folder: Callable[[Payload], Path]
-) -> None:
-    old = copy.deepcopy(old_payload)
-    found = compare(*(parse(json.dumps(p)) for p in (old, old)), Limits(), names=("A", "B"))
-    assert found.regressions == [] and not any(math.isfinite(c.low) for c in found.changes if c.group == "latency")
 
 
 @pytest.mark.parametrize("name", ["max_slowdown", "max_fid_increase"])
@@ -253,10 +245,10 @@ def test_a_path_is_a_file_a_bench_folder_or_a_run_folder(
 
 
 def test_tables_and_json_hold_every_change(payload: Payload) -> None:
-    found = diff(payload, slower(payload, 1.3))
-    tables = diff_tables(found)
-    assert sum(len(table.rows) for table in tables) == len(found.changes)
+    compared = diff(payload, slower(payload, 1.3))
+    tables = diff_tables(compared)
+    assert sum(len(table.rows) for table in tables) == len(compared.changes)
     cells = [row for row in tables[0].rows if row[1] == "student-onnx-cpu" and row[2] == "step, batch 8, batched"]
     assert cells[0][3:7] == ("3.40", "4.42", "1.300× [1.264×, 1.337×]", "≤ 1.100×")
-    plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert plain["regressions"] == 6 and len(plain["changes"]) == len(found.changes)
+    plain = json.loads(json.dumps(compared.as_dict(), allow_nan=False))
+    assert plain["regressions"] == 6 and len(plain["changes"]) == len(compared.changes)

@@ -15,13 +15,15 @@ from dashdeploy.errors import UserError
 
 STEPS = tuple(range(999, 0, -20))
 PLANS = {
-    "recipe": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=True),
-    "same": PlanInfo(guidance="w=2", timesteps=STEPS, weights=None, clip_sample=None),
-    "few": PlanInfo(guidance="w=2", timesteps=STEPS[::5], weights=(2.0,) * 10, clip_sample=True),
-    "shifted": PlanInfo(guidance="w=2", timesteps=tuple(t - 9 for t in STEPS), weights=(2.0,) * 50, clip_sample=True),
-    "strong": PlanInfo(guidance="w=4", timesteps=STEPS, weights=(4.0,) * 50, clip_sample=True),
-    "steeper": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(3.0,) * 50, clip_sample=True),
-    "free": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=False),
+    "recipe": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=True, solver="ddim"),
+    "same": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=True, solver="ddim"),
+    "few": PlanInfo(guidance="w=2", timesteps=STEPS[::5], weights=(2.0,) * 10, clip_sample=True, solver="ddim"),
+    "shifted": PlanInfo(
+        guidance="w=2", timesteps=tuple(t - 9 for t in STEPS), weights=(2.0,) * 50, clip_sample=True, solver="ddim"
+    ),
+    "strong": PlanInfo(guidance="w=4", timesteps=STEPS, weights=(4.0,) * 50, clip_sample=True, solver="ddim"),
+    "steeper": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(3.0,) * 50, clip_sample=True, solver="ddim"),
+    "free": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=False, solver="ddim"),
     "solved": PlanInfo(guidance="w=2", timesteps=STEPS, weights=(2.0,) * 50, clip_sample=True, solver="dpmpp_2m"),
 }
 
@@ -31,15 +33,15 @@ def row(
 ) -> LatencyRow:
     return LatencyRow(
         model=model, branches=branches, scope="step" if plan is None else "sampler", batch_size=batch, plan=plan,
-        way=None if plan is None else "guided", p50_ms=p50, p50_low_ms=p50, p50_high_ms=p50, p90_ms=p50, p99_ms=p50,
+        graph=None if plan is None else "guided", p50_ms=p50, p50_low_ms=p50, p50_high_ms=p50, p90_ms=p50, p99_ms=p50,
         mean_ms=p50, repeats=3, images_per_s=1,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("plan", ["recipe", "same"])
 def test_rows_of_the_same_work_have_a_ratio(plan: str) -> None:
-    found = speed.ratio(PLANS, row("teacher", 30), row("s", 10, plan=plan))
-    assert (found.value, found.refused) == (3.0, "")
+    ratio = speed.ratio(PLANS, row("teacher", 30), row("s", 10, plan=plan))
+    assert (ratio.value, ratio.refused) == (3.0, "")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_rows_of_the_same_work_have_a_ratio(plan: str) -> None:
         (row("s", 10, plan="few"), "steps (50 and 10) differ"),
         (row("s", 10, plan="shifted"), "timesteps differ"),
         (row("s", 10, plan="strong"), "guidance (w=2 and w=4) differ"),
-        (row("s", 10, plan="steeper"), "guidance (both w=2, with other scales at single steps) differ"),
+        (row("s", 10, plan="steeper"), "guidance (both w=2, with other scales at some steps) differ"),
         (row("s", 10, plan="free"), "clip_sample differ"),
         (row("s", 10, plan="solved"), "solver (ddim and dpmpp_2m) differ"),
         (row("s", 10, batch=1), "batch sizes (8 and 1) differ"),
@@ -58,17 +60,17 @@ def test_rows_of_the_same_work_have_a_ratio(plan: str) -> None:
     ],
 )
 def test_a_ratio_of_different_work_is_refused_and_says_why(fast: LatencyRow, why: str) -> None:
-    found = speed.ratio(PLANS, row("teacher", 30), fast)
-    assert math.isnan(found.value) and found.refused == why
+    ratio = speed.ratio(PLANS, row("teacher", 30), fast)
+    assert math.isnan(ratio.value) and ratio.refused == why
 
 
-def test_the_faster_way_is_what_counts() -> None:
+def test_the_faster_branches_count() -> None:
     rows = [row("teacher", 50), row("teacher", 30, branches="two-pass"), row("teacher", 1, batch=1)]
-    found = speed.against(PLANS, rows, row("s", 10))
-    assert found.value == 3.0 and found.slow is rows[1]
+    ratio = speed.against(PLANS, rows, row("s", 10))
+    assert ratio.value == 3.0 and ratio.slow is rows[1]
 
 
-def test_pairs_say_which_ways_they_compare_and_why_one_is_missing() -> None:
+def test_pairs_say_which_branches_they_compare_and_why_one_is_missing() -> None:
     rows = [row("teacher", 50), row("teacher", 30, branches="two-pass"), row("s", 10, plan="few"), row("u", 5)]
     assert [p for p in speed.pairs(PLANS, rows, slow="teacher", fast="u", batch_sizes=[8]) if p.scope == "sampler"] == [
         speed.Pair(
@@ -124,9 +126,9 @@ def test_tables_have_no_figure_for_rows_of_another_plan(payload: dict[str, Any])
             latency["plan"] = "other"
     table = tables.latency_table(parse(json.dumps(payload)))
     place = table.headings.index("Teacher ÷ this")
-    found = {(r[0], r[2]): (r[place], r[place + 1]) for r in table.rows}
-    assert found["50 steps", "student (ONNX Runtime)"] == ("–", "–")
-    assert found["step", "student (ONNX Runtime)"] != ("–", "–")
+    cells = {(r[0], r[2]): (r[place], r[place + 1]) for r in table.rows}
+    assert cells["50 steps", "student (ONNX Runtime)"] == ("–", "–")
+    assert cells["step", "student (ONNX Runtime)"] != ("–", "–")
 
 
 @pytest.mark.parametrize(("ratio", "refused"), [(None, ""), (2.0, "steps differ")])

@@ -37,15 +37,15 @@ def test_a_plot_is_the_same_svg_every_time(record: Record, name: str) -> None:
 
 
 def test_ids_are_unique_over_all_plots_and_every_reference_is_met(record: Record) -> None:
-    found = [panel(record) for panel in PANELS.values()]
-    ids = [i for svg in found for i in re.findall(r'\bid="([^"]+)"', svg)]
+    drawn = [panel(record) for panel in PANELS.values()]
+    ids = [i for svg in drawn for i in re.findall(r'\bid="([^"]+)"', svg)]
     assert len(ids) == len(set(ids))
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', "".join(found))) <= set(ids)
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', "".join(drawn))) <= set(ids)
 
 
 def test_every_model_has_a_line_and_tag_its_own_place(record: Record) -> None:
-    found = texts(plots.fid_by_guidance(record))
-    assert {"teacher (torch)", "student (torch)", "TAG 1–4", "log scale"} <= set(found)
+    shown = texts(plots.fid_by_guidance(record))
+    assert {"teacher (torch)", "student (torch)", "TAG 1–4", "log scale"} <= set(shown)
     assert "teacher (torch)" not in texts(plots.fid_to_teacher(record))
 
 

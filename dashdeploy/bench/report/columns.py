@@ -1,0 +1,67 @@
+"""A table over a record, by its columns; and the text of the record's kinds of figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from dashdeploy.bench.record.parts import Estimate, LatencyRow
+from dashdeploy.bench.record.record import Record
+from dashdeploy.report import cells
+from dashdeploy.report.cells import MISSING
+from dashdeploy.report.table import Table
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """One column.
+
+    Attributes:
+        heading: with the unit.
+        cell: the text of one row.
+        meaning: one plain line on it; '' where the heading says it.
+        full: only the report shows it.
+        optional: left out of a table where no row has it.
+    """
+
+    heading: str
+    cell: Callable[[Record, Row], str]
+    meaning: str = ""
+    numeric: bool = True
+    full: bool = False
+    optional: bool = False
+
+
+def build(record: Record, title: str, columns: Sequence[Column[Any]], rows: Iterable[Any], *, full: bool) -> Table:
+    """A table of these columns; full: with those that only the report shows."""
+    rows = list(rows)
+    shown = []
+    for column in columns:
+        texts = [column.cell(record, row) for row in rows]
+        if (full or not column.full) and not (column.optional and all(text == MISSING for text in texts)):
+            shown.append((column, texts))
+    return Table(
+        title=title,
+        headings=tuple(column.heading for column, _ in shown),
+        meanings=tuple(column.meaning for column, _ in shown),
+        numeric=tuple(column.numeric for column, _ in shown),
+        rows=tuple(tuple(texts[i] for _, texts in shown) for i in range(len(rows))),
+    )
+
+
+def estimate(figure: Estimate | None) -> str:
+    """A figure and its confidence interval; – for None."""
+    return MISSING if figure is None else cells.estimate(figure.value, figure.low, figure.high)
+
+
+def median_ms(row: LatencyRow | None) -> str:
+    """A row's median and its confidence interval, in ms; – for None."""
+    return MISSING if row is None else cells.estimate(row.p50_ms, row.p50_low_ms, row.p50_high_ms)
+
+
+def t_range(low: int, high: int) -> str:
+    """The timesteps low ≤ t < high, as in ``0–99``."""
+    return f"{low}–{high - 1}"

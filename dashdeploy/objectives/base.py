@@ -1,0 +1,120 @@
+"""What objectives share: the draw that they are computed on, their terms, and their settings' base class.
+
+Nothing here imports torch: recipes are read and checked without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from dashdeploy.fields import Model
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Objective(Model):
+    """An objective: its settings, which a recipe gives under `distill.objective`, and its formula.
+
+    Attributes:
+        kind: names it in recipes.
+        needs_teacher: whether the draws need the teacher's outputs.
+    """
+
+    kind: str
+    needs_teacher: ClassVar[bool] = True
+
+    @property
+    def hint_weight(self) -> float:
+        """The weight of the feature hints; above 0 the draws need the teacher's features beside its outputs."""
+        return 0.0
+
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The terms of the loss on one batch, by name."""
+        raise NotImplementedError
+
+
+class Student(Protocol):
+    """What an objective may ask of the student; `diffusion.denoiser.TorchDenoiser` is one."""
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """eps (B, C, H, W) for labels y (B,)."""
+        ...
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_uncond, eps_cond)."""
+        ...
+
+    def combine(self, eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """The guided eps of two branches; w: (B,)."""
+        ...
+
+    def drop_labels(self, y: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
+        """y (B,) with the null class where `dropped` (B,) bool is true."""
+        ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of an objective: its coefficient and its per-sample value (B,)."""
+
+    coefficient: float
+    value: torch.Tensor
+
+
+Terms = dict[str, Term]
+
+
+def mse(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean square over C·H·W in float32: (B, C, H, W) twice -> (B,)."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One draw of B images.
+
+    Attributes:
+        x_t: (B, C, H, W) float32, the noised images.
+        t: (B,) int64 timesteps.
+        y: (B,) int64 class labels.
+        eps: (B, C, H, W) float32, the noise in x_t.
+        uniform: (B,) float32 in [0, 1), for what an objective draws for each sample (label dropout, w).
+        teacher_uncond, teacher_cond: (B, C, H, W) float32, the teacher's eps. None: drawn without a teacher.
+        teacher_features: (B, 2, C', H', W') of its middle block, [uncond, cond]. None: the objective wants none.
+    """
+
+    x_t: torch.Tensor
+    t: torch.Tensor
+    y: torch.Tensor
+    eps: torch.Tensor
+    uniform: torch.Tensor
+    teacher_uncond: torch.Tensor | None = None
+    teacher_cond: torch.Tensor | None = None
+    teacher_features: torch.Tensor | None = None
+
+    def teacher_outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps_uncond, eps_cond) of the teacher."""
+        assert self.teacher_uncond is not None and self.teacher_cond is not None, (
+            "this batch was drawn without a teacher"
+        )
+        return self.teacher_uncond, self.teacher_cond
+
+    def take(self, rows: slice | torch.Tensor) -> Batch:
+        """These rows of every tensor."""
+        return self._each(lambda value: value[rows])
+
+    def empty(self, rows: int) -> Batch:
+        """Uninitialised tensors of these kinds for another number of rows."""
+        return self._each(lambda value: value.new_empty((rows, *value.shape[1:])))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return self._each(lambda value: value.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in values.items()}
+        return Batch(**changed)

@@ -1,0 +1,26 @@
+"""The gap only: neither branch has the teacher's as its target."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dashdeploy.objectives.base import Batch, Objective, Student, Term, Terms, mse
+
+
+class GapMatch(Objective):
+    """Imitate only the gap; the anchor holds the conditional branch."""
+
+    kind: Literal["gap_match"] = "gap_match"
+    gap: Annotated[float, Field(gt=0)] = 1.0
+    anchor: Annotated[float, Field(gt=0)] = 1.0
+
+    def terms(self, student: Student, batch: Batch) -> Terms:
+        """The gap's error, and the anchor, which holds the conditional branch."""
+        teacher_uncond, teacher_cond = batch.teacher_outputs()
+        eps_uncond, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
+        return {
+            "gap": Term(self.gap, mse(eps_cond - eps_uncond, teacher_cond - teacher_uncond)),
+            "anchor": Term(self.anchor, mse(eps_cond, batch.eps)),
+        }

@@ -1,0 +1,75 @@
+"""What a training run changes from step to step; all of it is in a checkpoint, so that a resumed run is exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from diffusers.training_utils import EMAModel
+
+from dashdeploy.training import checkpoint
+from dashdeploy.training.step import TrainStep
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last line of metrics."""
+
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, values: dict[str, float]) -> None:
+        """One step's figures."""
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def mean(self) -> dict[str, float]:
+        """Means over the steps so far; the window is then empty."""
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        self.steps, self.sums = 0, {}
+        return means
+
+
+@dataclass
+class State:
+    """The parts that a step changes. No generator is among them: every draw is a function of (seed, step)."""
+
+    module: TrainStep
+    optimizer: AcceleratedOptimizer
+    average: EMAModel
+    scaler: torch.amp.GradScaler | None
+    window: Window = field(default_factory=Window)
+
+    def save(self, folder: Path, *, step: int, key: str) -> None:
+        """Write the checkpoint of `step` steps done."""
+        state: dict[str, Any] = {
+            "step": step,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "window": {"steps": self.window.steps, "sums": self.window.sums},
+        }
+        checkpoint.save(folder, state, key=key)
+
+    def resume(self, folder: Path, *, key: str, device: torch.device) -> int:
+        """Load the folder's checkpoint if there is one; returns the number of steps done.
+
+        Raises:
+            UserError: see checkpoint.load.
+        """
+        state = checkpoint.load(folder, key=key)
+        if state is None:
+            return 0
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self.average.to(device)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.window = Window(state["window"]["steps"], dict(state["window"]["sums"]))
+        return int(state["step"])

@@ -1,0 +1,120 @@
+"""A new student before its first step: its weights, its objective, and the draws that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.progress import track
+
+from dashdeploy import seeds
+from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
+from dashdeploy.diffusion import guidance
+from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.sampling import plan
+from dashdeploy.objectives.base import Batch, Terms
+from dashdeploy.objectives.dash import Dash
+from dashdeploy.recipe import schema
+from dashdeploy.students import pruning
+from dashdeploy.students.architecture import StudentDesign, design
+from dashdeploy.teachers import networks, unet2d
+from dashdeploy.training.batches import FreshDraws
+from dashdeploy.training.hints import Hints, middle_features
+from dashdeploy.training.step import TrainStep
+from dashdeploy.training.timestep_weights import TimestepWeights
+
+IMPORTANCE_BATCH = 64
+"""Images that one forward and backward of the teacher takes, where the importance of its channels is measured."""
+
+
+def describe_student(recipe: schema.Recipe, teacher: Path | None) -> str:
+    """What is known of the student before anything runs: its size beside the teacher's, and how its weights begin.
+
+    Args:
+        teacher: the teacher's folder. None: it is yet to be trained by the recipe's teach section.
+
+    Raises:
+        UserError: the teacher's folder is not one, or the student cannot be made.
+    """
+    if teacher is not None:
+        config = networks.read_config(teacher, role="teacher")
+    else:
+        assert recipe.teach is not None
+        data = load_dataset(recipe.data)
+        config = unet2d.unet_config(
+            recipe.teach.architecture, image_shape=data.image_shape, num_classes=data.num_classes
+        )
+    student = design(recipe.student, config)
+    init = recipe.student.init
+    start = f", pruned from the teacher by {init.importance}" if init.kind == "pruned" else ""
+    return f"{student.teacher_parameters:,} → {student.parameters:,} parameters ({student.compression:.2f}×){start}"
+
+
+def live_source(recipe: schema.Recipe, data: LabelledImages, teacher: TorchDenoiser) -> FreshDraws:
+    """Fresh noise at every step on the training images; the teacher runs on it if the objective asks for it."""
+    train_data, _ = data.split(recipe.data.holdout)
+    schedule, config = teacher.interface.schedule, recipe.distill
+    visited = plan(recipe.sampling, schedule.num_train_timesteps).timesteps if config.timesteps == "sampling" else None
+    return FreshDraws(
+        train_data,
+        schedule,
+        batch_size=config.batch_size,
+        seed=recipe.seed,
+        teacher=teacher if config.objective.needs_teacher else None,
+        features=middle_features if config.objective.hint_weight else None,
+        precision=config.teacher_precision,
+        timesteps=visited,
+    )
+
+
+def student_step(
+    recipe: schema.Recipe,
+    student: StudentDesign,
+    teacher: TorchDenoiser,
+    weights: TimestepWeights,
+    data: LabelledImages,
+) -> TrainStep:
+    """A new student with its objective and timestep weights."""
+    denoiser = TorchDenoiser(new_student(recipe, student, teacher, data).train(), teacher.interface)
+    return TrainStep(denoiser, weights, make_objective(recipe, denoiser, teacher))
+
+
+def new_student(recipe: schema.Recipe, student: StudentDesign, teacher: TorchDenoiser, data: LabelledImages) -> Any:
+    """The student's network as `student.init` has it begin: from the recipe's seed, or from its teacher too."""
+    init = recipe.student.init
+    with seeds.torch_seed(recipe.seed, "student"):
+        if init.kind == "pruned":
+            draws = _importance_draws(recipe, init.samples, teacher, data)
+            return pruning.prune(teacher, student.config, init, draws=draws, seed=recipe.seed)
+        return networks.create(student.config, network=student.network)
+
+
+def make_objective(
+    recipe: schema.Recipe, student: TorchDenoiser, teacher: TorchDenoiser
+) -> Callable[[TorchDenoiser, Batch], Terms]:
+    """The recipe's objective with its settings: a function, or a module where the objective has parameters."""
+    objective = recipe.distill.objective
+    if isinstance(objective, Dash):
+        total = teacher.interface.schedule.num_train_timesteps
+        objective = objective.at_guidance([guidance.weight(recipe.sampling.guidance, t, total) for t in range(total)])
+    if not objective.hint_weight:
+        return objective.terms
+    with seeds.torch_seed(recipe.seed, "adapter"):
+        return Hints(student, teacher, objective.terms, weight=objective.hint_weight)
+
+
+def _importance_draws(
+    recipe: schema.Recipe, num_draws: int, teacher: TorchDenoiser, data: LabelledImages
+) -> Iterator[Batch]:
+    """Noised training images to measure the importance of the teacher's channels on, drawn as they are asked for."""
+    train_data, _ = data.split(recipe.data.holdout)
+    seed = seeds.derive(recipe.seed, "importance")
+    source = FreshDraws(train_data, teacher.interface.schedule, batch_size=min(num_draws, IMPORTANCE_BATCH), seed=seed)
+    starts = range(0, num_draws, IMPORTANCE_BATCH)
+    shown = PartialState().is_main_process
+    for start in track(starts, "importance", console=Console(stderr=True), transient=True, disable=not shown):
+        yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))

@@ -1,0 +1,43 @@
+"""The main job makes each stage again where something that it depends on has changed, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dashdeploy import stages
+from dashdeploy.pipeline import describe, run_all
+from dashdeploy.recipe.load import load_text
+
+QUICK = [
+    "export=[]",
+    "bench.latency.batch_sizes=[]",
+    "bench.quality={num_images: 16, guidance: [1.0], bootstrap: 0, batch_size: 16}",
+]
+
+
+def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str, tmp_path: Path) -> None:
+    folder = stages.open_run(tmp_path, "tiny")
+
+    def made(*overrides: str) -> dict[str, str]:
+        recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
+        run_all(recipe, folder, base=None, say=lambda line: None)
+        return {name: stages.read_stage(folder / name).manifest["key"] for name in ("teacher", "student", "bench")}
+
+    def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+        return [name for name in before if before[name] != after[name]]
+
+    first = made()
+    assert changed(first, made("distill.log_every=3")) == []
+    sampled = made("sampling.num_inference_steps=3")
+    assert changed(first, sampled) == ["bench"]
+    distilled = made("distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    assert changed(sampled, distilled) == ["student", "bench"]
+    mirrored = made("data.horizontal_flip=true", "distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    assert changed(distilled, mirrored) == ["teacher", "student", "bench"]
+
+    def said_of_teacher(*overrides: str) -> str:
+        recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
+        return describe(recipe, folder, base=None)[0]
+
+    assert "not needed" in said_of_teacher("data.horizontal_flip=true")
+    assert "12 steps of 16 images" in said_of_teacher()
