@@ -76,12 +76,12 @@ def parse_labels(text: str) -> list[int]:
     """``"0,3,7-9"`` -> [0, 3, 7, 8, 9]."""
     from dashdeploy.errors import UserError
 
-    found: list[int] = []
+    classes: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()):
             raise UserError(f"--labels {text!r}: expected class indices, as in 0,3,7 or 0-9")
-        found += range(int(low), int(high or low) + 1)
-    if not found:
+        classes += range(int(low), int(high or low) + 1)
+    if not classes:
         raise UserError(f"--labels {text!r}: no class index")
-    return found
+    return classes

@@ -36,10 +36,10 @@ def from_scheduler_config(config: dict[str, Any], *, source: str) -> Prediction:
     Raises:
         UserError: one that is not known.
     """
-    found = config.get("prediction_type", "epsilon")
-    if found not in get_args(Prediction):
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in get_args(Prediction):
         raise UserError(
-            f"{source}: prediction_type {found!r} is not supported; expected {', '.join(get_args(Prediction))}. "
+            f"{source}: prediction_type {prediction!r} is not supported; expected {', '.join(get_args(Prediction))}. "
             "Set it to what the model was trained to predict."
         )
-    return cast(Prediction, found)
+    return cast(Prediction, prediction)

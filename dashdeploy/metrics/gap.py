@@ -110,7 +110,7 @@ def _row(
     )
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """√(Σ(found − expected)² / Σ expected²), in float64."""
-    found, expected = found.double(), expected.double()
-    return float(((found - expected).square().sum() / expected.square().sum().clamp_min(1e-300)).sqrt())
+def relative_error(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """√(Σ(given − expected)² / Σ expected²), in float64."""
+    given, expected = given.double(), expected.double()
+    return float(((given - expected).square().sum() / expected.square().sum().clamp_min(1e-300)).sqrt())
