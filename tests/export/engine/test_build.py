@@ -158,7 +158,7 @@ def test_the_same_build_comes_from_the_cache(
 def test_a_damaged_plan_in_the_cache_is_built_again(record: EngineRecord, fp32: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = build(fp32, tmp_path / "a.plan", ADA, flavour="tensorrt_rtx", precision="fp32", cache=cache)
-    kept = cache / f"{first['plan_sha256']}.plan"
+    kept = cache / f"{first.plan_sha256}.plan"
     kept.write_bytes(kept.read_bytes()[:-1] + b"?")
     second = build(fp32, tmp_path / "b.plan", ADA, flavour="tensorrt_rtx", precision="fp32", cache=cache)
     assert second.from_cache is False

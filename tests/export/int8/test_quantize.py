@@ -39,8 +39,8 @@ def test_int8_scales_off_by_4_are_refused(trained, draws, calibrated, tmp_path: 
     loose = gate.prepare(trained, draws[1], LOOSE, scale=2.0)
     layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
     sound = quantize.quantize(calibrated, layers=layers, symmetric=False)
-    assert loose.judge(opened(sound, tmp_path / "a.onnx", trained.interface), "int8").failures == []
-    assert loose.judge(opened(scaled_by_4(sound), tmp_path / "b.onnx", trained.interface), "int8").failures != []
+    assert loose.judge(opened(sound, tmp_path / "a.onnx", trained.interface), "int8").failures == ()
+    assert loose.judge(opened(scaled_by_4(sound), tmp_path / "b.onnx", trained.interface), "int8").failures != ()
 
 
 def test_tensorrts_form_is_symmetric_and_leaves_biases_in_float(calibrated) -> None:

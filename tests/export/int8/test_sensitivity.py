@@ -31,7 +31,7 @@ def test_the_search_leaves_the_fewest_worst_layers_in_float(trained, calibrated,
     assert 1 <= len(found.float_layers) <= 4
     assert list(found.damage.values()) == sorted(found.damage.values(), reverse=True)
     assert found.float_layers == list(found.damage)[: len(found.float_layers)]
-    assert found.rung.failures == []
+    assert found.rung.failures == ()
     strict = gate.prepare(trained, draws[1], GateLimits(t_bins=4, gap_relative_error=1e-6), scale=2.0)
     with pytest.raises(UserError, match=r"(?s)guidance gate failed at int8.*The worst layer is [a-z_.0-9]+: by itself"):
         sensitivity.search(layers, build, strict, most=0)
