@@ -40,9 +40,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
         source.write_text(SOURCE)
         flags = [f"-DINIT={init}", f"-DCOUNT={count}", f"-DMEMORY={memory}"]
         subprocess.run([compiler, "-shared", "-fPIC", *flags, str(source), "-o", str(library)], check=True)
-        found = cuda.look(str(library))
-        monkeypatch.setattr(cuda, "look", lambda: found)
-        return found
+        driver = cuda.look(str(library))
+        monkeypatch.setattr(cuda, "look", lambda: driver)
+        return driver
 
     return build
 
@@ -55,9 +55,9 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_gpu_is_told_by_name_capability_and_memory(fake: Fake, bare: None) -> None:
-    found = fake(count=2)
-    assert found.works and found.cuda == "13.1"
-    assert found.devices == ("Test GPU, compute capability 8.9, 24 GiB",) * 2
+    driver = fake(count=2)
+    assert driver.works and driver.cuda == "13.1"
+    assert driver.devices == ("Test GPU, compute capability 8.9, 24 GiB",) * 2
     row = probes.run("gpu")
     assert (row.status, row.version, row.fix) == ("ok", "CUDA 13.1", "")
 
@@ -65,9 +65,9 @@ def test_each_gpu_is_told_by_name_capability_and_memory(fake: Fake, bare: None) 
 def test_without_libcuda_the_part_is_missing_and_pip_is_not_offered(
     bare: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = cuda.look("libcuda-that-is-not-there.so.1")
-    assert not found.installed and not found.works
-    monkeypatch.setattr(cuda, "look", lambda: found)
+    driver = cuda.look("libcuda-that-is-not-there.so.1")
+    assert not driver.installed and not driver.works
+    monkeypatch.setattr(cuda, "look", lambda: driver)
     row = probes.run("gpu")
     assert row.status == "missing" and "libcuda-that-is-not-there.so.1" in row.detail
     assert "pip cannot" in row.fix and "pip install" not in row.fix

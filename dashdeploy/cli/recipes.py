@@ -143,7 +143,7 @@ def _with_its_base(kind: locate.Kind, source: Path, folder: Path) -> bytes:
     line = f"{key}: {json.dumps(os.path.relpath(base, folder), ensure_ascii=False)}"
     moved, replaced = re.subn(rf"^{key}:.*$", lambda _: line, content.decode(), count=1, flags=re.MULTILINE)
     if not replaced:
-        raise UserError(f"{source}: write `{key}` on a line of its own to copy it to another folder")
+        raise UserError(f"{source}: write `{key}` on a separate line to copy it to another folder")
     return moved.encode()
 
 

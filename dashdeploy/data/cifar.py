@@ -47,7 +47,7 @@ class Layout:
         label_bytes: labels in a record; the last one is used (CIFAR-100 has a coarse and a fine one).
         records: images in each batch file.
         classes: the well-known names, used where the meta file is absent.
-        pickled: what is there of the other published version, which is not read: archive, folder, first file.
+        pickled: archive, folder and first file of the Python version, which is not read.
     """
 
     name: str
@@ -105,7 +105,7 @@ def load_layout(config: Data, layout: Layout) -> LabelledImages:
         images (N, 3, 32, 32) uint8 in RGB; labels (N,) int64 in [0, K). A mirrored image keeps its class.
 
     Raises:
-        UserError: nothing is there, or what is there is damaged or not the published archive.
+        UserError: no files, damaged files, or another archive than the published one.
     """
     root = Path(config.path).expanduser() if config.path is not None else cache_folder() / layout.name
     archive = root / layout.archive.filename

@@ -50,7 +50,7 @@ class Comparison(Model):
     name: str = Field(pattern=NAME, description="names the folder: runs/<name>")
     recipe: Text = Field(description="the recipe that every variant extends: a name, or a path relative to this file")
     seeds: Annotated[tuple[Count, ...], DISTINCT] = Field((0, 1, 2), min_length=1)
-    set: Changes = Field({}, description="changes for every variant, before its own")
+    set: Changes = Field({}, description="changes for every variant; those of the variant come after them")
     variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(min_length=1)
     shares: Shares | None = Field(None, description="report each term's share of a variant's gain")
     closes: Text | None = Field(
@@ -116,7 +116,7 @@ def recipe_of(
 
     Args:
         more: changes that are laid over all others. None: none.
-        origins: the lines of the comparison's keys, for messages. None: its values were found valid before.
+        origins: the lines of the comparison's keys, for messages. None: the values were validated before.
 
     Raises:
         UserError: not valid; the message lists every problem with its line.

@@ -100,7 +100,7 @@ def test_a_copy_that_would_lose_its_base_is_refused(recipes, folder: Path) -> No
     (folder / "sub" / "flow.yaml").write_text("{extends: ./base.yaml, name: x}")
     code, _, err = recipes("cp", "sub/flow.yaml")
     assert code == 2 and not (folder / "flow.yaml").exists()
-    assert err == "error: sub/flow.yaml: write `extends` on a line of its own to copy it to another folder\n"
+    assert err == "error: sub/flow.yaml: write `extends` on a separate line to copy it to another folder\n"
 
 
 def test_cp_into_a_folder_that_is_not_there_is_a_mistake(recipes) -> None:

@@ -1,4 +1,4 @@
-"""A library that crashes, hangs, prints or says nothing is a row; the real parts of this machine are found."""
+"""A library that crashes, hangs, prints or says nothing is a row; the real parts of this machine are row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ probes.main(sys.argv[1], Path(sys.argv[2]))
 
 
 @pytest.fixture
-def found(tmp_path: Path):
+def row_of(tmp_path: Path):
     """The row of a probe with this body."""
 
     def run(body: str, timeout_s: float = 30.0) -> Row:
@@ -41,13 +41,13 @@ def found(tmp_path: Path):
     return run
 
 
-def test_a_crash_is_a_row_with_its_signal(found) -> None:
-    row = found("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+def test_a_crash_is_a_row_with_its_signal(row_of) -> None:
+    row = row_of("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert (row.status, row.detail) == ("broken", "crashed: signal 11 (SIGSEGV)")
 
 
-def test_a_crash_at_the_end_after_an_answer_is_told_with_it(found) -> None:
-    row = found(
+def test_a_crash_at_the_end_after_an_answer_is_told_with_it(row_of) -> None:
+    row = row_of(
         """
         import atexit, os, signal
         atexit.register(lambda: os.kill(os.getpid(), signal.SIGABRT))
@@ -58,20 +58,20 @@ def test_a_crash_at_the_end_after_an_answer_is_told_with_it(found) -> None:
     assert row.detail == "works; but crashed: signal 6 (SIGABRT)"
 
 
-def test_a_hang_is_ended(found) -> None:
-    assert "did not answer within 1.5 s" in found("import time; time.sleep(600)", 1.5).detail
+def test_a_hang_is_ended(row_of) -> None:
+    assert "did not answer within 1.5 s" in row_of("import time; time.sleep(600)", 1.5).detail
 
 
-def test_what_a_library_prints_does_not_matter(found) -> None:
-    assert found("print('garbage {'); return Row('ok', '2', 'fine')") == Row("ok", "2", "fine")
+def test_what_a_library_prints_does_not_matter(row_of) -> None:
+    assert row_of("print('garbage {'); return Row('ok', '2', 'fine')") == Row("ok", "2", "fine")
 
 
-def test_an_end_without_an_answer_is_broken(found) -> None:
-    assert found("import os; os._exit(0)").detail == "ended without an answer"
+def test_an_end_without_an_answer_is_broken(row_of) -> None:
+    assert row_of("import os; os._exit(0)").detail == "ended without an answer"
 
 
-def test_an_exception_is_told(found) -> None:
-    assert found("raise RuntimeError('the cable is out')").detail == "failed: RuntimeError: the cable is out"
+def test_an_exception_is_told(row_of) -> None:
+    assert row_of("raise RuntimeError('the cable is out')").detail == "failed: RuntimeError: the cable is out"
 
 
 def test_a_missing_part_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +88,8 @@ def test_a_required_part_that_is_missing_is_broken(monkeypatch: pytest.MonkeyPat
 
 def test_both_onnxruntimes_at_once_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "version", lambda package: "1.0")
-    found = probes.run("onnxruntime")
-    assert found.status == "broken" and "overwrite each other" in found.detail
+    row = probes.run("onnxruntime")
+    assert row.status == "broken" and "overwrite each other" in row.detail
 
 
 def test_a_listed_provider_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +98,9 @@ def test_a_listed_provider_that_does_not_load_is_broken(monkeypatch: pytest.Monk
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(probes, "version", lambda package: "1.0" if package == "onnxruntime-gpu" else "")
-    found = probes.run("onnxruntime")
-    assert found.status == "broken" and found.detail.endswith("CPUExecutionProvider: runs")
-    assert "onnxruntime-gpu[cuda,cudnn]" in found.fix
+    row = probes.run("onnxruntime")
+    assert row.status == "broken" and row.detail.endswith("CPUExecutionProvider: runs")
+    assert "onnxruntime-gpu[cuda,cudnn]" in row.fix
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,9 +67,9 @@ def test_aliases_are_expanded() -> None:
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
-    found = problems("distill:\n  stpes: 3\n  batch_size: 0\nsampling: {num_inference_steps: many}\nseed: -1\n")
-    assert found[0].startswith("line 5: distill.stpes: unknown key; did you mean 'steps'? (known: steps, batch_size,")
-    assert found[1:] == [
+    lines = problems("distill:\n  stpes: 3\n  batch_size: 0\nsampling: {num_inference_steps: many}\nseed: -1\n")
+    assert lines[0].startswith("line 5: distill.stpes: unknown key; did you mean 'steps'? (known: steps, batch_size,")
+    assert lines[1:] == [
         "line 6: distill.batch_size: must be ≥ 1, got 0",
         "line 7: sampling.num_inference_steps: must be a whole number, got 'many'",
         "line 8: seed: must be ≥ 0, got -1",
@@ -81,13 +81,13 @@ def test_a_missing_key_names_the_line_of_its_section() -> None:
 
 
 def test_a_validator_of_ours_names_the_line_of_its_section() -> None:
-    found = problems("distill:\n  batch_size: 10\n  gradient_accumulation: 3")
-    assert found == ["line 4: distill: batch_size 10 is not a multiple of gradient_accumulation 3"]
+    lines = problems("distill:\n  batch_size: 10\n  gradient_accumulation: 3")
+    assert lines == ["line 4: distill: batch_size 10 is not a multiple of gradient_accumulation 3"]
 
 
 def test_a_choice_lists_the_choices_and_the_nearest() -> None:
-    found = problems("distill: {lr_schedule: cosin}")
-    assert found == ["line 4: distill.lr_schedule: must be 'cosine' or 'constant', got 'cosin'; did you mean 'cosine'?"]
+    lines = problems("distill: {lr_schedule: cosin}")
+    assert lines == ["line 4: distill.lr_schedule: must be 'cosine' or 'constant', got 'cosin'; did you mean 'cosine'?"]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_a_number_or_section_gives_one_problem(guidance: str, expected: str) -> 
     ],
 )
 def test_a_value_that_makes_no_sense_is_one_problem_on_its_own_path(more: str, expected: str) -> None:
-    (found,) = problems(more)
-    assert found.split(": ", 1)[1] == expected
+    (line,) = problems(more)
+    assert line.split(": ", 1)[1] == expected
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_a_lambda_that_the_teacher_will_not_learn_is_told_before_it_is_trained(
 ) -> None:
     own = "name: x\nstudent: {compression: 4}\n"
     stages = f"teach: {{timestep_weights: {taught}}}\ndistill: {{timestep_weights: {wanted}}}\n"
-    (found,) = problems(text=own + stages)
-    assert "takes its λ from the teacher, but " + problem in found
+    (line,) = problems(text=own + stages)
+    assert "takes its λ from the teacher, but " + problem in line
     ready = load_text(f"{own}teacher: {{path: there}}\n{stages}", name="x.yaml")
     assert ready.distill.timestep_weights.kind in wanted, "a ready teacher's λ is read with it"
     same = load_text(own + stages.replace(taught, wanted), name="x.yaml")
@@ -271,8 +271,8 @@ def test_a_value_that_cannot_be_read_is_one_problem(value: str, expected: str) -
 
 
 def test_keys_are_text_and_merge_keys_are_refused() -> None:
-    found = problems("1: a\non: b\n<<: {seed: 1}\n? [a]\n: 1\n")
-    assert [line.split(" (")[0] for line in found] == [
+    lines = problems("1: a\non: b\n<<: {seed: 1}\n? [a]\n: 1\n")
+    assert [line.split(" (")[0] for line in lines] == [
         "line 4: 1: unknown key",
         "line 5: on: unknown key",
         "line 6: merge keys",
@@ -281,9 +281,9 @@ def test_keys_are_text_and_merge_keys_are_refused() -> None:
 
 
 def test_long_and_unprintable_text_does_not_break_the_lines() -> None:
-    found = problems('"a\\nb": 1\nname2: x\nseed: ' + "y" * 500 + "\n")
-    assert [line.split(":")[1] for line in found] == [" 'a\\nb'", " name2", " seed"]
-    assert len(found[2]) < 120
+    lines = problems('"a\\nb": 1\nname2: x\nseed: ' + "y" * 500 + "\n")
+    assert [line.split(":")[1] for line in lines] == [" 'a\\nb'", " name2", " seed"]
+    assert len(lines[2]) < 120
 
 
 # texts that are no recipe
@@ -394,9 +394,9 @@ def test_misspelt_overrides_name_the_nearest_key() -> None:
 
 @pytest.mark.parametrize("value", ["[1", "*a", "a: b: c", "[" * 3000])
 def test_an_override_whose_value_is_not_yaml(value: str) -> None:
-    (found,) = problems("", f"seed={value}")
-    assert found.startswith(f"--set seed={value[:50]}")
-    assert ": the value is not YAML: " in found
+    (line,) = problems("", f"seed={value}")
+    assert line.startswith(f"--set seed={value[:50]}")
+    assert ": the value is not YAML: " in line
 
 
 def test_problems_of_the_file_and_of_overrides_are_told_apart() -> None:
