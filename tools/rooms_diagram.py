@@ -17,8 +17,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "contracts and tools",
         (
-            *("recipe", "target", "artifact", "figures", "manifest", "stages"),
-            *("cuda", "errors", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+            *("recipe", "objectives", "target", "artifact", "figures", "manifest", "stages"),
+            *("cuda", "errors", "fields", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
         ),
     ),
 )
