@@ -60,7 +60,7 @@ class SamplerGraph(Model):
 class Calibration(Model):
     """How int8 scales are measured: on both branches along the sampler's trajectories, stratified over t."""
 
-    quantizer: Literal["onnxruntime", "nncf"] = "onnxruntime"
+    quantizer: Literal["onnxruntime", "nncf"] = Field("onnxruntime", description="nncf: for the backend openvino")
     num_images: Whole = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")
     num_steps: Positive = Field(10, description="points of each trajectory, spread evenly over t")
     method: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="how a range becomes a scale")
@@ -72,9 +72,9 @@ class Calibration(Model):
 class Profile(Model):
     """One TensorRT optimization profile: the batch sizes that an engine accepts, and the one it is tuned for."""
 
-    min: Positive = 1
-    opt: Positive = 8
-    max: Positive = 64
+    min: Positive = Field(1, description="smallest batch size")
+    opt: Positive = Field(8, description="the batch size that the engine is tuned for")
+    max: Positive = Field(64, description="largest batch size")
 
     @model_validator(mode="after")
     def _ordered(self) -> Profile:
@@ -86,7 +86,7 @@ class Profile(Model):
 class Engine(Model):
     """What the TensorRT builders are told."""
 
-    profiles: tuple[Profile, ...] = Field((Profile(),), min_length=1)
+    profiles: tuple[Profile, ...] = Field((Profile(),), min_length=1, description="batch sizes that the engine accepts")
     workspace_mib: Positive | None = Field(None, description="scratch memory of the engine; null: no limit")
     optimization_level: Annotated[int, Field(ge=0, le=5)] = Field(
         3, description="0: quickest build, 5: longest search for the fastest engine"
@@ -106,17 +106,17 @@ class Engine(Model):
 class Target(Model):
     """One deployment target."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the folder: runs/<run>/artifacts/<name>")
     description: Text = Field(description="one line for listings")
-    backend: Backend = "onnxruntime"
+    backend: Backend = Field("onnxruntime", description="the runtime that it is made for")
     graphs: Annotated[tuple[GraphName, ...], DISTINCT] = Field(
         ("guided",),
         min_length=1,
         description="guided: both branches and their combination. cond: the conditional branch, for steps without "
         "guidance. step: guided and one DDIM update. sampler: all steps",
     )
-    precision: Precision = "fp32"
-    opset: Whole = Field(22, ge=18, le=23)
+    precision: Precision = Field("fp32", description="of the network; norms, guidance and update stay in float32")
+    opset: Whole = Field(22, ge=18, le=23, description="of the ONNX graphs")
     group_norm: Literal["native", "instance"] = Field(
         "native", description="native: ONNX GroupNormalization. instance: its InstanceNormalization equivalent"
     )

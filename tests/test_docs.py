@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 from dashdeploy.cli.app import COMMANDS, main
+from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.schema import Recipe
+from dashdeploy.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -144,11 +146,12 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing_from_elsewhere(tm
 
 def test_the_pages_of_keys_are_fresh_and_name_every_key() -> None:
     assert schema_pages.main(["--check"]) == 0
-    text = (ROOT / "docs" / "recipe-keys.md").read_text()
-    schema = Recipe.model_json_schema()
-    keys = [key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", {})]
-    assert len(keys) > 80
-    assert [key for key in keys if f"`{key}" not in text] == []
+    for page, model, least in (("recipe", Recipe, 80), ("target", Target, 40), ("package", Package, 10)):
+        text = (ROOT / "docs" / f"{page}-keys.md").read_text()
+        schema = model.model_json_schema()
+        keys = [key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", {})]
+        assert len(keys) > least
+        assert [key for key in keys if f"`{key}" not in text] == []
 
 
 def test_a_stale_page_of_keys_is_told_and_rewritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,10 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mathematics", ("diffusion",)),
     (
         "contracts and tools",
-        ("recipe", "target", "package", "stages", "errors", "lazy", "locate", "seeds", "weights_file"),
+        (
+            *("recipe", "objectives", "target", "artifact", "figures", "manifest", "stages"),
+            *("cuda", "errors", "fields", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+        ),
     ),
 )
 """From the top down: what a floor is for, and its rooms (folders or modules of dashdeploy/)."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.target import Target
 
@@ -35,7 +36,13 @@ PAGES: dict[str, tuple[str, type[BaseModel], str]] = {
         "Every key of a deployment target. How targets are used: [Targets and graphs](targets.md). "
         "As a JSON Schema for editors: `dashdeploy exporters schema`.",
     ),
+    "package-keys.md": (
+        "Package keys",
+        Package,
+        "Every key of a package: an artifact with what builds or serves it, for [C++](cpp.md) or [Triton](triton.md).",
+    ),
 }
+"""File -> title, schema, introduction."""
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -93,10 +100,16 @@ def _table(part: Schema, parts: Schema, places: dict[str, list[str]]) -> str:
     for key, value in part.get("properties", {}).items():
         if _kind(part) and set(part["properties"]) == {"kind"}:
             return f"`kind: {_kind(part)}` is its only key."
-        meaning = value.get("description", "")
+        meaning = value.get("description") or _first_line(value, parts)
         rows.append((f"`{key}`", _values(value, parts, places), _default(key, value, part), _escape(meaning)))
     head = "| Key | Values | Default | Meaning |\n| :-- | :-- | :-- | :-- |"
     return "\n".join([head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _first_line(value: Schema, parts: Schema) -> str:
+    """Of the one section that a value may be; nothing where it may be several or none."""
+    names = list(_refs(value))
+    return _sentence(parts[names[0]].get("description", "")).split(". ")[0].rstrip(".") if len(names) == 1 else ""
 
 
 def _values(value: Schema, parts: Schema, places: dict[str, list[str]]) -> str:
@@ -120,6 +133,8 @@ def _values(value: Schema, parts: Schema, places: dict[str, list[str]]) -> str:
 def _default(key: str, value: Schema, part: Schema) -> str:
     if key in part.get("required", ()):
         return "required"
+    if {"required": [key]} in part.get("anyOf", ()):
+        return "required, without `extends`"
     if "default" not in value:
         return "–"
     default = value["default"]
@@ -147,7 +162,9 @@ def _slug(heading: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: fresh or rewritten; 1: stale, with --check."""
-    parser = argparse.ArgumentParser(description="Write the pages that list every key of recipes and of targets.")
+    parser = argparse.ArgumentParser(
+        description="Write the pages that list every key of recipes, targets and packages."
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a page is stale")
     parser.add_argument("--docs", type=Path, default=DOCS)
     options = parser.parse_args(arguments)

@@ -50,7 +50,9 @@ def closed(summary: Summary) -> Table:
     labels = {row.name: row.label for row in summary.rows}
     (left,) = {row.name for row in summary.students} - summary.closed.keys()
     by_label = {labels[name]: shares for name, shares in summary.closed.items()}
-    return _shares_by_scale(f"Closed of the FID distance that {labels[left]} leaves to its teacher (%)", by_label)
+    return _shares_by_scale(
+        f"FID distance between {labels[left]} and its teacher: the part that each variant closes (%)", by_label
+    )
 
 
 def weights(summary: Summary) -> Table:
@@ -60,13 +62,13 @@ def weights(summary: Summary) -> Table:
     for row in (row for row in summary.rows if row.weight_by_decile):
         marks = ("*" if i in row.starved else "" for i in range(10))
         rows.append((row.label, *(percent(m) + mark for m, mark in zip(row.weight_by_decile, marks, strict=True))))
-    title = "Timestep weight (%) by tenths of t (% of T, clean → noise) as trained with; * starved: less than 1 %"
+    title = "Share of the weight (%) in each tenth of t (% of T, clean → noise); * starved: less than 1 %"
     return _table(title, headings, rows)
 
 
 def shares(summary: Summary) -> Table:
     """Share of the gain that is lost without each term, in percent."""
-    return _shares_by_scale("Lost without the term (% of the gain)", summary.shares)
+    return _shares_by_scale("Share of the gain that is lost without each term (%)", summary.shares)
 
 
 def _shares_by_scale(title: str, by_name: Mapping[str, Mapping[str, Spread]]) -> Table:

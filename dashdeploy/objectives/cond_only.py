@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dashdeploy.fields import Coefficient
 from dashdeploy.objectives.base import Batch, Objective, Student, Term, Terms, mse
@@ -14,8 +14,8 @@ class CondOnly(Objective):
     """Imitate only the conditional branch: the control whose guidance breaks."""
 
     kind: Literal["cond_only"] = "cond_only"
-    imitation: Coefficient = 1.0
-    anchor: Coefficient = 0.1
+    imitation: Coefficient = Field(1.0, description="weight of the conditional branch's distance to the teacher's")
+    anchor: Coefficient = Field(0.1, description="weight of the conditional branch's denoising loss")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> CondOnly:

@@ -15,9 +15,9 @@ class Dash(Objective):
     """L = imitation·L_im + unconditional·L_un + anchor·L_an (arXiv:2606.00798 Eq. 7), and gap·L_gap."""
 
     kind: Literal["dash"] = "dash"
-    imitation: Coefficient = 1.0
-    unconditional: Coefficient = 1.0
-    anchor: Coefficient = 0.1
+    imitation: Coefficient = Field(1.0, description="weight of the conditional branch's distance to the teacher's")
+    unconditional: Coefficient = Field(1.0, description="the same of the unconditional branch")
+    anchor: Coefficient = Field(0.1, description="weight of the conditional branch's denoising loss")
     gap: Coefficient | Literal["guidance"] = Field(
         0.0,
         description="weight of the gap eps_cond − eps_uncond. guidance: w(w − 1), its weight in the guided error at "

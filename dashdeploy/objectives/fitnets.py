@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dashdeploy.fields import Coefficient
+from dashdeploy.fields import Coefficient, Number
 from dashdeploy.objectives.base import Batch, Objective, Student, Term, Terms, mse
 
 
@@ -14,9 +14,9 @@ class FitNets(Objective):
     """Imitate the conditional branch, and both branches' middle features by a 1×1 adapter (Romero et al. 2015)."""
 
     kind: Literal["fitnets"] = "fitnets"
-    imitation: Coefficient = 1.0
-    hint: Annotated[float, Field(gt=0)] = 1.0
-    anchor: Coefficient = 0.1
+    imitation: Coefficient = Field(1.0, description="weight of the conditional branch's distance to the teacher's")
+    hint: Number = Field(1.0, gt=0, description="weight of both branches' middle features")
+    anchor: Coefficient = Field(0.1, description="weight of the conditional branch's denoising loss")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> FitNets:

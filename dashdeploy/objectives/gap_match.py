@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from dashdeploy.fields import Number
 from dashdeploy.objectives.base import Batch, Objective, Student, Term, Terms, mse
 
 
@@ -13,8 +14,8 @@ class GapMatch(Objective):
     """Imitate only the gap; the anchor holds the conditional branch."""
 
     kind: Literal["gap_match"] = "gap_match"
-    gap: Annotated[float, Field(gt=0)] = 1.0
-    anchor: Annotated[float, Field(gt=0)] = 1.0
+    gap: Number = Field(1.0, gt=0, description="weight of the gap's distance to the teacher's")
+    anchor: Number = Field(1.0, gt=0, description="weight of the conditional branch's denoising loss")
 
     def terms(self, student: Student, batch: Batch) -> Terms:
         """The gap's error, and the anchor, which holds the conditional branch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dashdeploy.fields import Coefficient
 from dashdeploy.objectives.base import Batch, Objective, Student, Term, Terms, mse
@@ -17,8 +17,8 @@ class Composite(Objective):
     """Imitate the guided output at a fixed w; nothing supervises the two branches as such."""
 
     kind: Literal["composite"] = "composite"
-    w: Coefficient = 2.5
-    anchor: Coefficient = 0.1
+    w: Coefficient = Field(2.5, description="guidance scale of the output that it imitates")
+    anchor: Coefficient = Field(0.1, description="weight of the conditional branch's denoising loss")
 
     def terms(self, student: Student, batch: Batch) -> Terms:
         """One guided output at the recipe's w."""
@@ -29,9 +29,9 @@ class MultiW(Objective):
     """Imitate the guided output at a w that is drawn for each sample, uniform in [w_min, w_max]."""
 
     kind: Literal["multi_w"] = "multi_w"
-    w_min: Coefficient = 1.0
-    w_max: Coefficient = 4.0
-    anchor: Coefficient = 0.1
+    w_min: Coefficient = Field(1.0, description="smallest guidance scale that is drawn")
+    w_max: Coefficient = Field(4.0, description="largest guidance scale that is drawn")
+    anchor: Coefficient = Field(0.1, description="weight of the conditional branch's denoising loss")
 
     @model_validator(mode="after")
     def _ordered(self) -> MultiW:
@@ -55,7 +55,7 @@ class SingleHead(Objective):
     """The student's conditional branch imitates the guided output: sample it with w = 1, without guidance."""
 
     kind: Literal["single_head"] = "single_head"
-    w: Coefficient = 2.0
+    w: Coefficient = Field(2.0, description="guidance scale of the output that it imitates")
 
     def terms(self, student: Student, batch: Batch) -> Terms:
         """The teacher's guided output is the conditional branch's target (Meng et al. 2023, at one w)."""

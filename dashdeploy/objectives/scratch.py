@@ -16,7 +16,7 @@ class Scratch(Objective):
     kind: Literal["scratch"] = "scratch"
     needs_teacher: ClassVar[bool] = False
 
-    label_dropout: Number = Field(0.1, ge=0, lt=1)
+    label_dropout: Number = Field(0.1, ge=0, lt=1, description="chance that a sample's label becomes the null class")
 
     def terms(self, student: Student, batch: Batch) -> Terms:
         """The error of eps; labels are dropped at random."""

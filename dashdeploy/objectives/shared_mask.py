@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,8 +15,8 @@ class SharedMask(Objective):
 
     kind: Literal["shared_mask"] = "shared_mask"
     label_dropout: Number = Field(0.1, ge=0, lt=1, description="chance of the unconditional branch")
-    imitation: Annotated[float, Field(gt=0)] = 1.0
-    anchor: Coefficient = 0.1
+    imitation: Number = Field(1.0, gt=0, description="weight of the distance to the teacher's branch")
+    anchor: Coefficient = Field(0.1, description="weight of the denoising loss")
 
     def terms(self, student: Student, batch: Batch) -> Terms:
         """The teacher's unconditional output is the target where the label is dropped."""

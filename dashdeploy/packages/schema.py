@@ -47,7 +47,7 @@ class Triton(Model):
 class Package(Model):
     """One package: the artifact that it carries, and the kind of files around it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the folder: runs/<run>/packages/<name>")
     description: Text = Field(description="one line for listings")
     artifact: Text = Field(description="the deployment target that it carries: a name in exporters/, or a YAML file")
     package: Annotated[Cpp | Triton, Field(discriminator="kind")]

@@ -13,13 +13,13 @@ class Architecture(Model):
     """A class-conditional UNet2DModel of diffusers, by its arguments there."""
 
     block_out_channels: tuple[Positive, ...] = Field((64, 128), min_length=1, description="channels of each level")
-    layers_per_block: Positive = 2
+    layers_per_block: Positive = Field(2, description="residual blocks of each level")
     attention_levels: Annotated[tuple[Count, ...], DISTINCT] = Field(
         (), description="levels (0: finest) with self-attention; the middle always has it"
     )
     attention_head_dim: Positive | None = Field(None, description="channels of each attention head; null: one head")
-    norm_num_groups: Positive = 8
-    dropout: Number = Field(0.0, ge=0, lt=1)
+    norm_num_groups: Positive = Field(8, description="groups of each GroupNorm; divides all block_out_channels")
+    dropout: Number = Field(0.0, ge=0, lt=1, description="in the residual blocks, while training")
 
     @model_validator(mode="after")
     def _fits(self) -> Architecture:
@@ -41,5 +41,5 @@ class DiT(Model):
 
     num_layers: Positive = Field(6, description="the depth, in transformer blocks")
     num_attention_heads: Positive = Field(4, description="the width is heads × attention_head_dim")
-    attention_head_dim: Positive = 32
+    attention_head_dim: Positive = Field(32, description="channels of each attention head")
     patch_size: Positive = Field(2, description="side of a token, in pixels or latents")

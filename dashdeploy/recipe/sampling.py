@@ -13,8 +13,8 @@ class Tag(Model):
     """TAG guidance (Eq. 3): w(t) = w_min + (w_max − w_min)·sigmoid(β(0.5 − t/T))."""
 
     kind: Literal["tag"] = "tag"
-    w_min: Coefficient = 1.0
-    w_max: Coefficient = 4.0
+    w_min: Coefficient = Field(1.0, description="w towards the noisy end")
+    w_max: Coefficient = Field(4.0, description="w towards the clean end")
     beta: Number = Field(5.0, gt=0, description="how steeply w rises as t falls")
 
     @model_validator(mode="after")
@@ -28,9 +28,9 @@ class GuidanceInterval(Model):
     """Guidance only at middle noise levels (arXiv:2404.07724): w where low ≤ t/T < high, 1 (off) elsewhere."""
 
     kind: Literal["interval"] = "interval"
-    w: Coefficient = 2.0
+    w: Coefficient = Field(2.0, description="guidance scale inside the interval")
     low: Number = Field(0.2, ge=0, le=1, description="as a share of num_train_timesteps; 0 is clean")
-    high: Number = Field(0.8, ge=0, le=1)
+    high: Number = Field(0.8, ge=0, le=1, description="the same; 1 is noise")
 
     @model_validator(mode="after")
     def _ordered(self) -> GuidanceInterval:
@@ -51,7 +51,9 @@ class Sampling(Model):
     solver: Solver = Field(
         "ddim", description="ddim: first order (η = 0), as in the step and sampler graphs. dpmpp_2m: second order"
     )
-    num_inference_steps: Positive = 50
-    timestep_spacing: Literal["leading", "trailing", "linspace"] = "trailing"
+    num_inference_steps: Positive = Field(50, description="steps of the sampler")
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = Field(
+        "trailing", description="how the steps are spread over T (arXiv:2305.08891, Table 2)"
+    )
     clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")
     guidance: Guidance = Field(2.0, description="guidance scale w (1 = off), {kind: tag, …} or {kind: interval, …}")

@@ -39,7 +39,7 @@ LEARNED_WEIGHTS = {"published": "tirt", "tirt": "tirt", "uncertainty": "uncertai
 class Data(Model):
     """The labelled images to train on and to measure against."""
 
-    name: DatasetName = "digits"
+    name: DatasetName = Field("digits", description="the dataset")
     image_size: Annotated[int, Field(ge=4), WHOLE] | None = Field(
         None,
         description="side in pixels: images are cropped to their central square and resized by Pillow's antialiased "
@@ -73,7 +73,7 @@ class NoiseSchedule(Model):
     """The forward process: betas over T timesteps."""
 
     kind: Literal["linear", "cosine"] = "linear"
-    num_train_timesteps: Whole = Field(1000, ge=2)
+    num_train_timesteps: Whole = Field(1000, ge=2, description="T")
     beta_start: Number = Field(1e-4, gt=0, lt=1, description="linear: first beta. cosine: lower bound of beta")
     beta_end: Number = Field(0.02, gt=0, lt=1, description="linear: last beta. cosine: upper bound of beta")
 
@@ -105,19 +105,21 @@ class Training(Model):
     steps: Positive = Field(1000, description="optimizer steps")
     batch_size: Positive = Field(128, description="images a step over all processes and accumulation")
     gradient_accumulation: Positive = Field(1, description="micro-batches a step; divides batch_size")
-    learning_rate: Number = Field(2e-4, gt=0)
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    learning_rate: Number = Field(2e-4, gt=0, description="the highest, reached after the warm-up")
+    lr_schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="after the warm-up: down to 0 along half a cosine, or constant"
+    )
     warmup_steps: Count = Field(
         default_factory=lambda known: min(100, known.get("steps", 100)),
         description="steps over which the learning rate rises; default: 100, or all of fewer",
     )
-    weight_decay: Coefficient = 0.0
+    weight_decay: Coefficient = Field(0.0, description="of AdamW")
     gradient_clip: Number = Field(1.0, gt=0, description="largest gradient norm")
     ema_decay: Annotated[float, Field(ge=0, lt=1), REAL] | PowerEma = Field(
         0.999, description="of the average that is kept: a constant, or {kind: power, std: …}"
     )
     timestep_weights: TimestepWeights = TimestepWeights()
-    precision: Precision = "fp32"
+    precision: Precision = Field("fp32", description="bf16, fp16: mixed precision; the weights stay in float32")
     threads: Positive | None = Field(None, description="CPU threads of torch; null: torch's own choice")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
@@ -179,7 +181,7 @@ class Student(Model):
 class Distill(Training):
     """How to train the student."""
 
-    objective: AnyObjective = Dash()
+    objective: AnyObjective = Field(Dash(), description="what the student learns")
     teacher_bank: Count = Field(
         0,
         description="draws for which the teacher's two outputs are computed once and reused; 0: none",
@@ -198,7 +200,7 @@ class Latency(Model):
     batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
         (1, 8, 64), description="[]: neither latency nor loading time nor memory is measured"
     )
-    warmup: Count = 3
+    warmup: Count = Field(3, description="untimed runs before the timed ones")
     repeats: Whole = Field(20, ge=3, description="timed single steps for each batch size")
     sampler_repeats: Positive = Field(3, description="timed whole samplers for each batch size")
     sampler_budget_s: Number = Field(
@@ -210,7 +212,7 @@ class Latency(Model):
 class Quality(Model):
     """What the quality benchmark measures."""
 
-    num_images: Whole = Field(1000, ge=16)
+    num_images: Whole = Field(1000, ge=16, description="images of each model at each guidance")
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
     features: Text = Field("auto", description="auto (the dataset's network), a network's name, or inception")
     features_weights: Text | None = Field(None, description="inception: its weights file")
@@ -218,7 +220,7 @@ class Quality(Model):
         "recipe",
         description="the guidances at which the student is also sampled in torch: sampling.guidance, or all",
     )
-    batch_size: Positive = 128
+    batch_size: Positive = Field(128, description="images that are drawn at a time")
     bootstrap: Count = Field(200, description="resamples for the confidence intervals; 0: none")
 
 
@@ -250,7 +252,7 @@ class Recipe(Model):
     model_config = ConfigDict(json_schema_extra=may_extend)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the run folder: runs/<name>")
-    seed: Count = 0
+    seed: Count = Field(0, description="of all training draws and of the student's first weights")
     data: Data = Data()
     noise_schedule: NoiseSchedule | None = Field(None, description="null: the ready teacher's, or linear to train one")
     teacher: Teacher = Teacher()

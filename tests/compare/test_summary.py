@@ -93,7 +93,10 @@ def test_what_a_variant_closes_is_counted_from_the_named_one_to_the_teacher_seed
         "w=2": Spread(pytest.approx((0.8 - 5 / 23) / 2), pytest.approx(-5 / 23), pytest.approx(0.8)),
     }
     assert summary.closed["scratch"]["w=1"].mean == pytest.approx(-1.0), "it leaves more, not less"
-    assert tables.closed(summary).title == "Closed of the FID distance that LESS leaves to its teacher (%)"
+    assert (
+        tables.closed(summary).title
+        == "FID distance between LESS and its teacher: the part that each variant closes (%)"
+    )
     assert tables.closed(summary).rows[1][0] == "DASH" and tables.closed(summary).rows[1][1] == "60.0 [40.0, 80.0]"
 
 
