@@ -43,9 +43,10 @@ $(STAMP):
 run: setup ## The main job: distil, export and measure the digits recipe
 	$(BIN)/dashdeploy run digits
 
-# One process at a time: two with two threads each on two cores run ten times slower. The tests set their threads.
+# Two workers of one thread each: with two threads each they would run ten times slower on two cores. The tests of one
+# file, or of a folder that shares a build or a server, go to one worker (tests/conftest.py).
 test: check ## Every check and the whole test suite
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=10
 
 check: setup ## Lint, format, types; tables and reference pages up to date; the site builds, with no broken link
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from dashdeploy.stages import file_sha256
 
 
 @dataclass(frozen=True)
-class Plan:
+class Training:
     """What a network is trained on and how long."""
 
     data: Data
@@ -30,9 +30,9 @@ class Plan:
 
 
 PLANS = {
-    "digits": Plan(Data(name="digits"), epochs=40, batch=64),
-    "fashion_mnist": Plan(Data(name="fashion_mnist"), epochs=3, batch=128),
-    "fashion_mnist_16": Plan(Data(name="fashion_mnist", image_size=16), epochs=8, batch=128),
+    "digits": Training(Data(name="digits"), epochs=40, batch=64),
+    "fashion_mnist": Training(Data(name="fashion_mnist"), epochs=3, batch=128),
+    "fashion_mnist_16": Training(Data(name="fashion_mnist", image_size=16), epochs=8, batch=128),
 }
 HOLDOUT = 0.1
 

@@ -55,7 +55,7 @@ class Comparison(Model):
     shares: Shares | None = Field(None, description="report each term's share of a variant's gain")
     closes: Text | None = Field(
         None,
-        description="a variant to compare with: report what part of the FID gap between it and the teacher each "
+        description="a variant to compare with: report what part of the FID distance between it and the teacher each "
         "other variant closes",
     )
 
