@@ -29,7 +29,7 @@ class Training:
     width: int = 16
 
 
-PLANS = {
+TRAININGS = {
     "digits": Training(Data(name="digits"), epochs=40, batch=64),
     "fashion_mnist": Training(Data(name="fashion_mnist"), epochs=3, batch=128),
     "fashion_mnist_16": Training(Data(name="fashion_mnist", image_size=16), epochs=8, batch=128),
@@ -39,13 +39,13 @@ HOLDOUT = 0.1
 
 def main(name: str) -> None:
     torch.manual_seed(0)
-    plan = PLANS[name]
-    data = load_dataset(plan.data)
+    training = TRAININGS[name]
+    data = load_dataset(training.data)
     train, test = data.split(HOLDOUT)
     channels, size, _ = data.image_shape
-    net = FeatureNet(channels=channels, num_classes=data.num_classes, width=plan.width)
+    net = FeatureNet(channels=channels, num_classes=data.num_classes, width=training.width)
     x, y = normalise(torch.from_numpy(train.images), size), torch.from_numpy(train.labels)
-    batch, epochs = plan.batch, plan.epochs
+    batch, epochs = training.batch, training.epochs
     steps = epochs * (len(x) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -68,7 +68,7 @@ def main(name: str) -> None:
     print(f"held-out accuracy {right.mean():.4f} on {len(test)}")
     print(
         f'"{name}": NetworkSpec("{path.name}", "{file_sha256(path)}", image_size={size}, channels={channels}, '
-        f"num_classes={data.num_classes}, width={plan.width}),"
+        f"num_classes={data.num_classes}, width={training.width}),"
     )
 
 
