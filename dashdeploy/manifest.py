@@ -15,11 +15,10 @@ from dashdeploy.figures import Checks, Part
 
 
 class Inputs(Part):
-    """What the artifact was made from: student (its hash), resolved target, and the recipe's sampling."""
+    """What the artifact was made from, beside the recipe: the student's hash and the resolved target."""
 
     student: Sha256
     target: dict[str, Any]
-    sampling: dict[str, Any]
 
 
 class Manifest(Part):
