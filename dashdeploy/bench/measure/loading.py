@@ -24,6 +24,7 @@ from dashdeploy.recipe.schema import Sampling
 
 REPEATS = 3
 MODULES = {
+    "torch": "dashdeploy.runtime.torch_model",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorrt": "tensorrt",
