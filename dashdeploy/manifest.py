@@ -15,11 +15,10 @@ from dashdeploy.figures import Checks, Part
 
 
 class Inputs(Part):
-    """What the artifact was made from: student (its hash), resolved target, and the recipe's sampling."""
+    """What the artifact was made from beside its recipe: the student (its hash) and the target as it was resolved."""
 
     student: Sha256
     target: dict[str, Any]
-    sampling: dict[str, Any]
 
 
 class Manifest(Part):
