@@ -114,9 +114,7 @@ Host host(const JsonReader &value) {
 // One tensor of a graph: its name, type and shape are those of the signature, or the graph is another one.
 void tensor(const JsonReader &value, const std::string &name, const Manifest &manifest, bool in_sampler) {
   const bool image = name != "t" && name != "t_prev" && name != "y" && name != "w";
-  const std::string dtype = name == "images"       ? manifest.sampler->output
-                            : image || name == "w" ? "float32"
-                                                   : "int64";
+  const std::string dtype = name == "images" ? manifest.sampler->output : image || name == "w" ? "float32" : "int64";
   std::vector<std::int64_t> sides;  // after the batch
   if (image) sides = {manifest.channels, manifest.height, manifest.width};
   if (in_sampler && name == "w") sides = {static_cast<std::int64_t>(manifest.sampler->timesteps.size())};
