@@ -61,7 +61,7 @@ def runtime(tiny_run: Path) -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def steps(python_package: stages.Stage) -> tuple[int, ...]:
     artifact = stages.read_stage(python_package.folder / "model_repository" / MODEL / "1" / "artifact")
-    return tuple(artifact.manifest["artifact"]["sampler"]["timesteps"])
+    return tuple(artifact.manifest["artifact"]["sampling"]["timesteps"])
 
 
 def mixed_request(number: int, shape: tuple[int, ...], n: int) -> Arrays:
@@ -85,7 +85,7 @@ def expected(arrays: Arrays, runtime: Model, steps: tuple[int, ...]) -> NDArray[
     if x is None:
         size = int(np.prod(shape))
         x = noise.normal(int(arrays["seed"][0]), int(arrays["index"][0]), 1, size).reshape(shape)
-    plan = Plan(steps, (*steps[1:], -1), tuple(map(float, w)), clip_sample=True)
+    plan = Plan(steps, tuple(map(float, w)), clip_sample=True)
     return runtime.sample(torch.from_numpy(x)[None], torch.from_numpy(arrays["label"]), plan)[0].numpy()
 
 
@@ -203,7 +203,7 @@ def test_the_client_draws_what_dashdeploy_sample_draws(
 
     from dashdeploy.diffusion.sampling import generate
 
-    plan = Plan(steps, (*steps[1:], -1), (3.0,) * len(steps), clip_sample=True)
+    plan = Plan(steps, (3.0,) * len(steps), clip_sample=True)
     labels = torch.arange(10)
     images = generate(runtime.sample, runtime.denoiser.interface, plan, labels=labels, seed=7, batch_size=10).numpy()
     for protocol, url in (("http", server.http), ("grpc", server.grpc)):
