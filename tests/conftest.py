@@ -14,6 +14,7 @@ TOGETHER = ("cpp", "triton")
 """Folders whose tests share what takes long to make: a build, a server."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (-n 2 --dist loadgroup), the tests of a file, or of a folder in TOGETHER, share one."""
     here = Path(__file__).parent

@@ -261,7 +261,7 @@ def test_a_dit_is_refused_as_teacher_and_as_student() -> None:
     config = {**dit_config(DiT(), image_shape=(1, 8, 8), num_classes=10), "_class_name": networks.DIT}
     with pytest.raises(UserError, match="one is a DiTTransformer2DModel"):
         design(schema.Student(compression=2, init=Pruned()), config)
-    with pytest.raises(ValueError, match="is for UNets"):
+    with pytest.raises(ValueError, match="is only for UNets"):
         schema.Student(dit=DiT(), init=Pruned())
 
 
