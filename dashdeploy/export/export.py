@@ -234,7 +234,7 @@ def save(
         models = {**models, "sampler": whole}
     saved: dict[GraphName, Graph] = {}
     for name in target.graphs:
-        if target.calibration.quantizer != "nncf":  # which quantizes after this
+        if target.precision != "int8" or target.calibration.quantizer != "nncf":  # NNCF quantizes after this
             onnx_file.require_precision(models[name], target.precision, graph=name)
         metadata = {"graph": name, **student.model_dump(mode="json")}
         path = folder / f"{name}.onnx"
