@@ -46,7 +46,7 @@ run: setup ## The main job: distil, export and measure the digits recipe
 # Two workers of one thread each: with two threads each they would run ten times slower on two cores. The tests of one
 # file, or of a folder that shares a build or a server, go to one worker (tests/conftest.py).
 test: check ## Every check and the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=10
 
 check: setup ## Lint, format, types; tables and reference pages up to date; the site builds, with no broken link
 	$(BIN)/ruff check .

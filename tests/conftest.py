@@ -7,21 +7,39 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TOGETHER = ("cpp", "triton")
-"""Folders whose tests share what takes long to make: a build, a server."""
+"""Folders whose tests share what takes long to make, a build or a server: with several workers they go to one."""
+FIRST = ("cpp", "training", "export", "cli", "bench", "runtime")
+"""Folders whose tests take longest: they begin first, so that no worker is left with them at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def folder_of(path: Path) -> str:
+    """The folder of tests/ that a file lies in, or its name."""
+    return path.relative_to(Path(__file__).parent).parts[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (-n 2 --dist loadgroup), the tests of a file, or of a folder in TOGETHER, share one."""
-    here = Path(__file__).parent
-    for item in items:
-        path = item.path.relative_to(here)
-        group = path.parts[0] if path.parts[0] in TOGETHER else str(path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The folders of FIRST first, in that order; else as collected."""
+    items.sort(key=lambda item: [*FIRST, folder := folder_of(item.path)].index(folder))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers (pytest -n 2) the tests of a file go to one, and so do those of a folder in TOGETHER."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            folder = folder_of(config.rootpath / file)
+            return folder if folder in TOGETHER else file
+
+    config.option.loadscopereorder = False  # the order of the tests is FIRST's, not by their number
+    return ByFile(config, log)
 
 
 TINY = """
