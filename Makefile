@@ -21,7 +21,7 @@ TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # The stamp's name is what was asked for, so that a new checkout of the same files installs nothing.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt tools/triton_setup.py | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup run test check docs format wheel lock clean
+.PHONY: help setup run test quick check docs format wheel lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 10
@@ -47,6 +47,9 @@ run: setup ## The main job: distil, export and measure the digits recipe
 # file, or of a folder that shares a build or a server, go to one worker (tests/conftest.py).
 test: check ## Every check and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=10
+
+quick: setup ## The tests that are not marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
 
 check: setup ## Lint, format, types; tables and reference pages up to date; the site builds, with no broken link
 	$(BIN)/ruff check .

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from dashdeploy import stages
 from dashdeploy.pipeline import describe, run_all
 from dashdeploy.recipe.load import load_text
@@ -16,6 +18,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 def test_the_artifact_samples_as_the_recipe_at_hand_says(tiny_run: Path, tiny_text: str, tmp_path: Path) -> None:
     shutil.copytree(tiny_run, tmp_path / "tiny")
     told: list[str] = []

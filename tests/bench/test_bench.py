@@ -25,6 +25,8 @@ from dashdeploy.runtime.model import Model
 from dashdeploy.target import Target
 from dashdeploy.teachers import choose
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(tiny_run: Path, tiny_recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:

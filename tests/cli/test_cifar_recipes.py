@@ -20,6 +20,8 @@ from dashdeploy.metrics import features
 from dashdeploy.recipe.schema import Data
 from dashdeploy.stages import file_sha256
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 200
 SHRUNK = (
     *("teach.architecture.block_out_channels=[32,64,64,64]", "teach.steps=2", "teach.batch_size=4"),
@@ -63,7 +65,6 @@ def small_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "rgb"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layout", [CIFAR10, CIFAR100], ids=lambda layout: layout.name)
 def test_a_paper_recipe_runs_end_to_end_at_a_quarter_of_its_width_for_two_steps(
     tmp_path: Path, small_features: str, layout: Layout

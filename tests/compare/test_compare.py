@@ -12,6 +12,8 @@ import pytest
 
 from dashdeploy.cli.app import main
 
+pytestmark = pytest.mark.slow
+
 COMPARISON = """
 name: small
 recipe: {recipe}
@@ -39,7 +41,6 @@ def small(tiny_yaml: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 def test_it_trains_and_measures_every_variant_and_resumes(
     capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path
 ) -> None:
@@ -88,7 +89,6 @@ variants:
 """
 
 
-@pytest.mark.slow
 def test_variants_that_teach_otherwise_have_a_teacher_of_their_own_made_once_by_two_shards(
     capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from library import Info, Library, Model, OpenOptions, Request, StatusError, guidance
 
+pytestmark = pytest.mark.slow
+
 LABELS = np.array([1, 2])
 NAN = float("nan")
 BROKEN_SCHEDULE = np.array([1, NAN, 1, 1], np.float32)

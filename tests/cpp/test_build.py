@@ -10,6 +10,8 @@ import pytest
 from building import ROOT, SOURCES, WARNINGS, build, configure, run, tool
 from conftest import Released
 
+pytestmark = pytest.mark.slow
+
 APPLICATION = """\
 cmake_minimum_required(VERSION 3.20)
 project(app CXX)

@@ -18,6 +18,8 @@ from conftest import seal
 
 from dashdeploy.stages import file_sha256
 
+pytestmark = pytest.mark.slow
+
 NOT_FOUND, DAMAGED, UNSUPPORTED, BACKEND = "not found", "damaged", "unsupported", "backend error"
 CODES = {NOT_FOUND: 12, DAMAGED: 13, UNSUPPORTED: 14, BACKEND: 15}
 Damage = Callable[[Path], None]

@@ -26,6 +26,8 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Tag
 from tests.records import engine_record
 
+pytestmark = pytest.mark.slow
+
 CORPUS = SOURCES / "fuzz" / "corpus.py"
 TIMESTEPS = [19, 14, 9, 4]
 ENGINE = "artifact.graphs.*.engine"

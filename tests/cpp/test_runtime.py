@@ -20,6 +20,8 @@ import dashdeploy.runtime
 from dashdeploy.diffusion import noise, sampling
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Sampling, Tag
 
+pytestmark = pytest.mark.slow
+
 MAX_BATCH = 8
 SCALES: dict[str, tuple[Guidance, dict]] = {
     "constant": (2.5, {"kind": "constant", "w": 2.5}),

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from building import run
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "one": ("--labels", "3", "-w", "2.5"),
     "three, interval": ("--labels", "0-2", "-w", "3@0.2-0.8"),

@@ -59,6 +59,7 @@ def loose(**changes) -> Target:
     return Target(**{**fields, "parity": ParityLimits(batch_sizes=(1, 3), t_bins=2), **changes})
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_trajectories_and_passes_a_ladder(copied: Path) -> None:
     stage = export(copied, loose(precision="int8", opset=20, calibration=Calibration(num_images=4, num_steps=2)))
     checks = manifest.read(stage).figures
@@ -75,6 +76,7 @@ def test_int8_at_a_newer_opset_is_refused_with_the_reason(copied: Path) -> None:
     assert sorted(p.name for p in (copied / "artifacts").iterdir()) == ["onnx-cpu"]
 
 
+@pytest.mark.slow
 def test_float16_past_the_gate_fails_with_the_table_and_the_worst_layer(copied: Path) -> None:
     strict = loose(precision="fp16", gate=GateLimits(branch_error=1e-5, num_draws=32, t_bins=2))
     with pytest.raises(
@@ -84,6 +86,7 @@ def test_float16_past_the_gate_fails_with_the_table_and_the_worst_layer(copied: 
     assert sorted(p.name for p in (copied / "artifacts").iterdir()) == ["onnx-cpu"]
 
 
+@pytest.mark.slow
 def test_a_target_for_a_provider_that_is_not_here_is_checked_on_the_cpu_and_says_so(copied: Path) -> None:
     stage = export(copied, loose(precision="fp16", providers=("CUDAExecutionProvider",)))
     assert "CUDAExecutionProvider itself was not run here" in manifest.read(stage).figures.verified
@@ -98,6 +101,7 @@ def test_tensorrt_where_it_is_missing_says_so_in_one_line_with_a_way_out(copied:
     assert "pip install 'dashdeploy[tensorrt]'" in str(caught.value) and "--to rtx" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_rtx_target_leaves_engines_whose_types_are_in_the_manifest(copied: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     engine = Engine(profiles=(Profile(min=1, opt=2, max=4),), compute_capabilities=("8.9",))
@@ -114,6 +118,7 @@ def test_an_rtx_target_leaves_engines_whose_types_are_in_the_manifest(copied: Pa
         open_path(stage.folder)
 
 
+@pytest.mark.slow
 def test_weights_beside_the_graph_are_vouched_for_too(copied: Path) -> None:
     stage = export(copied, loose(single_file_mb=0))
     data = stage.folder / "guided.onnx.data"

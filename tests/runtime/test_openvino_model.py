@@ -18,6 +18,8 @@ from dashdeploy.target import Calibration, Target
 from dashdeploy.teachers import formats
 from tests.limits import HARDLY_TRAINED
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino", reason="pip install 'dashdeploy[openvino]'")
 
 

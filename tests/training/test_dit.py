@@ -96,6 +96,7 @@ def test_both_branches_are_the_same_in_onnx_runtime_at_two_batch_sizes(run_folde
         torch.testing.assert_close(model.denoiser.guided(x, t, y, w), student.guided(x, t, y, w), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_the_norms_in_float32_and_passes_the_gate(run_folder: Path) -> None:
     limits = HARDLY_TRAINED.model_copy(update={"branch_error": 0.05})
     stage = export(run_folder, Target(name="half", description="test", precision="fp16", parity=PARITY, gate=limits))

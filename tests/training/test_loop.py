@@ -17,6 +17,8 @@ import torch
 from dashdeploy.training import checkpoint
 from dashdeploy.training.progress import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 SLOW_STEPS = ("--set", "distill.steps=60", "--set", "distill.checkpoint_every=1", "--set", "distill.log_every=1")
 

@@ -6,9 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dashdeploy import manifest, stages
 from dashdeploy.artifact import BatchRange, EngineFlags, EngineLayers, EngineRecord
 from dashdeploy.bench.measure import artifact_checks
+
+pytestmark = pytest.mark.slow
 
 HEAVY = EngineLayers(source="network definition", heavy={"convolution": {"int8": 30, "float16": 2}})
 INSPECTED = EngineLayers(source="both", heavy={"matmul": {"float16": 14}}, engine={"gemm": {"float16": 9}})

@@ -9,6 +9,8 @@ import pytest
 from dashdeploy.bench.measure import loading, memory
 from dashdeploy.recipe.schema import Recipe
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_model_is_opened_and_called_in_separate_processes(tiny_run: Path, tiny_recipe: Recipe) -> None:
     folders = {"student": tiny_run / "student", "artifact": tiny_run / "artifacts" / "onnx-cpu"}

@@ -32,6 +32,7 @@ def test_draws_cover_all_of_t_both_halves_of_guidance_and_every_class(trained: T
     assert torch.equal(found.x_t, again.x_t)
 
 
+@pytest.mark.slow
 def test_float32_and_float16_graphs_pass(trained: TorchDenoiser, guided_onnx: Path, its_gate, tmp_path: Path) -> None:
     plain = its_gate.judge(open_guided(guided_onnx, trained.interface, threads=1), "fp32")
     assert plain.failures == () and plain.overall.relative_error < 1e-4

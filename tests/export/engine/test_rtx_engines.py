@@ -18,6 +18,8 @@ from dashdeploy.target import Engine, Profile
 from dashdeploy.teachers import formats
 from tests.export.conftest import export_graph
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tensorrt_rtx", reason="pip install 'dashdeploy[rtx]'")
 CONFIG = Engine(profiles=(Profile(min=1, opt=4, max=8),), compute_capabilities=("8.9",))
 TYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
