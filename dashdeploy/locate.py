@@ -48,13 +48,20 @@ def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     path = (folder or Path()) / name
     if is_path(name):
         for literal in (path, path.with_name(path.name + _SUFFIX) if path.name else path):
-            if literal.is_file():
+            if _is_file(literal):
                 return literal
     known = available(kind)
     stem = name.removesuffix(_SUFFIX)
     if stem not in known:
         raise unknown(_NOUNS[kind], name, known)
     return known[stem]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the file system
+        return False
 
 
 def is_path(name: str) -> bool:

@@ -29,11 +29,12 @@ def run_all(
 
     Args:
         base, banks: see `distill`.
+        fresh: make every stage again but the teacher, which `dashdeploy teach --fresh` does.
         say: called with a line as each stage ends.
     """
     check_measurable(recipe)
     if recipe.teacher.path is None:
-        teach(recipe, run_folder, fresh=fresh)
+        teach(recipe, run_folder)
     say(f"teacher   {choose.find(recipe, run_folder, base=base)}")
     student = distill(recipe, run_folder, base=base, fresh=fresh, banks=banks)
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"

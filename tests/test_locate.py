@@ -58,3 +58,8 @@ def test_an_unknown_name_gives_the_nearest(checkout: Path) -> None:
 def test_missing_data_says_where_it_was_looked_for(checkout: Path) -> None:
     with pytest.raises(UserError, match=r"exporters that ship with dashdeploy are missing.*_data/exporters"):
         locate.available("exporters")
+
+
+def test_a_name_that_is_too_long_for_a_file_is_an_unknown_name(checkout: Path) -> None:
+    with pytest.raises(UserError, match="unknown recipe"):
+        locate.find("recipes", "x" * 5000 + "/y")

@@ -1,6 +1,6 @@
 """Write the pages that list every key of recipes and of targets, from the schema itself.
 
-python tools/schema_pages.py            # write docs/recipe-keys.md and docs/target-keys.md
+python tools/schema_pages.py            # write docs/recipe-keys.md, target-keys.md and package-keys.md
 python tools/schema_pages.py --check    # exit 1 if one of them is stale
 """
 
@@ -109,7 +109,9 @@ def _table(part: Schema, parts: Schema, places: dict[str, list[str]]) -> str:
 def _first_line(value: Schema, parts: Schema) -> str:
     """Of the one section that a value may be; nothing where it may be several or none."""
     names = list(_refs(value))
-    return _sentence(parts[names[0]].get("description", "")).split(". ")[0].rstrip(".") if len(names) == 1 else ""
+    if len(names) != 1:
+        return ""
+    return re.split(r"(?<!Eq)\. ", _sentence(parts[names[0]].get("description", "")), maxsplit=1)[0].rstrip(".")
 
 
 def _values(value: Schema, parts: Schema, places: dict[str, list[str]]) -> str:
@@ -134,7 +136,7 @@ def _default(key: str, value: Schema, part: Schema) -> str:
     if key in part.get("required", ()):
         return "required"
     if {"required": [key]} in part.get("anyOf", ()):
-        return "required, without `extends`"
+        return "–" if key == "extends" else "required, unless `extends` is there"
     if "default" not in value:
         return "–"
     default = value["default"]

@@ -44,7 +44,7 @@ def compare(
     base = locate.find("recipes", variants.recipe).parent
     if dry_run:
         students = designs(variants, run_dir / variants.name, base=base)
-        for variant, seed in jobs(variants):
+        for variant, seed in jobs(variants)[part[0] :: part[1]]:
             print(f"{variant}  seed {seed}: {students[variant]}")
         return
     import json

@@ -37,11 +37,20 @@ class Job:
 
 
 def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job:
-    """Load the recipe that a command names, with its --set overrides."""
+    """Load the recipe that a command names, with its --set overrides.
+
+    Raises:
+        UserError: not found, not valid, or a comparison.
+    """
     from dashdeploy import locate
+    from dashdeploy.errors import UserError
+    from dashdeploy.recipe.comparison import is_comparison
     from dashdeploy.recipe.load import load_recipe
 
-    return Job(load_recipe(recipe, overrides=overrides), locate.find("recipes", recipe).parent, run_dir)
+    path = locate.find("recipes", recipe)
+    if is_comparison(path):
+        raise UserError(f"{recipe}: a comparison, not a recipe. Carry it out with: dashdeploy compare {recipe}")
+    return Job(load_recipe(recipe, overrides=overrides), path.parent, run_dir)
 
 
 def print_dry_run(job: Job) -> None:

@@ -134,7 +134,7 @@ def _with_its_base(kind: locate.Kind, source: Path, folder: Path) -> bytes:
     content = source.read_bytes()
     try:
         values = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return content  # copied as it is: `validate` says what is wrong with it
     key = next((key for key in ("extends", "recipe") if isinstance(values, dict) and key in values), None)
     if key is None or not isinstance(values[key], str) or not locate.is_path(values[key]):

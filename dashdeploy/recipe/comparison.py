@@ -92,7 +92,7 @@ def load_comparison(name: str) -> Comparison:
     comparison = document.validated()
     if locate.is_path(comparison.recipe):
         file = locate.find("recipes", comparison.recipe, folder=path.parent)
-        comparison = comparison.model_copy(update={"recipe": str(file)})
+        comparison = comparison.model_copy(update={"recipe": str(file.absolute())})
     for variant in comparison.variants:
         try:
             recipe = recipe_of(comparison, variant, comparison.seeds[0], origins=document.origins)

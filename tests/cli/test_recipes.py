@@ -131,3 +131,19 @@ def test_schema_is_a_json_schema_that_forbids_unknown_keys(recipes) -> None:
     assert [arm["required"] for arm in recipe["anyOf"]] == [["student"], ["extends"]], "a base may bring the student"
     assert recipe["properties"]["extends"]["type"] == "string"
     assert "seed" in recipe["properties"] and "variants" in comparison["required"]
+
+
+def test_a_comparison_given_as_a_recipe_names_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "ablation-digits", "--dry-run"])
+    assert ended.value.code == 2
+    assert "dashdeploy compare ablation-digits" in capsys.readouterr().err
+
+
+def test_what_yaml_cannot_construct_is_copied_as_it_is(tmp_path: Path) -> None:
+    source, copy = tmp_path / "odd.yaml", tmp_path / "copy.yaml"
+    source.write_text("x: 2020-13-45\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["recipes", "cp", str(source), str(copy)])
+    assert ended.value.code in (0, None)
+    assert copy.read_text() == source.read_text()

@@ -138,6 +138,8 @@ def test_a_dry_run_prints_the_order_and_writes_nothing(
     assert [line.partition(":")[0] for line in lines] == ["scratch  seed 1", "dash  seed 1", "no-un  seed 1"]
     assert all("→ 11,797 parameters" in line for line in lines)
     assert not (tmp_path / "runs").exists()
+    _, second, _ = call(capsys, small, "--run-dir", tmp_path / "runs", "--dry-run", "--shard", "2/2")
+    assert second.splitlines() == lines[1::2]
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])

@@ -228,6 +228,15 @@ def test_a_variant_extends_the_recipe_by_dotted_or_nested_keys(folder: Path) -> 
     assert recipe_of(comparison, "other", 3) == other, "changes do not stay in the comparison"
 
 
+def test_a_comparisons_recipe_that_is_a_path_without_suffix_is_no_recipe_of_ours(folder: Path) -> None:
+    (folder / "digits.yaml").write_text(BASE)
+    (folder / "compared.yaml").write_text(
+        "name: compared\nrecipe: ./digits\nseeds: [3]\nvariants:\n  plain: {label: Plain}\n"
+    )
+    comparison = load_comparison("./compared.yaml")
+    assert recipe_of(comparison, "plain", 3).name == "base"
+
+
 def test_a_variants_problem_names_the_comparisons_line_and_the_recipes_keeps_its_own(folder: Path) -> None:
     path = folder / "compared.yaml"
     path.write_text(

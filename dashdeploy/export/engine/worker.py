@@ -201,7 +201,7 @@ def configuration(trt: Any, job: dict[str, Any], inputs: list[dict[str, Any]], p
 
 
 def build(job: dict[str, Any], channel: Channel, cancelled: threading.Event) -> None:
-    """Carry out a job; `engine_build` describes its fields and the events.
+    """Carry out a job; `engine/build.py` describes its fields and the events.
 
     Raises:
         Failed: the graph cannot be parsed or built.
