@@ -97,8 +97,7 @@ class TorchDenoiser(nn.Module):
 
     def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """Guided eps, float32; the graph that the ONNX export traces."""
-        uncond, cond = self.branches(x, t, y)
-        return guidance.combine(uncond, cond, w)
+        return self.combine(*self.branches(x, t, y), w)
 
     def combine(self, eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """Guided eps, float32, of two branches that were predicted already; see `guidance.combine`."""

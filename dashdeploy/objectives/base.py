@@ -5,6 +5,7 @@ Nothing here imports torch: recipes are read and checked without it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -31,9 +32,9 @@ class Objective(Model):
         """The weight of the feature hints; above 0 the draws need the teacher's features beside its outputs."""
         return 0.0
 
+    @abstractmethod
     def terms(self, student: Student, batch: Batch) -> Terms:
         """The terms of the loss on one batch, by name."""
-        raise NotImplementedError
 
 
 class Student(Protocol):
