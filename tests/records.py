@@ -1,10 +1,26 @@
-"""Entries of manifests for tests that have no engine: every field has a value that a build could have left."""
+"""Manifests for tests: an engine's record where none was built, and a manifest with one value changed."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 from dashdeploy.artifact import BatchRange, EngineFlags, EngineLayers, EngineRecord, Flavour
+
+
+def with_value(manifest: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy with the value at these keys set, or removed where it is KeyError; a decimal key is a list's index."""
+    edited = copy.deepcopy(manifest)
+    *parents, last = (int(key) if key.isdecimal() else key for key in keys)
+    at: Any = edited
+    for key in parents:
+        at = at[key]
+    if value is KeyError:
+        del at[last]
+    else:
+        at[last] = value
+    return edited
 
 
 def engine_record(flavour: Flavour, **changes: Any) -> EngineRecord:

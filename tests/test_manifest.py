@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from dashdeploy import manifest, stages
 from dashdeploy.errors import UserError
 from dashdeploy.figures import Rung
-from tests.records import engine_record
+from tests.records import engine_record, with_value
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +23,7 @@ def written(tiny_run: Path) -> dict[str, Any]:
 
 def changed(written: dict[str, Any], path: str, value: Any) -> str:
     """The manifest with one value set, or removed where value is KeyError; path as in artifact.graphs.step.file."""
-    edited = copy.deepcopy(written)
-    *parents, last = (int(part) if part.isdecimal() else part for part in path.split("."))
-    at = edited
-    for part in parents:
-        at = at[part]
-    if value is KeyError:
-        del at[last]
-    else:
-        at[last] = value
-    return json.dumps(edited)
+    return json.dumps(with_value(written, path.split("."), value))
 
 
 def test_what_export_wrote_reads_back_equal(written: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from building import run
 from conftest import seal
 
 from dashdeploy.stages import file_sha256
+from tests.records import with_value
 
 pytestmark = pytest.mark.slow
 
@@ -40,15 +41,7 @@ def edited(name: str, path: str, value: Any, status: str, text: str) -> None:
 
     def damage(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
-        *parents, last = (int(part) if part.isdecimal() else part for part in path.split())
-        at = manifest
-        for part in parents:
-            at = at[part]
-        if value is KeyError:
-            del at[last]
-        else:
-            at[last] = value
-        seal(folder, json.dumps(manifest).encode())
+        seal(folder, json.dumps(with_value(manifest, path.split(), value)).encode())
 
     case(name, status, text)(damage)
 
