@@ -6,7 +6,7 @@ Nothing here imports torch: recipes are read and checked without it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -31,6 +31,15 @@ class Objective(Model):
     def hint_weight(self) -> float:
         """The weight of the feature hints; above 0 the draws need the teacher's features beside its outputs."""
         return 0.0
+
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether the terms depend on the recipe's guidance; if so, it is part of the student's key."""
+        return False
+
+    def at_guidance(self, scales: Sequence[float]) -> Objective:
+        """These settings with what depends on the guidance worked out; scales: w at every timestep."""
+        return self
 
     @abstractmethod
     def terms(self, student: Student, batch: Batch) -> Terms:

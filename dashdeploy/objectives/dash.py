@@ -38,6 +38,10 @@ class Dash(Objective):
     def hint_weight(self) -> float:
         return self.hint
 
+    @property
+    def reads_guidance(self) -> bool:
+        return self.gap == "guidance"
+
     def terms(self, student: Student, batch: Batch) -> Terms:
         """Both branches on the same x_t and t, each with a target (Eq. 4–6), and their gap; no label dropout."""
         teacher_uncond, teacher_cond = batch.teacher_outputs()

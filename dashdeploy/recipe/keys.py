@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from dashdeploy.objectives.base import Objective
-from dashdeploy.objectives.dash import Dash
 from dashdeploy.recipe.schema import Recipe
 
 Stage = Literal["teacher", "bank", "student", "artifact", "package", "bench"]
@@ -111,13 +109,9 @@ def left_out(recipe: Recipe, stage: Stage) -> dict[str, str]:
         fields |= _because(
             "distill.timesteps: uniform draws from all", "sampling.num_inference_steps", "sampling.timestep_spacing"
         )
-    if stage == "student" and not _weighs_the_gap_by_guidance(recipe.distill.objective):
-        fields |= _because("training reads the guidance for gap: guidance alone", "sampling.guidance")
+    if stage == "student" and not recipe.distill.objective.reads_guidance:
+        fields |= _because("the objective does not read it", "sampling.guidance")
     return fields
-
-
-def _weighs_the_gap_by_guidance(objective: Objective) -> bool:
-    return isinstance(objective, Dash) and objective.gap == "guidance"
 
 
 def depends_on(recipe: Recipe, stage: Stage) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.objectives.base import Batch, Terms
-from dashdeploy.objectives.dash import Dash
 from dashdeploy.recipe import schema
 from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentDesign, design
@@ -98,7 +97,7 @@ def make_objective(
 ) -> Callable[[TorchDenoiser, Batch], Terms]:
     """The recipe's objective with its settings: a function, or a module where the objective has parameters."""
     objective = recipe.distill.objective
-    if isinstance(objective, Dash):
+    if objective.reads_guidance:
         total = teacher.interface.schedule.num_train_timesteps
         objective = objective.at_guidance([guidance.weight(recipe.sampling.guidance, t, total) for t in range(total)])
     if not objective.hint_weight:

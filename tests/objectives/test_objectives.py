@@ -160,6 +160,14 @@ def test_each_kind_is_registered_under_its_name() -> None:
     assert {kind.model_fields["kind"].default for kind in classes if kind().hint_weight} == {"fitnets"}
 
 
+def test_only_dash_with_a_gap_by_guidance_reads_the_guidance_and_the_others_stay_as_they_are() -> None:
+    classes = get_args(get_args(AnyObjective)[0])
+    assert Dash(gap="guidance").reads_guidance
+    for objective in (kind() for kind in classes):
+        assert not objective.reads_guidance
+        assert objective.at_guidance([3.0] * 10) == objective
+
+
 def test_objectives_are_read_without_torch() -> None:
     code = "import sys, dashdeploy.objectives; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
