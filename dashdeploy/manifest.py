@@ -24,7 +24,7 @@ class Inputs(Part):
 class Manifest(Part):
     """manifest.json of an artifact's folder.
 
-    files: name -> SHA-256. recipe: the student's, as it was resolved. seed: the recipe's.
+    files: name -> SHA-256. recipe: the student's, with the sampling that was exported. seed: the recipe's.
     """
 
     format: Annotated[int, Field(ge=stages.FORMAT, le=stages.FORMAT)]
