@@ -13,7 +13,12 @@ WARM = (
     *("diffusers", "onnx", "onnxruntime", "matplotlib", "rich.progress", "accelerate"),
     *("dashdeploy.pipeline", "dashdeploy.bench.bench", "dashdeploy.bench.report.show", "dashdeploy.compare.compare"),
     *("dashdeploy.runtime.opening", "dashdeploy.runtime.onnxruntime_model", "dashdeploy.runtime.torch_model"),
-    *("dashdeploy.training.distill", "dashdeploy.training.teach", "dashdeploy.training.adopt", "dashdeploy.packages.stage"),
+    *(
+        "dashdeploy.training.distill",
+        "dashdeploy.training.teach",
+        "dashdeploy.training.adopt",
+        "dashdeploy.packages.stage",
+    ),
     *("dashdeploy.teachers.unet2d", "dashdeploy.teachers.dit", "dashdeploy.packages.schema", "dashdeploy.manifest"),
 )
 

@@ -10,7 +10,22 @@ from typing import Any
 from hypothesis import strategies as st
 
 HOSTILE: list[Any] = [
-    *(None, True, False, "", " ", "0", "nan", "x" * 300, "a\x00b", "\x1b[31mred", "../../etc/passwd", "/", ".", "é\u202e"),
+    *(
+        None,
+        True,
+        False,
+        "",
+        " ",
+        "0",
+        "nan",
+        "x" * 300,
+        "a\x00b",
+        "\x1b[31mred",
+        "../../etc/passwd",
+        "/",
+        ".",
+        "é\u202e",
+    ),
     *(0, 1, -1, 2, 3, 7, 1000, 5000, 100_000, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63), 10**18, 10**30),
     *(0.0, -0.0, 0.5, 1e-300, 1e-9, 1e9, 1e300, -1e300, float("nan"), float("inf"), float("-inf")),
     *([], {}, [0], [[]], [1, 1], {"kind": "x"}, {"": 0}, ["a\x00b"], [[[[[[]]]]]], [-1], [10**18]),

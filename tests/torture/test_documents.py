@@ -103,7 +103,14 @@ def test_overrides(recipe_tree: dict, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_bytes(as_yaml(recipe_tree))
     keys = ["seed", "distill.steps", "data.image_size", "distill.batch_size", "bench.latency.batch_sizes", "student"]
     keys += ["student.compression", "sampling.num_inference_steps", "distill.threads", "sampling.guidance", "data.path"]
-    keys += ["noise_schedule.num_train_timesteps", "student.architecture.block_out_channels", "export.0", "name", "", "a.0.b"]
+    keys += [
+        "noise_schedule.num_train_timesteps",
+        "student.architecture.block_out_channels",
+        "export.0",
+        "name",
+        "",
+        "a.0.b",
+    ]
 
     def judge(options: list[str], folder: Path) -> str:
         args = [part for option in options for part in ("--set", option.removeprefix("--"))]
