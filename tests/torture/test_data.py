@@ -28,7 +28,7 @@ def loaded(folder: Path, **settings: Any) -> Outcome:
 
     def work() -> None:
         config = Data(**settings)
-        images = datasets.load(config)
+        images = datasets.load_dataset(config)
         images.split(config.holdout)
         print(images.sha256)
 
