@@ -8,6 +8,7 @@ end in a full memory or in numbers that the libraries below cannot hold.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import Annotated, Any, Literal
 
@@ -16,11 +17,18 @@ from pydantic_core import PydanticKnownError
 
 
 def _numeric(problem: Literal["int_type", "float_type"]) -> BeforeValidator:
-    """Refuse what pydantic would convert: `seed: yes` to 1, `steps: "5"` to 5. `steps: 1e4` stays allowed."""
+    """Refuse what pydantic would convert: `seed: yes` to 1, `steps: "5"` to 5. `steps: 1e4` stays allowed.
+
+    A number beyond ±MOST is refused here too: a bound of the type would take the place of a field's own.
+    """
 
     def check(value: Any) -> Any:
         if isinstance(value, bool | str):
             raise PydanticKnownError(problem)
+        if problem == "float_type" and isinstance(value, int | float) and MOST < abs(value) < math.inf:
+            if value > 0:
+                raise PydanticKnownError("less_than_equal", {"le": MOST})
+            raise PydanticKnownError("greater_than_equal", {"ge": -MOST})
         return value
 
     return BeforeValidator(check)
@@ -46,7 +54,6 @@ WHOLE = _numeric("int_type")
 REAL = _numeric("float_type")
 DISTINCT = AfterValidator(_distinct)
 
-Whole = Annotated[int, Field(le=MOST), WHOLE]
 Positive = Annotated[int, Field(ge=1, le=MOST), WHOLE]
 Count = Annotated[int, Field(ge=0, le=MOST), WHOLE]
 Seed = Annotated[int, Field(ge=0, lt=2**63), WHOLE]
@@ -55,17 +62,17 @@ Threads = Annotated[int, Field(ge=1, le=1024), WHOLE]
 """Each one is started, and takes its stack; the largest machines have some hundred cores."""
 Batch = Annotated[int, Field(ge=1, le=65_536), WHOLE]
 """A whole batch lies in memory: of 3×32×32 float32 as many take 0.8 GB, and a network's activations a multiple."""
-Images = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
-"""Images, draws or pairs that are kept in memory together."""
-Side = Annotated[int, Field(ge=1, le=4096), WHOLE]
+Images = Annotated[int, Field(le=1_000_000), WHOLE]
+"""Images, draws or pairs that are kept in memory together; like the next three without a lower bound: fields have."""
+Side = Annotated[int, Field(ge=4, le=4096), WHOLE]
 """Of an image in pixels: one of 3×4096×4096 float32 takes 0.2 GB."""
-Bins = Annotated[int, Field(ge=1, le=1000), WHOLE]
+Bins = Annotated[int, Field(le=1000), WHOLE]
 """Ranges of t: no schedule in use has more timesteps than some thousand."""
-Timesteps = Annotated[int, Field(ge=1, le=100_000), WHOLE]
+Timesteps = Annotated[int, Field(le=100_000), WHOLE]
 """Of a noise schedule, or visited by a sampler."""
-Repeats = Annotated[int, Field(ge=0, le=100_000), WHOLE]
+Repeats = Annotated[int, Field(le=100_000), WHOLE]
 """Repetitions of a measurement, and resamples of its figures."""
-Number = Annotated[float, Field(le=1e9), REAL]
+Number = Annotated[float, REAL]
 Coefficient = Annotated[float, Field(ge=0, le=1e6), REAL]
 """A guidance scale, or a weight of a loss: float32 keeps no digits of what it is added to beyond this."""
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain)]

@@ -20,7 +20,6 @@ from dashdeploy.fields import (
     Positive,
     Text,
     Timesteps,
-    Whole,
 )
 from dashdeploy.recipe.load import load_model
 
@@ -37,7 +36,7 @@ class ParityLimits(Model):
     batch_sizes: Annotated[tuple[Batch, ...], DISTINCT] = Field(
         (1, 3, 31, 65), min_length=1, description="batch sizes that are checked"
     )
-    t_bins: Bins = Field(10, description="ranges of t that are checked, each by itself")
+    t_bins: Bins = Field(10, ge=1, description="ranges of t that are checked, each by itself")
 
 
 class GateLimits(Model):
@@ -57,7 +56,7 @@ class GateLimits(Model):
         0.1, gt=0, description="step and sampler graphs: relative error of the final images, from the same noise"
     )
     num_draws: Images = Field(256, ge=32, description="draws of (x_t, t, y) along the sampler's trajectories")
-    t_bins: Bins = Field(8, description="ranges of t that are judged, each by itself")
+    t_bins: Bins = Field(8, ge=1, description="ranges of t that are judged, each by itself")
 
 
 class SamplerGraph(Model):
@@ -66,7 +65,7 @@ class SamplerGraph(Model):
     form: Literal["unrolled", "loop"] = Field(
         "loop", description="loop: one ONNX Loop over the steps. unrolled: a copy of the network for each step"
     )
-    num_inference_steps: Timesteps | None = Field(None, description="null: the recipe's")
+    num_inference_steps: Annotated[Timesteps, Field(ge=1)] | None = Field(None, description="null: the recipe's")
     output: Literal["float32", "uint8"] = Field("float32", description="float32: [-1, 1]. uint8: 0..255")
 
 
@@ -75,7 +74,7 @@ class Calibration(Model):
 
     quantizer: Literal["onnxruntime", "nncf"] = Field("onnxruntime", description="nncf: for the backend openvino")
     num_images: Images = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")
-    num_steps: Timesteps = Field(10, description="points of each trajectory, spread evenly over t")
+    num_steps: Timesteps = Field(10, ge=1, description="points of each trajectory, spread evenly over t")
     method: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="how a range becomes a scale")
     float_layers: Count = Field(
         8, description="most layers that the sensitive-layer search may leave in float to pass the gate; 0: no search"
@@ -129,15 +128,15 @@ class Target(Model):
         "guidance. step: guided and one DDIM update. sampler: all steps",
     )
     precision: Precision = Field("fp32", description="of the network; norms, guidance and update stay in float32")
-    opset: Whole = Field(22, ge=18, le=23, description="of the ONNX graphs")
+    opset: Annotated[int, Field(ge=18, le=23), WHOLE] = Field(22, description="of the ONNX graphs")
     group_norm: Literal["native", "instance"] = Field(
         "native", description="native: ONNX GroupNormalization. instance: its InstanceNormalization equivalent"
     )
     providers: Annotated[tuple[Text, ...], DISTINCT] = Field(
         ("CPUExecutionProvider",), min_length=1, description="onnxruntime: providers, in order"
     )
-    single_file_mb: Count = Field(
-        100, le=1900, description="weights go into the graph's file up to this size; protobuf ends at 2 GB"
+    single_file_mb: Annotated[int, Field(ge=0, le=1900), WHOLE] = Field(
+        100, description="weights go into the graph's file up to this size; protobuf ends at 2 GB"
     )
     sampler: SamplerGraph = SamplerGraph()
     calibration: Calibration = Calibration()

@@ -46,7 +46,15 @@ class Architecture(Model):
 class DiT(Model):
     """A class-conditional DiTTransformer2DModel of diffusers, by its arguments there."""
 
-    num_layers: Width = Field(6, le=1000, description="the depth, in transformer blocks")
-    num_attention_heads: Width = Field(4, le=256, description="the width is heads × attention_head_dim")
-    attention_head_dim: Width = Field(32, le=1024, description="channels of each attention head")
-    patch_size: Width = Field(2, le=64, description="side of a token, in pixels or latents")
+    num_layers: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(6, description="the depth, in transformer blocks")
+    num_attention_heads: Width = Field(4, description="the width is heads × attention_head_dim")
+    attention_head_dim: Width = Field(32, description="channels of each attention head")
+    patch_size: Annotated[int, Field(ge=1, le=64), WHOLE] = Field(
+        2, description="side of a token, in pixels or latents"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DiT:
+        if (width := self.num_attention_heads * self.attention_head_dim) > 8192:
+            raise ValueError(f"the width, num_attention_heads × attention_head_dim, is {width:,}; at most 8,192")
+        return self

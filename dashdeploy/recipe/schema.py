@@ -47,7 +47,7 @@ class Data(Model):
     """The labelled images to train on and to measure against."""
 
     name: DatasetName = Field("digits", description="the dataset")
-    image_size: Annotated[Side, Field(ge=4)] | None = Field(
+    image_size: Side | None = Field(
         None,
         description="side in pixels: images are cropped to their central square and resized by Pillow's antialiased "
         "bilinear filter; null: as stored",
@@ -207,7 +207,7 @@ class Latency(Model):
     batch_sizes: Annotated[tuple[Batch, ...], DISTINCT] = Field(
         (1, 8, 64), description="[]: neither latency nor loading time nor memory is measured"
     )
-    warmup: Repeats = Field(3, description="untimed runs before the timed ones")
+    warmup: Repeats = Field(3, ge=0, description="untimed runs before the timed ones")
     repeats: Repeats = Field(20, ge=3, description="timed single steps for each batch size")
     sampler_repeats: Repeats = Field(3, ge=1, description="timed whole samplers for each batch size")
     sampler_budget_s: Number = Field(
@@ -228,7 +228,7 @@ class Quality(Model):
         description="the guidances at which the student is also sampled in torch: sampling.guidance, or all",
     )
     batch_size: Batch = Field(128, description="images that are drawn at a time")
-    bootstrap: Repeats = Field(200, description="resamples for the confidence intervals; 0: none")
+    bootstrap: Repeats = Field(200, ge=0, description="resamples for the confidence intervals; 0: none")
 
 
 class Fidelity(Model):

@@ -43,6 +43,23 @@ def test_recipes(recipe_tree: dict, tmp_path: Path) -> None:
     campaign("recipes", cases, judge, folder=tmp_path, whole=500, few=25)
 
 
+def test_recipes_carried_out(recipe_tree: dict, tmp_path: Path) -> None:
+    """A recipe that validates ends in a student, or in one line before there is any file of one."""
+    small = ("distill.steps=2", "distill.warmup_steps=0", "distill.checkpoint_every=1", "distill.log_every=1")
+    parts = {key: recipe_tree[key] for key in ("data", "noise_schedule", "student", "distill", "sampling", "seed")}
+
+    def judge(tree: dict, folder: Path) -> str:
+        (folder / "mine.yaml").write_bytes(as_yaml({**recipe_tree, **tree, "name": "mine"}))
+        options = [part for each in small for part in ("--set", each)]
+        outcome = command(["distill", "mine.yaml", "--run-dir", "runs", *options], cwd=folder, limit_s=60)
+        found = verdict(outcome)
+        if (found == ACCEPTED) != (folder / "runs" / "mine" / "student" / "manifest.json").is_file():
+            raise Failed(f"half-written: {found}")
+        return found
+
+    campaign("recipes, carried out", trees(parts), judge, folder=tmp_path, whole=150, few=3)
+
+
 def test_targets(tmp_path: Path, warm: None) -> None:
     tree = Target(name="mine", description="mine").model_dump(mode="json")
     for key in ("sampler", "calibration", "engine"):  # they belong to other backends and precisions
