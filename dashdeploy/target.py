@@ -10,6 +10,7 @@ from dashdeploy import locate
 from dashdeploy.artifact import TENSORRT, Backend, GraphName, Precision
 from dashdeploy.fields import (
     DISTINCT,
+    WHOLE,
     Batch,
     Bins,
     Count,
