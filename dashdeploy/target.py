@@ -66,7 +66,7 @@ class SamplerGraph(Model):
     form: Literal["unrolled", "loop"] = Field(
         "loop", description="loop: one ONNX Loop over the steps. unrolled: a copy of the network for each step"
     )
-    num_inference_steps: Annotated[Timesteps, Field(ge=1)] | None = Field(None, description="null: the recipe's")
+    num_inference_steps: Timesteps | None = Field(None, description="null: the recipe's")
     output: Literal["float32", "uint8"] = Field("float32", description="float32: [-1, 1]. uint8: 0..255")
 
 
@@ -75,7 +75,7 @@ class Calibration(Model):
 
     quantizer: Literal["onnxruntime", "nncf"] = Field("onnxruntime", description="nncf: for the backend openvino")
     num_images: Images = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")
-    num_steps: Timesteps = Field(10, ge=1, description="points of each trajectory, spread evenly over t")
+    num_steps: Timesteps = Field(10, description="points of each trajectory, spread evenly over t")
     method: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="how a range becomes a scale")
     float_layers: Count = Field(
         8, description="most layers that the sensitive-layer search may leave in float to pass the gate; 0: no search"

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_valida
 from dashdeploy.fields import (
     DISTINCT,
     REAL,
+    WHOLE,
     Batch,
     Bins,
     Coefficient,
@@ -23,7 +24,6 @@ from dashdeploy.fields import (
     Side,
     Text,
     Threads,
-    Timesteps,
     may_extend,
 )
 from dashdeploy.objectives import AnyObjective
@@ -80,7 +80,7 @@ class NoiseSchedule(Model):
     """The forward process: betas over T timesteps."""
 
     kind: Literal["linear", "cosine"] = "linear"
-    num_train_timesteps: Timesteps = Field(1000, ge=2, description="T")
+    num_train_timesteps: Annotated[int, Field(ge=2, le=100_000), WHOLE] = Field(1000, description="T")
     beta_start: Number = Field(1e-4, gt=0, lt=1, description="linear: first beta. cosine: lower bound of beta")
     beta_end: Number = Field(0.02, gt=0, lt=1, description="linear: last beta. cosine: upper bound of beta")
 
