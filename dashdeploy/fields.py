@@ -63,7 +63,7 @@ Threads = Annotated[int, Field(ge=1, le=1024), WHOLE]
 Batch = Annotated[int, Field(ge=1, le=65_536), WHOLE]
 """A whole batch lies in memory: of 3×32×32 float32 as many take 0.8 GB, and a network's activations a multiple."""
 Images = Annotated[int, Field(le=1_000_000), WHOLE]
-"""Images, draws or pairs that are kept in memory together; like `Bins` and `Repeats` without a lower bound: fields have."""
+"""Images, draws or pairs that are kept in memory together. It has no lower bound: each field has its own."""
 Side = Annotated[int, Field(ge=4, le=4096), WHOLE]
 """Of an image in pixels: one of 3×4096×4096 float32 takes 0.2 GB."""
 Bins = Annotated[int, Field(le=1000), WHOLE]

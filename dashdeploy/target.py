@@ -34,7 +34,7 @@ class ParityLimits(Model):
     sampler_error: Number = Field(
         1e-3, gt=0, description="largest difference of a final image of the step and sampler graphs; images span 2"
     )
-    batch_sizes: Annotated[tuple[Batch, ...], DISTINCT] = Field(
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1024), WHOLE], ...], DISTINCT] = Field(
         (1, 3, 31, 65), min_length=1, description="batch sizes that are checked"
     )
     t_bins: Bins = Field(10, ge=1, description="ranges of t that are checked, each by itself")

@@ -74,6 +74,9 @@ def campaign(
             tally[str(failed).partition(":")[0]] += 1
             shown = repr(case)
             failures.append(f"{failed}\n    {shown if len(shown) < 700 else shown[:350] + ' … ' + shown[-350:]}")
+            if dump := os.environ.get("DASHDEPLOY_TORTURE_FAILURES"):
+                with Path(dump).open("a") as file:
+                    file.write(f"[{kind}] {failed}\n    {shown}\n")
         finally:
             slowest = max(slowest, time.monotonic() - begin)
             shutil.rmtree(place)
@@ -82,10 +85,6 @@ def campaign(
     if WHOLE:
         keep(kind, {"cases": tally.total(), "slowest_s": round(slowest, 1), **dict(sorted(tally.items()))})
     if failures:
-        dump = os.environ.get("DASHDEPLOY_TORTURE_FAILURES")
-        if dump:
-            with Path(dump).open("a") as file:
-                file.write("".join(f"[{kind}] {failure}\n" for failure in failures))
         raise AssertionError(
             f"{kind}: {len(failures)} of {tally.total()} cases failed (seed {SEED}):\n" + "\n".join(failures[:10])
         )

@@ -88,7 +88,7 @@ def test_targets_carried_out(whole_run: Path, tmp_path: Path) -> None:
             raise Failed(f"left behind: {written}")
         return found
 
-    campaign("export targets, carried out", trees(target), judge, folder=tmp_path, whole=80, few=2)
+    campaign("export targets, carried out", trees(target), judge, folder=tmp_path, whole=40, few=1)
 
 
 def test_comparisons(recipe_tree: dict, tmp_path: Path) -> None:
