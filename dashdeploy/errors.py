@@ -162,8 +162,16 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def printable(message: str) -> str:
-    """A message with what would steer a terminal, or cannot be encoded, escaped; line breaks stay."""
-    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    """A message with what would steer a terminal, or cannot be encoded, escaped.
+
+    A line break stays if two spaces follow: so messages list several problems. Any other is part of a name.
+    """
+    parts = re.split(r"(\n(?=  ))", message)
+    return "".join(part if part == "\n" else _escaped(part) for part in parts)
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _line(path: str | os.PathLike[str] | None, meaning: str) -> str:
