@@ -73,7 +73,8 @@ Timesteps = Annotated[int, Field(ge=1, le=100_000), WHOLE]
 Repeats = Annotated[int, Field(le=100_000), WHOLE]
 """Repetitions of a measurement, and resamples of its figures."""
 Number = Annotated[float, REAL]
-Coefficient = Annotated[float, Field(ge=0, le=1e6), REAL]
+MOST_SCALE = 1_000_000
+Coefficient = Annotated[float, Field(ge=0, le=MOST_SCALE), REAL]
 """A guidance scale, or a weight of a loss: float32 keeps no digits of what it is added to beyond this."""
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]

@@ -52,9 +52,12 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file, each checked."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; {EXPECTED}")
-    with reading(path, ".npz file without pickled objects", again=f"{EXPECTED[0].upper()}{EXPECTED[1:]}."):
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
+    again = f"{EXPECTED[0].upper()}{EXPECTED[1:]}."
+    with (
+        reading(path, ".npz file without pickled objects", again=again),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
     if missing := {"latents", "labels"} - arrays.keys():
         raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; {EXPECTED}")
     latents, labels = arrays["latents"], arrays["labels"]
