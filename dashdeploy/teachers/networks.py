@@ -17,17 +17,31 @@ from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError, reading, writing
+from dashdeploy.peak_memory import machine_bytes
 from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 CLASSES: dict[str, Any] = {UNET: UNet2DModel, DIT: DiTTransformer2DModel}
+TRAINING_BYTES = 20
+"""Of each parameter in float32: the weight, its gradient, AdamW's two moments, the average."""
 FOLDERS = {UNET: "unet", DIT: "transformer"}
 """The network's folder in a pipeline, as diffusers names it."""
 
 
 def create(config: dict[str, Any], *, network: str = UNET) -> Any:
-    """A freshly initialised network in train mode, without label dropout."""
+    """A freshly initialised network in train mode, without label dropout.
+
+    Raises:
+        UserError: this machine's memory cannot hold it.
+    """
+    parameters = count_parameters(config, network=network)
+    needed, there = parameters * TRAINING_BYTES, machine_bytes()
+    if needed > there:
+        raise UserError(
+            f"a network of {parameters:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{there / 2**30:,.0f}. Give it fewer channels or layers."
+        )
     return without_label_dropout(CLASSES[network](**config))
 
 
