@@ -39,8 +39,8 @@ def create(config: dict[str, Any], *, network: str = UNET) -> Any:
     needed, there = parameters * TRAINING_BYTES, machine_bytes()
     if needed > there:
         raise UserError(
-            f"a network of {parameters:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine has "
-            f"{there / 2**30:,.0f}. Give it fewer channels or layers."
+            f"a network of {parameters:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine "
+            f"has {there / 2**30:,.0f}. Give it fewer channels or layers."
         )
     return without_label_dropout(CLASSES[network](**config))
 
