@@ -24,7 +24,7 @@ def open_path(
     Raises:
         UserError: nothing there that can be opened, it is damaged, or what it needs is not here.
     """
-    path = Path(path)
+    path, how = Path(path), Opening(threads, provider, device)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
             raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
@@ -39,7 +39,6 @@ def open_path(
     backend = artifact.backend if artifact is not None else "torch"
     if provider is not None and backend != "onnxruntime":
         raise UserError(f"{folder}: a provider is ONNX Runtime's, and this is a model for {backend}.")
-    how = Opening(threads, provider, device)
     if stage is None or artifact is None:
         from dashdeploy.runtime import torch_model
 
