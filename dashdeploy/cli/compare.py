@@ -54,9 +54,10 @@ def compare(
     from dashdeploy.cli.job import warn
     from dashdeploy.compare.tables import all_of
     from dashdeploy.report.table import print_tables
+    from dashdeploy.training import ranks
 
     summary = carry_out(variants, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
-    if summary is None:
+    if summary is None or not ranks.state().is_main_process:
         return
     if as_json:
         print(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False))

@@ -72,7 +72,7 @@ def diff(
     """
     import json
 
-    from dashdeploy.bench.record.diff import Limits, compare, find
+    from dashdeploy.bench.record.diff import Limits, compare, find, stage_of
     from dashdeploy.bench.report.diff_tables import diff_tables, summary
     from dashdeploy.report.table import print_tables
 
@@ -84,6 +84,8 @@ def diff(
         max_size_increase=max_size_increase,
     )
     compared = compare(find(a), find(b), limits, names=(str(a), str(b)), only_beyond=only_beyond)
+    bare = [path for path in (a, b) if stage_of(path) is None]
+    compared.notes.extend(f"{path}: no manifest lies beside it, so a change of it would go unseen." for path in bare)
     if as_json:
         print(json.dumps(compared.as_dict(), indent=2, ensure_ascii=False))
     else:

@@ -22,7 +22,9 @@ def distill(
     job = open_job(recipe, overrides, run_dir)
     if dry_run:
         return print_dry_run(job)
+    from dashdeploy.training import ranks
     from dashdeploy.training.distill import distill as distill_stage
 
     stage = distill_stage(job.recipe, job.make_folder(), base=job.base, fresh=fresh)
-    print(stage.folder)
+    if ranks.state().is_main_process:
+        print(stage.folder)

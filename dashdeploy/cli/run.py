@@ -21,6 +21,8 @@ def run(
         return print_dry_run(job)
     from dashdeploy.bench.report.show import show
     from dashdeploy.pipeline import run_all
+    from dashdeploy.training import ranks
 
     stage = run_all(job.recipe, job.make_folder(), base=job.base, fresh=fresh, say=warn)
-    show(stage.folder)
+    if ranks.state().is_main_process:
+        show(stage.folder)

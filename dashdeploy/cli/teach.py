@@ -19,7 +19,9 @@ def teach(
     job = open_job(recipe, overrides, run_dir)
     if dry_run:
         return print_dry_run(job)
+    from dashdeploy.training import ranks
     from dashdeploy.training.teach import teach as teach_stage
 
     stage = teach_stage(job.recipe, job.make_folder(), fresh=fresh)
-    print(stage.folder)
+    if ranks.state().is_main_process:
+        print(stage.folder)

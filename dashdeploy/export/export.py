@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from dashdeploy.recipe.load import recipe_in
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
-from dashdeploy.teachers import formats, networks
+from dashdeploy.teachers import choose, formats, networks
 
 
 def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None, fresh: bool = False) -> stages.Stage:
@@ -45,29 +46,48 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
     if sampling is not None:
         recipe = recipe.model_copy(update={"sampling": sampling})
     refuse(target, recipe, run_folder)
+    _say_if_stale(student)
     folder = run_folder / ARTIFACTS / target.name
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
     key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
-    done = None if fresh else stages.current(folder, key)
+    done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return done
     backend.ready()
     denoiser = formats.load(student.folder, role="student")
     refuse_network(target, denoiser, run_folder)
     described = describe.student(student, recipe, target, denoiser.interface)
-    folder.parent.mkdir(exist_ok=True)
     with (
-        stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
-        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as scratch,
         _progress() as progress,
     ):
         artifact, checks = make(
-            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(work), progress=progress
+            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(scratch), progress=progress
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
         draft.figures.update(checks.model_dump(mode="json"))
     return stages.read_stage(folder)
+
+
+def _say_if_stale(student: stages.Stage) -> None:
+    """A line on stderr where the teacher that the student was made from has been trained again since."""
+    teacher = Path(student.figures["teacher"])
+    if not teacher.is_dir():
+        return
+    try:
+        same = choose.sha256(teacher) == student.manifest["inputs"]["teacher"]
+    except UserError:
+        same = False
+    if not same:
+        print(
+            f"warning: {student.folder}: it was distilled from another teacher than the one that is now in {teacher}. "
+            "Distil it again with --fresh, if it is to follow that one.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def make(

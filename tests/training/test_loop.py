@@ -86,7 +86,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
     recipe, _ = taught
     arguments = ("distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS)
     for step in steps:
-        kill_at(step, tmp_path / "tiny" / ".student-work", *arguments)
+        kill_at(step, tmp_path / "tiny" / ".work" / "student", *arguments)
     assert not (tmp_path / "tiny" / "student").exists(), "it had ended before it was killed"
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
@@ -95,13 +95,13 @@ def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
     ours, theirs = (read_metrics(root / "tiny" / "student" / "metrics.jsonl") for root in (tmp_path, uninterrupted))
     assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(1, 61))
     assert [r["loss"] for r in ours] == [r["loss"] for r in theirs]
-    assert not (tmp_path / "tiny" / ".student-work").exists()
+    assert not (tmp_path / "tiny" / ".work" / "student").exists()
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(taught: tuple[Path, Path], uninterrupted: Path, tmp_path: Path) -> None:
     recipe, _ = taught
     arguments = ("distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS, "--set", "distill.checkpoint_every=1000")
-    said = kill_at(9, tmp_path / "tiny" / ".student-work", *arguments, number=signal.SIGINT)
+    said = kill_at(9, tmp_path / "tiny" / ".work" / "student", *arguments, number=signal.SIGINT)
     assert "is saved. Run the same command to resume." in said
     assert "Traceback" not in said
     assert run(*arguments).returncode == 0
@@ -112,8 +112,8 @@ def test_the_teacher_bank_too_resumes_exactly(taught: tuple[Path, Path], tmp_pat
     recipe, _ = taught
     bank = (*SLOW_STEPS, "--set", "distill.teacher_bank=64")
     assert run("distill", recipe, "--run-dir", tmp_path / "a", *bank).returncode == 0
-    kill_at(20, tmp_path / "b" / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path / "b", *bank)
-    (bank_file,) = (tmp_path / "b" / "tiny" / ".student-work").glob("teacher-bank-*.safetensors")
+    kill_at(20, tmp_path / "b" / "tiny" / ".work" / "student", "distill", recipe, "--run-dir", tmp_path / "b", *bank)
+    (bank_file,) = (tmp_path / "b" / "tiny" / ".work" / "student").glob("teacher-bank-*.safetensors")
     bank_file.unlink()
     assert run("distill", recipe, "--run-dir", tmp_path / "b", *bank).returncode == 0
     assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
@@ -124,7 +124,7 @@ def test_a_student_that_starts_from_its_teacher_resumes_exactly(taught: tuple[Pa
     student = "{compression: 2, init: {kind: pruned, importance: taylor, samples: 32}}"
     pruned = (*SLOW_STEPS, "--set", f"student={student}")
     assert run("distill", recipe, "--run-dir", tmp_path / "a", *pruned).returncode == 0
-    kill_at(20, tmp_path / "b" / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path / "b", *pruned)
+    kill_at(20, tmp_path / "b" / "tiny" / ".work" / "student", "distill", recipe, "--run-dir", tmp_path / "b", *pruned)
     done = run("distill", recipe, "--run-dir", tmp_path / "b", *pruned)
     assert "resuming at step" in done.stderr
     assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_last_check
     assert "the loss is not finite" in done.stderr
     assert "Traceback" not in done.stderr
     step = int(done.stderr.split("error: step ")[1].split(":")[0])
-    work = tmp_path / "tiny" / ".student-work"
+    work = tmp_path / "tiny" / ".work" / "student"
     kept = torch.load(work / checkpoint.FILE, weights_only=True)
     assert kept["step"] == step - 1
     assert not (tmp_path / "tiny" / "student").exists()
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_last_check
 
 def test_a_checkpoint_of_another_recipe_is_refused_until_fresh(taught: tuple[Path, Path], tmp_path: Path) -> None:
     recipe, _ = taught
-    kill_at(3, tmp_path / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS)
+    kill_at(3, tmp_path / "tiny" / ".work" / "student", "distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS)
     other = ("--set", "distill.steps=6", "--set", "distill.learning_rate=0.01")
     done = run("distill", recipe, "--run-dir", tmp_path, *other)
     assert done.returncode == 2
@@ -200,7 +200,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_until_fresh(taught: tuple[Pat
 
 def test_a_damaged_checkpoint_is_refused(taught: tuple[Path, Path], tmp_path: Path) -> None:
     recipe, _ = taught
-    work = tmp_path / "tiny" / ".student-work"
+    work = tmp_path / "tiny" / ".work" / "student"
     work.mkdir(parents=True)
     (work / checkpoint.FILE).write_bytes(b"PK\x03\x04 not a checkpoint")
     done = run("distill", recipe, "--run-dir", tmp_path)
