@@ -18,6 +18,7 @@ from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError, reading, writing
 from dashdeploy.peak_memory import machine_bytes
+from dashdeploy.teachers import scheduler_config
 from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -149,6 +150,7 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
     config = _read_json(path, role)
+    scheduler_config.check(config, source=f"{role} {path}")
     prediction = predictions.from_scheduler_config(config, source=str(path))
     schedule = schedules.from_scheduler_config(config, source=str(path))
     if config.get("rescale_betas_zero_snr"):
