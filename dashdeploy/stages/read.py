@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -57,6 +58,11 @@ class _Manifest(BaseModel):
     seed: int
     versions: dict[str, str]
     recipe: dict[str, Any]
+
+
+def is_stage(folder: Path) -> bool:
+    """Whether there is a manifest or its hash, be it a link to nothing: then `read_stage` has to accept the folder."""
+    return any(os.path.lexists(folder / name) for name in (MANIFEST, SIDECAR))
 
 
 def current(folder: Path, key: str) -> Stage | None:
