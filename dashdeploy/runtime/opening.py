@@ -78,8 +78,9 @@ def find_model(path: Path) -> Path:
 
 def artifact_folders(run_folder: Path) -> list[Path]:
     """The artifacts of a run, by name."""
-    found = sorted(p.parent for p in (run_folder / ARTIFACTS).glob(f"*/{stages.MANIFEST}"))
-    return [folder for folder in found if not folder.name.startswith(".")]
+    folder = run_folder / ARTIFACTS
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+    return [path for path in found if stages.is_stage(path)]
 
 
 def stale(folder: Path, manifest: dict[str, Any]) -> str | None:
