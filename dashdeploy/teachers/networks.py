@@ -18,7 +18,7 @@ from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError, reading, writing
 from dashdeploy.peak_memory import machine_bytes
-from dashdeploy.teachers import scheduler_config
+from dashdeploy.teachers import fits, scheduler_config
 from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -130,18 +130,27 @@ def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in read_safetensors(path).items()}
 
 
-def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: Path, role: str) -> Any:
+def restore(
+    config: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    *,
+    image_shape: tuple[int, int, int],
+    folder: Path,
+    role: str,
+) -> Any:
     """The network of a configuration with its weights, in eval mode and without gradients.
 
+    Args:
+        image_shape: (C, H, W) of one input.
+
     Raises:
-        UserError: the two do not fit together.
+        UserError: the two do not fit together, or diffusers cannot build or run such a network.
     """
-    try:
-        network = CLASSES[config.get("_class_name", UNET)].from_config(config)
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(f"{role} {folder_of(folder)}: weights and config.json do not fit together: {detail}") from error
+    network_class = CLASSES[config.get("_class_name", UNET)]
+    source = f"{role} {folder_of(folder)}"
+    fits.refuse_misfits(network_class, config, state, image_shape=image_shape, source=source)
+    network = network_class.from_config(config)
+    network.load_state_dict(state)
     return without_label_dropout(network).eval().requires_grad_(False)
 
 

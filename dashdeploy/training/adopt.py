@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,13 +39,24 @@ def adopt(checkpoint: Path, folder: Path, *, image_size: int = 32, weights: Lite
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already; give a new folder")
     checkpoint_parts = published.read(checkpoint, image_size=image_size, weights=weights)
-    network = networks.restore(checkpoint_parts.config, checkpoint_parts.state, folder=checkpoint, role="teacher")
+    config = checkpoint_parts.config
+    network = networks.restore(
+        config,
+        checkpoint_parts.state,
+        image_shape=(config["in_channels"], image_size, image_size),
+        folder=checkpoint,
+        role="teacher",
+    )
     steps = {} if checkpoint_parts.lam is None else {"num_train_timesteps": len(checkpoint_parts.lam)}
     schedule = schedules.from_recipe(schema.NoiseSchedule.model_validate({**published.SCHEDULE, **steps}))
-    networks.save(network, schedule, folder)
-    if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
-        kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)
-        TimestepWeights(kind, schedule, frozen_lambda=checkpoint_parts.lam.float()).save(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".adopt-", dir=folder.parent) as beside:
+        draft = Path(beside) / "teacher"
+        networks.save(network, schedule, draft)
+        if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
+            kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)
+            TimestepWeights(kind, schedule, frozen_lambda=checkpoint_parts.lam.float()).save(draft)
+        draft.replace(folder)  # of an empty folder it takes the place
     return Adopted(
         folder=folder,
         parameters=sum(p.numel() for p in network.parameters()),
