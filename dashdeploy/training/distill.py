@@ -76,7 +76,8 @@ def distill(
 
         # Write.
         def contents(draft: stages.Draft) -> None:
-            networks.save(module.denoiser.unet, schedule, draft.folder)
+            clip_sample = recipe.sampling.clip_sample
+            networks.save(module.denoiser.unet, schedule, draft.folder, clip_sample=clip_sample)
             draft.figures.update(student.describe(), init=recipe.student.init.model_dump(mode="json"))
             draft.figures.update(teacher=str(teacher_folder.absolute()), classes=list(data.classes))
 
