@@ -30,6 +30,12 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _no_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path cannot hold a NUL character")
+    return path
+
+
 WHOLE = _numeric("int_type")
 REAL = _numeric("float_type")
 DISTINCT = AfterValidator(_distinct)
@@ -40,6 +46,7 @@ Count = Annotated[int, Field(ge=0), WHOLE]
 Number = Annotated[float, REAL]
 Coefficient = Annotated[float, Field(ge=0), REAL]
 Text = Annotated[str, Field(min_length=1)]
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
 
 
 class Model(BaseModel):

@@ -35,7 +35,6 @@ def bench(
     run_folder: Path,
     recipe: Recipe,
     *,
-    base: Path | None = None,
     fresh: bool = False,
     interval: GuidanceInterval | None = None,
 ) -> stages.Stage:
@@ -52,7 +51,7 @@ def bench(
     student, artifacts = _exported(run_folder)
     manifests = {name: manifest.read(stage) for name, stage in artifacts.items()}
     data = load_dataset(recipe.data)
-    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student, base=base)
+    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student)
     quality_config = recipe.bench.quality
     extractor = open_extractor(quality_config.features, recipe.data.name, weights=quality_config.features_weights)
     interval = interval or guidance_interval.choose(recipe)
@@ -199,12 +198,10 @@ def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
 
 
-def _teacher(
-    run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage, *, base: Path | None
-) -> tuple[Path, str]:
+def _teacher(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> tuple[Path, str]:
     """Folder and SHA-256 of the teacher that the student was made from."""
     used = Path(student.figures["teacher"])
-    folder = used if used.is_dir() else choose.find(recipe, run_folder, base=base)
+    folder = used if used.is_dir() else choose.find(recipe, run_folder)
     if folder is None:
         raise UserError(f"{run_folder}: no teacher to compare with; give teacher.path or run `dashdeploy teach`")
     sha256 = choose.open_teacher(folder, recipe, data).sha256

@@ -22,14 +22,12 @@ def distill(
     recipe: schema.Recipe,
     run_folder: Path,
     *,
-    base: Path | None = None,
     fresh: bool = False,
     banks: Path | None = None,
 ) -> stages.Stage:
     """Train the recipe's student into run_folder/student, or return it if it is already there.
 
     Args:
-        base: the recipe file's folder, which a relative teacher.path is looked for in.
         banks: a folder where banks of teacher outputs stay, for other students of the same teacher, data and seed.
             None: the bank goes with the work folder.
 
@@ -37,7 +35,7 @@ def distill(
         UserError: no teacher, or one that does not fit; a training error (see training.loop.train).
     """
     config, folder = recipe.distill, run_folder / "student"
-    teacher_folder = choose.find(recipe, run_folder, base=base)
+    teacher_folder = choose.find(recipe, run_folder)
     if teacher_folder is None:
         raise UserError(f"recipe {recipe.name} has no trained teacher yet: run `dashdeploy teach {recipe.name}` first")
     data = load_dataset(recipe.data)
