@@ -111,7 +111,7 @@ def test_a_teacher_where_none_can_be_is_one_line(base: Path, path: str) -> None:
 
 
 def test_a_path_that_no_system_takes_is_a_problem_of_its_key(base: Path) -> None:
-    with pytest.raises(UserError, match=r"data.vae=.*: a path cannot hold a NUL character"):
+    with pytest.raises(UserError, match=r"data.vae=.*: has the control character"):
         load_recipe(str(base), overrides=['data.vae="a\\0b"'])
 
 
