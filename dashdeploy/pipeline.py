@@ -11,6 +11,7 @@ from dashdeploy.packages import schema
 from dashdeploy.packages.stage import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
+from dashdeploy.training import ranks
 from dashdeploy.training.distill import distill
 from dashdeploy.training.student import describe_student
 from dashdeploy.training.teach import key_of, teach
@@ -26,11 +27,17 @@ def run_all(
 ) -> stages.Stage:
     """Carry out all four stages and return the last.
 
+    Of several processes of one launch all train, and the main one alone exports, measures and says how far it is.
+
     Args:
         banks: see `distill`.
         fresh: make every stage again but the teacher, which `dashdeploy teach --fresh` does.
         say: called with a line as each stage ends.
+
+    Raises:
+        UserError: a stage fails, or a teacher or student would replace another: see `teach` and `distill`.
     """
+    say = say if ranks.state().is_main_process else lambda line: None
     check_measurable(recipe)
     if recipe.teacher.path is None:
         teach(recipe, run_folder)
@@ -38,12 +45,16 @@ def run_all(
     student = distill(recipe, run_folder, fresh=fresh, banks=banks)
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
-    for name in recipe.export:
-        made = carry_out(run_folder, schema.load(name), sampling=recipe.sampling, fresh=fresh)
-        say(f"artifact  {summary(made)}")
-    measured = bench(run_folder, recipe, fresh=fresh)
-    say(f"report    {measured.folder / 'report.html'}")
-    return measured
+
+    def deploy() -> stages.Stage:
+        for name in recipe.export:
+            made = carry_out(run_folder, schema.load(name), sampling=recipe.sampling, fresh=fresh)
+            say(f"artifact  {summary(made)}")
+        measured = bench(run_folder, recipe, fresh=fresh)
+        say(f"report    {measured.folder / 'report.html'}")
+        return measured
+
+    return ranks.in_main(deploy)
 
 
 def describe(recipe: Recipe, run_folder: Path) -> list[str]:

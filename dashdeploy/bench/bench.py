@@ -66,16 +66,18 @@ def bench(
         "interval": interval.model_dump(mode="json") if interval else None,
     }
     key = stages.stage_key("bench", recipe, {**inputs, "record": record.FORMAT})
-    finished = None if fresh else stages.current(run_folder / "bench", key)
-    if finished is not None:
-        return finished
+    folder = run_folder / "bench"
+    done = None if fresh else stages.finished(folder, key)
+    if done is not None:
+        return done
     folders = {record.TEACHER: teacher_folder, record.STUDENT: student.folder}
     folders |= {name: stage.folder for name, stage in artifacts.items()}
     cache = run_folder / f".{samples.FOLDER}"
     with ExitStack() as stack:
         threads = recipe.bench.latency.threads or machine()["cores"]
+        work = stack.enter_context(stages.exclusive(folder))
         opened, left_out = models.open_all(folders, threads, stack)
-        with stages.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
+        with stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft:
             measured, images = measure(
                 opened,
                 student,
@@ -92,7 +94,7 @@ def bench(
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             grids.write_grids(draft.folder / grids.FILE, images)
             write_report(draft.folder)
-    return stages.read_stage(run_folder / "bench")
+    return stages.read_stage(folder)
 
 
 def measure(

@@ -117,10 +117,10 @@ def left_out(recipe: Recipe, stage: Stage) -> dict[str, str]:
 
 def depends_on(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """The resolved values that a stage's result depends on, as plain JSON values, sections within sections."""
-    return _without(recipe.model_dump(mode="json"), left_out(recipe, stage))
+    return without(recipe.model_dump(mode="json"), left_out(recipe, stage))
 
 
-def _without(values: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+def without(values: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """`values` without these dotted fields; what a section that is null would hold is not there to remove."""
     for field in fields:
         *sections, name = field.split(".")
