@@ -4,8 +4,8 @@ Every draw is a held-out image with one noise and timestep, on which the labels 
 far less noisy than the losses. With the right label the loss of a teacher is lower than with the null class, and that
 is lower than with the label of another class. At high noise levels, where the label says the most, the image that a
 teacher expects for the null class is the mean over the classes. For K classes at equal distances this puts its loss
-(K + 1)/2K of the way down from a wrong label's to the right one's, and at lower noise levels further down. If the null
-class is a class like others, it is 1/K of the way.
+(K + 1)/2K of the way down from a wrong label's to the right one's, and at lower noise levels, where the image says
+which class it may be, further down. A null class that is a class like others is 1/K of the way down.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ ROUND = 64
 """Draws after which a teacher that is clearly right is accepted; else as many follow, up to MOST_DRAWS."""
 MOST_DRAWS = 512
 BATCH = 64
-CLEAR, LIKELY = 5.0, 2.0
-"""Standard errors from which a difference is taken as there, and below which it is taken as not there."""
+CLEAR, SURE, LIKELY = 5.0, 4.0, 2.0
+"""Standard errors: from CLEAR on a teacher is accepted early, from SURE on an order of the classes is taken as better,
+and below LIKELY a difference is taken as not there."""
+EACH = 8
+"""Draws of a class from which its own label is judged."""
 SEARCH = 2000
 """Forwards that a search for the order of the classes may take; it is left out where each class would get few."""
 LOWEST, HIGHEST = 0.2, 0.95
@@ -60,8 +63,9 @@ class Semantics:
         num_draws: held-out draws.
         right, other, null: the loss with the image's label, with another one, and with the null class.
         labels: how much higher the loss is with another label than with the right one.
-        nulls: how much lower it is with the null class than it would be if that were one of the classes; above 0 for
-            a teacher that was trained with label dropout.
+        nulls: how much lower it is with the null class than with the mean over the classes; above 0 for a teacher that
+            was trained with label dropout.
+        worst: the largest t of right − null among the classes: above 0 where a class's label is worse than none.
         order: labels that stand for the data's classes in place of 0..K−1, if a better order was found.
         gain: how much lower the loss is in that order, on draws that did not choose it.
     """
@@ -72,6 +76,7 @@ class Semantics:
     null: float
     labels: Difference
     nulls: Difference
+    worst: float
     order: tuple[int, ...] | None = None
     gain: Difference | None = None
 
@@ -89,26 +94,28 @@ def measure(teacher: TorchDenoiser, held_out: LabelledImages, *, seed: int = 0) 
     if teacher.interface.num_classes < 2:
         return None
     draws = _Draws(teacher, held_out, seed)
-    losses = np.empty((3, 0))
+    losses, classes = np.empty((3, 0)), np.empty(0, np.int64)
     while losses.shape[1] < MOST_DRAWS:
         losses = np.concatenate([losses, draws.losses(ROUND, draws.usual)], axis=1)
-        found = _compared(losses, teacher.interface.num_classes)
-        if min(found.labels.t, found.nulls.t) >= CLEAR:
+        classes = np.concatenate([classes, draws.drawn])
+        found = _compared(losses, classes, teacher.interface.num_classes)
+        if found.labels.t >= CLEAR and found.nulls.t >= LIKELY and found.worst < LIKELY:
             return found
-    if found.labels.t >= CLEAR:
+    if found.labels.t >= CLEAR and found.worst < SURE:
         return found
     order, gain = _order(draws, held_out)
     return found if order is None else Semantics(**{**vars(found), "order": order, "gain": gain})
 
 
-def _compared(losses: Loss, num_classes: int) -> Semantics:
+def _compared(losses: Loss, classes: NDArray[np.int64], num_classes: int) -> Semantics:
     right, other, null = losses
-    as_class, as_null = 1 / num_classes, (num_classes + 1) / (2 * num_classes)
-    between = (as_class + as_null) / 2
+    as_mean = (num_classes + 1) / (2 * num_classes)
+    by_class = [(right - null)[classes == c] for c in np.unique(classes)]
     return Semantics(
         *(len(right), float(right.mean()), float(other.mean()), float(null.mean())),
         labels=_difference(other - right),
-        nulls=_difference(other - null - between * (other - right)),
+        nulls=_difference(other - null - as_mean * (other - right)),
+        worst=max((_difference(values).t for values in by_class if len(values) >= EACH), default=0.0),
     )
 
 
@@ -172,7 +179,7 @@ def _order(draws: _Draws, data: LabelledImages) -> tuple[tuple[int, ...] | None,
     losses = draws.losses(min(MOST_DRAWS, SEARCH // (len(candidates) + 1)), [own, *candidates])
     gains = [_difference(losses[0] - other) for other in losses[1:]]
     best = int(np.argmax([gain.mean for gain in gains]))
-    if gains[best].t < CLEAR:
+    if gains[best].t < SURE:
         return None, None
     return tuple(int(label) for label in candidates[best]), gains[best]
 
