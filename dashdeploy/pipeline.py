@@ -21,7 +21,6 @@ def run_all(
     recipe: Recipe,
     run_folder: Path,
     *,
-    base: Path | None,
     fresh: bool = False,
     banks: Path | None = None,
     say: Callable[[str], None],
@@ -31,7 +30,7 @@ def run_all(
     Of several processes of one launch all train, and the main one alone exports, measures and says how far it is.
 
     Args:
-        base, banks: see `distill`.
+        banks: see `distill`.
         fresh: make every stage again but the teacher, which `dashdeploy teach --fresh` does.
         say: called with a line as each stage ends.
 
@@ -42,8 +41,8 @@ def run_all(
     check_measurable(recipe)
     if recipe.teacher.path is None:
         teach(recipe, run_folder)
-    say(f"teacher   {choose.find(recipe, run_folder, base=base)}")
-    student = distill(recipe, run_folder, base=base, fresh=fresh, banks=banks)
+    say(f"teacher   {choose.find(recipe, run_folder)}")
+    student = distill(recipe, run_folder, fresh=fresh, banks=banks)
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
 
@@ -51,16 +50,16 @@ def run_all(
         for name in recipe.export:
             made = carry_out(run_folder, schema.load(name), sampling=recipe.sampling, fresh=fresh)
             say(f"artifact  {summary(made)}")
-        measured = bench(run_folder, recipe, base=base, fresh=fresh)
+        measured = bench(run_folder, recipe, fresh=fresh)
         say(f"report    {measured.folder / 'report.html'}")
         return measured
 
     return ranks.in_main(deploy)
 
 
-def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str]:
+def describe(recipe: Recipe, run_folder: Path) -> list[str]:
     """What `run_all` would do, one line a stage; nothing is written."""
-    config, teacher = recipe.distill, _teacher_at_hand(recipe, run_folder, base=base)
+    config, teacher = recipe.distill, _teacher_at_hand(recipe, run_folder)
     if teacher is not None:
         lines = [f"teach    not needed: the teacher is {teacher}"]
     else:
@@ -83,9 +82,9 @@ def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str
     return lines
 
 
-def _teacher_at_hand(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
+def _teacher_at_hand(recipe: Recipe, run_folder: Path) -> Path | None:
     """The folder of the teacher that `run_all` would take as it is; None: it would train one."""
-    teacher = choose.find(recipe, run_folder, base=base)
+    teacher = choose.find(recipe, run_folder)
     if teacher is None or recipe.teacher.path is not None:
         return teacher
     return teacher if stages.current(teacher, key_of(recipe)) else None

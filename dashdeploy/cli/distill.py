@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dashdeploy.cli.options import DEFAULT_RECIPE, DEFAULT_RUN_DIR, DryRun, Fresh, Overrides, RecipeArgument, RunDir
+from dashdeploy.cli.options import (
+    DEFAULT_RECIPE,
+    DEFAULT_RUN_DIR,
+    DryRun,
+    Fresh,
+    NoCheck,
+    Overrides,
+    RecipeArgument,
+    RunDir,
+)
 
 
 def distill(
@@ -12,6 +21,7 @@ def distill(
     run_dir: RunDir = DEFAULT_RUN_DIR,
     dry_run: DryRun = False,
     fresh: Fresh = False,
+    no_check: NoCheck = False,
 ) -> None:
     """Distil the recipe's student from its teacher. Interrupted, the same command resumes it.
 
@@ -19,12 +29,12 @@ def distill(
     """
     from dashdeploy.cli.job import open_job, print_dry_run
 
-    job = open_job(recipe, overrides, run_dir)
+    job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
         return print_dry_run(job)
     from dashdeploy.training import ranks
     from dashdeploy.training.distill import distill as distill_stage
 
-    stage = distill_stage(job.recipe, job.make_folder(), base=job.base, fresh=fresh)
+    stage = distill_stage(job.recipe, job.make_folder(), fresh=fresh)
     if ranks.state().is_main_process:
         print(stage.folder)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dashdeploy.cli.options import DEFAULT_RECIPE, DEFAULT_RUN_DIR, DryRun, Fresh, Overrides, RecipeArgument, RunDir
+from dashdeploy.cli.options import (
+    DEFAULT_RECIPE,
+    DEFAULT_RUN_DIR,
+    DryRun,
+    Fresh,
+    NoCheck,
+    Overrides,
+    RecipeArgument,
+    RunDir,
+)
 
 
 def run(
@@ -12,17 +21,18 @@ def run(
     run_dir: RunDir = DEFAULT_RUN_DIR,
     dry_run: DryRun = False,
     fresh: Fresh = False,
+    no_check: NoCheck = False,
 ) -> None:
     """Teach (unless there is a teacher), distill, export, bench. Stages that are up to date are not run again."""
     from dashdeploy.cli.job import open_job, print_dry_run, warn
 
-    job = open_job(recipe, overrides, run_dir)
+    job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
         return print_dry_run(job)
     from dashdeploy.bench.report.show import show
     from dashdeploy.pipeline import run_all
     from dashdeploy.training import ranks
 
-    stage = run_all(job.recipe, job.make_folder(), base=job.base, fresh=fresh, say=warn)
+    stage = run_all(job.recipe, job.make_folder(), fresh=fresh, say=warn)
     if ranks.state().is_main_process:
         show(stage.folder)

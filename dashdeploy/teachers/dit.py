@@ -80,7 +80,7 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
             f"{role} {where}: the class embedding has {rows} rows, and num_embeds_ada_norm {num_classes} means "
             f"{num_classes + 1} with the null class. Set num_embeds_ada_norm to {rows - 1}."
         )
-    network = networks.restore(config, state, image_shape=(channels, size, size), folder=folder, role=role)
+    network = networks.restore(config, state, folder=folder, role=role)
     schedule, prediction = networks.load_schedule(folder, role)
     interface = Interface(num_classes=num_classes, image_shape=(channels, size, size), schedule=schedule)
     return TorchDenoiser(network, interface, prediction=prediction)

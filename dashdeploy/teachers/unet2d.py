@@ -12,9 +12,6 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe.architecture import Architecture
 from dashdeploy.teachers import networks
 
-MOST_SIDE = 8192
-"""Of images, in pixels; and of their channels."""
-
 
 def unet_config(architecture: Architecture, *, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
     """`UNet2DModel` arguments of a recipe's architecture; label K is the null class."""
@@ -73,30 +70,18 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     unet_folder = networks.folder_of(folder)
     config = networks.read_config(folder, role=role)
     embeds = config.get("num_class_embeds")
-    if kind := config.get("class_embed_type"):
-        raise UserError(
-            f"{role} {unet_folder}: class_embed_type is {kind!r}: it embeds classes without a table, so there is no "
-            "row for the null class. Only models with a table of classes (class_embed_type null) can be distilled."
-        )
-    if not _is_whole(embeds) or embeds < 2:
+    if not embeds or embeds < 2:
         raise UserError(
             f"{role} {unet_folder}: num_class_embeds is {embeds}; a model of K classes with a null class has K + 1. "
             "A model without the null class was not trained for classifier-free guidance."
         )
-    size, channels = config.get("sample_size"), config.get("in_channels", 3)
-    sides = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or not all(_is_whole(n) and 0 < n <= MOST_SIDE for n in (*sides, channels)):
-        raise UserError(
-            f"{role} {unet_folder / 'config.json'}: sample_size is {'missing' if size is None else size}, in_channels "
-            f"{channels}; set them to the side and the channels of the images, at most {MOST_SIDE:,}"
-        )
-    shape = (channels, sides[0], sides[1])
-    state = networks.read_weights(folder, role=role)
-    unet = networks.restore(config, state, image_shape=shape, folder=folder, role=role)
+    unet = networks.restore(config, networks.read_weights(folder, role=role), folder=folder, role=role)
+    size = config.get("sample_size")
+    height, width = (size, size) if isinstance(size, int) else tuple(size or (0, 0))
+    if not height or not width:
+        raise UserError(f"{role} {unet_folder / 'config.json'}: sample_size is missing; set it to the image size")
     schedule, prediction = networks.load_schedule(folder, role)
-    interface = Interface(num_classes=embeds - 1, image_shape=shape, schedule=schedule)
+    interface = Interface(
+        num_classes=embeds - 1, image_shape=(config.get("in_channels", 3), height, width), schedule=schedule
+    )
     return TorchDenoiser(unet, interface, prediction=prediction)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
 from dashdeploy.students.architecture import design
 from dashdeploy.teachers import choose, networks
+from dashdeploy.training import ranks
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.bank import banked
 from dashdeploy.training.loop import train
@@ -23,23 +25,21 @@ def distill(
     recipe: schema.Recipe,
     run_folder: Path,
     *,
-    base: Path | None = None,
     fresh: bool = False,
     banks: Path | None = None,
 ) -> stages.Stage:
     """Train the recipe's student into run_folder/student, or return it if it is already there.
 
     Args:
-        base: the recipe file's folder, which a relative teacher.path is looked for in.
         banks: a folder where banks of teacher outputs stay, for other students of the same teacher, data and seed.
             None: the bank goes with the work folder.
 
     Raises:
-        UserError: no teacher, or one that does not fit; another student is finished there, and `fresh` is not given;
-            a training error (see training.loop.train).
+        UserError: no teacher, or one that does not fit (see `choose.check`); another student is finished there, and
+            `fresh` is not given; a training error (see training.loop.train).
     """
     config, folder = recipe.distill, run_folder / "student"
-    teacher_folder = choose.find(recipe, run_folder, base=base)
+    teacher_folder = choose.find(recipe, run_folder)
     if teacher_folder is None:
         raise UserError(f"recipe {recipe.name} has no trained teacher yet: run `dashdeploy teach {recipe.name}` first")
     data = load_dataset(recipe.data)
@@ -54,11 +54,14 @@ def distill(
     if done := look():
         return done
     accelerator = make_accelerator(config, work=stages.work_path(folder))
+    teacher.denoiser.to(accelerator.device)
+    if told := ranks.in_main(partial(choose.check, teacher, recipe, data)):
+        accelerator.print(f"teacher   {told}", file=sys.stderr)
     with working(folder, key=key, fresh=fresh) as work:
         if done := look():  # another process may have finished it before this one had the lock
             return done
         # Prepare.
-        live = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
+        live = live_source(recipe, data, teacher.denoiser)
         wants_bank = config.teacher_bank > 0 and config.objective.needs_teacher
         source = banked(recipe, live, shared, folder=banks or work, accelerator=accelerator) if wants_bank else live
         module = student_step(recipe, student, teacher.denoiser, weights, data)

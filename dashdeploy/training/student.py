@@ -19,7 +19,7 @@ from dashdeploy.objectives.base import Batch, Terms
 from dashdeploy.recipe import schema
 from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentDesign, design
-from dashdeploy.teachers import networks, unet2d
+from dashdeploy.teachers import choose, networks, unet2d
 from dashdeploy.training import ranks
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.hints import Hints, middle_features
@@ -40,7 +40,7 @@ def describe_student(recipe: schema.Recipe, teacher: Path | None) -> str:
         UserError: the teacher's folder is not one, or the student cannot be made.
     """
     if teacher is not None:
-        config = networks.read_config(teacher, role="teacher")
+        config = choose.config_of(teacher, recipe)
     else:
         assert recipe.teach is not None
         data = load_dataset(recipe.data)

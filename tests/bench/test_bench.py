@@ -253,3 +253,9 @@ def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / f"{'k' * 16}.npz"
     path.write_bytes(path.read_bytes()[:50])
     assert samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2)) is None
+
+
+def test_other_data_than_the_students_are_refused(tiny_run: Path, tiny_recipe) -> None:
+    other = tiny_recipe.model_copy(update={"data": tiny_recipe.data.model_copy(update={"image_size": 16})})
+    with pytest.raises(UserError, match=r"its student was trained on other data than digits now holds .1797 images"):
+        bench(tiny_run, other)
