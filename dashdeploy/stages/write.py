@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dashdeploy import __version__
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, writing
 from dashdeploy.recipe import keys
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.stages.hashes import digest, file_sha256, files_below
@@ -87,27 +87,31 @@ def write_stage(folder: Path, work: Path, *, key: str, recipe: Recipe, inputs: d
 
     Args:
         work: what `exclusive` gave: the stage's lock is held until this ends.
+
+    Raises:
+        UserError: the machine refuses something, as on a full disk; the message names a path.
     """
     draft = Draft(work / DRAFT)
-    draft.folder.mkdir()
     try:
-        yield draft
-        files = {str(name): file_sha256(draft.folder / name) for name in files_below(draft.folder)}
-        manifest = {
-            "format": FORMAT,
-            "stage": folder.name,
-            "key": key,
-            "inputs": inputs,
-            "files": files,
-            "figures": draft.figures,
-            **({"artifact": draft.artifact} if draft.artifact else {}),
-            "seed": recipe.seed,
-            "versions": versions(),
-            "recipe": recipe.model_dump(mode="json"),
-        }
-        (draft.folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        (draft.folder / SIDECAR).write_bytes(sidecar_text(draft.folder / MANIFEST))
-        _follow_the_umask(draft.folder)
+        with writing(folder):
+            draft.folder.mkdir()
+            yield draft
+            files = {str(name): file_sha256(draft.folder / name) for name in files_below(draft.folder)}
+            manifest = {
+                "format": FORMAT,
+                "stage": folder.name,
+                "key": key,
+                "inputs": inputs,
+                "files": files,
+                "figures": draft.figures,
+                **({"artifact": draft.artifact} if draft.artifact else {}),
+                "seed": recipe.seed,
+                "versions": versions(),
+                "recipe": recipe.model_dump(mode="json"),
+            }
+            (draft.folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            (draft.folder / SIDECAR).write_bytes(sidecar_text(draft.folder / MANIFEST))
+            _follow_the_umask(draft.folder)
     except BaseException:
         shutil.rmtree(draft.folder, ignore_errors=True)
         raise
