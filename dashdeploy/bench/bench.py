@@ -95,6 +95,7 @@ def bench(
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             grids.write_grids(draft.folder / grids.FILE, images)
             write_report(draft.folder)
+            stages.refuse_if_replaced(student, *artifacts.values())
     return stages.read_stage(folder)
 
 

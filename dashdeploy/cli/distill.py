@@ -15,7 +15,7 @@ def distill(
 ) -> None:
     """Distil the recipe's student from its teacher. Interrupted, the same command resumes it.
 
-    On several devices: accelerate launch -m dashdeploy distill RECIPE
+    On several GPUs: accelerate launch -m dashdeploy distill RECIPE. On CPUs: torchrun --nproc-per-node N -m …
     """
     from dashdeploy.cli.job import open_job, print_dry_run
 

@@ -68,6 +68,7 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
         draft.figures.update(checks.model_dump(mode="json"))
+        stages.refuse_if_replaced(student)
     return stages.read_stage(folder)
 
 
