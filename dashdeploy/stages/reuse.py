@@ -34,7 +34,8 @@ def refuse_to_replace(folder: Path, stage: keys.Stage, recipe: Recipe, inputs: d
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    way_out = "Pass --fresh to replace it, or give the recipe another name."
+    replaces = "`dashdeploy teach --fresh` replaces it" if stage == "teacher" else "Pass --fresh to replace it"
+    way_out = f"{replaces}, or give the recipe another name."
     try:
         manifest = read_stage(folder).manifest
     except UserError as error:

@@ -31,12 +31,12 @@ teach:
   architecture: {block_out_channels: [8, 16], layers_per_block: 1, norm_num_groups: 4, attention_levels: [1]}
   steps: 6
   batch_size: 16
-  log_every: 3
+  log_every: 1
   checkpoint_every: 2
   timestep_weights: {kind: tirt}
   threads: 1
 student: {compression: 2.0}
-distill: {steps: 6, batch_size: 16, log_every: 2, checkpoint_every: 2, teacher_bank: 32, threads: 1}
+distill: {steps: 6, batch_size: 16, log_every: 1, checkpoint_every: 2, teacher_bank: 32, threads: 1}
 sampling: {num_inference_steps: 2}
 export: [./guided.yaml]
 bench:
