@@ -20,7 +20,7 @@ SOURCES = ("data", "noise_schedule", "teacher", "teach", "student")
 def finished(folder: Path, key: str) -> Stage | None:
     """The stage in `folder` if it has this key and is whole, else None; what a kill left half-way is ended first."""
     if work_path(folder).exists():
-        with suppress(UserError), exclusive(folder) as work:  # another process at work there will end it
+        with suppress(UserError, OSError), exclusive(folder) as work:  # at work there, or not ours to write
             if current(folder, key):
                 clear(work)
     return current(folder, key)

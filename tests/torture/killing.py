@@ -42,7 +42,7 @@ export: [./guided.yaml]
 bench:
   latency: {batch_sizes: [], threads: 1}
   quality: {num_images: 20, guidance: [1.0], bootstrap: 0, batch_size: 20}
-  fidelity: {num_pairs: 20, bins: 2}
+  fidelity: {num_pairs: 100, bins: 2}
 """
 TARGET = """
 name: guided
