@@ -116,7 +116,7 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist. Create it first, or give another one.")
     content = _with_its_base(kind, source, target.parent)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unfinished = target.with_name(f".{target.name}.part")
     try:
         unfinished.write_bytes(content)
         unfinished.replace(target)

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 SEED = 0
@@ -85,8 +86,8 @@ COMMANDS = {
     "cp": Command(("recipes", "cp", "digits", "mine.yaml")),
     "run": Command(("run", "tiny.yaml")),
 }
-TIMED = {"created", "images_per_s", "bench.json", "report.html", "metrics.jsonl"}
-"""Keys of JSON whose values hold the time of day or a speed, and files of which manifests hold the hash."""
+OTHERWISE = {"created", "notes", "bench.json", "report.html"}
+"""Keys of JSON that may differ: the time of day, whether images were drawn before, and hashes of what holds these."""
 
 
 @dataclass
@@ -161,8 +162,8 @@ class Grounds:
             said = os.open(self.said(os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(said, 1)
             os.dup2(said, 2)
-            clock = itertools.count()
-            time.perf_counter = lambda: next(clock) / 100  # type: ignore[assignment]  # speeds are alike then
+            clock, progress = itertools.count(), importlib.import_module("dashdeploy.training.progress")
+            progress.time = SimpleNamespace(**{**vars(time), "perf_counter": lambda: next(clock)})  # all speeds alike
             if kill_at is not None or events is not None:
                 _watch(self.here, kill_at, events)
             importlib.import_module("dashdeploy.cli.app").main(list(arguments))
@@ -188,14 +189,14 @@ class Grounds:
         return code, text
 
     def state(self) -> dict[str, Any]:
-        """Every file by its path: its bytes, or its JSON without times; modes too."""
+        """Every file by its path: its bytes, or its JSON without OTHERWISE; modes too."""
         found: dict[str, Any] = {}
         for path in sorted(self.here.rglob("*")):
             name = str(path.relative_to(self.here))
             if path.is_dir() or path.suffix == ".sha256" or path.name == "report.html":
                 found[name] = path.stat().st_mode
             elif path.suffix in (".json", ".jsonl"):
-                found[name] = [_timeless(json.loads(line)) for line in _documents(path)]
+                found[name] = [_comparable(json.loads(line)) for line in _documents(path)]
             else:
                 found[name] = path.stat().st_mode, path.read_bytes()
         return found
@@ -206,10 +207,10 @@ def _documents(path: Path) -> list[str]:
     return text.splitlines() if path.suffix == ".jsonl" else [text]
 
 
-def _timeless(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if k not in TIMED}
-    return [_timeless(v) for v in value] if isinstance(value, list) else value
+        return {k: _comparable(v) for k, v in value.items() if k not in OTHERWISE}
+    return [_comparable(v) for v in value] if isinstance(value, list) else value
 
 
 CHANGES = {
@@ -257,6 +258,19 @@ def _is_folder(descriptor: int) -> bool:
         return False
 
 
+def _differing(found: Any, expected: Any, at: str = "") -> list[str]:
+    """The places where the two differ, with their values where those are short."""
+    if found == expected:
+        return []
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = [*expected, *(key for key in found if key not in expected)]
+        return [text for key in keys for text in _differing(found.get(key), expected.get(key), f"{at} {key}")]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = enumerate(zip(found, expected, strict=True))
+        return [text for i, pair in pairs for text in _differing(*pair, f"{at} {i}")]
+    return [f"{at} {str(found)[:80]} for {str(expected)[:80]}"]
+
+
 def leftovers(folder: Path) -> list[str]:
     """What a killed process may have left: work folders and files that were being written."""
     return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.name == ".work" or p.suffix == ".part"]
@@ -273,8 +287,7 @@ def judge(grounds: Grounds, name: str, expected: dict[str, Any], tally: Tally, a
     elif left := leftovers(grounds.here):
         tally.wrong.append(f"{name}, killed {at}: left {', '.join(left)}")
     elif found != expected:
-        differing = [p for p in sorted(found.keys() | expected.keys()) if found.get(p) != expected.get(p)]
-        tally.wrong.append(f"{name}, killed {at}: other {', '.join(differing)}")
+        tally.wrong.append(f"{name}, killed {at}: other {'; '.join(_differing(found, expected))}")
     else:
         tally.identical += 1
 
@@ -353,8 +366,8 @@ def two_at_once(grounds: Grounds, *, at_most: int | None, seed: int) -> Tally:
         code, said = grounds.end(grounds.start(COMMANDS["run"].arguments))
         found = {name: value for name, value in grounds.state().items() if name in expected}
         if code != 0 or found != expected or leftovers(grounds.here):
-            differing = [p for p in expected if found.get(p) != expected[p]]
-            tally.wrong.append(f"{a} beside {b}: then run ended with {code}: {said[-300:]}; other {differing}")
+            other = "; ".join(_differing(found, expected))
+            tally.wrong.append(f"{a} beside {b}: then run ended with {code}: {said[-300:]}; other {other}")
         else:
             tally.identical += 1
     return tally
