@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,14 +304,18 @@ def undisturbed(grounds: Grounds, name: str) -> tuple[dict[str, Any], list[str],
     return grounds.state(), events.read_text().splitlines(), time.monotonic() - began
 
 
-def crash_points(grounds: Grounds, name: str, *, at_most: int | None) -> Tally:
-    """Kill the command before each change of the file system, or before `at_most` of them, chosen evenly."""
+def crash_points(grounds: Grounds, name: str, *, at_most: int | None, share: tuple[int, int] = (1, 1)) -> Tally:
+    """Kill the command before each change of the file system, or before `at_most` of them, chosen evenly.
+
+    Args:
+        share: (i, n): only every n-th of these, beginning with the i-th (from 1).
+    """
     expected, changes, _ = undisturbed(grounds, name)
     tally = Tally(points=len(changes))
-    points = range(len(changes))
+    points: Sequence[int] = range(len(changes))
     if at_most is not None and at_most < len(changes):
         points = [round((i + 0.5) * len(changes) / at_most - 0.5) for i in range(at_most)]
-    for point in points:
+    for point in points[share[0] - 1 :: share[1]]:
         grounds.begin(COMMANDS[name].after)
         code, said = grounds.end(grounds.start(COMMANDS[name].arguments, kill_at=point))
         if code != -signal.SIGKILL:
@@ -389,14 +393,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="An empty folder to work in.")
     parser.add_argument("--commands", nargs="*", default=list(COMMANDS), help="Whose crash points to try.")
     parser.add_argument("--points", type=int, default=None, help="Crash points of each command. Default: all.")
+    parser.add_argument("--share", default="1/1", help="I/N: every N-th of them, to divide them among processes.")
     parser.add_argument("--random", type=int, default=0, help="Kills at random times.")
     parser.add_argument("--pairs", type=int, default=0, help="Pairs of commands at once; -1: all.")
     options = parser.parse_args()
+    first, count = map(int, options.share.split("/"))
     warm()
     grounds = Grounds(options.folder.resolve())
     figures: dict[str, Any] = {"seed": SEED, "crash_points": {}}
     for name in options.commands:
-        figures["crash_points"][name] = asdict(crash_points(grounds, name, at_most=options.points))
+        figures["crash_points"][name] = asdict(
+            crash_points(grounds, name, at_most=options.points, share=(first, count))
+        )
         print(name, figures["crash_points"][name], file=sys.stderr, flush=True)
     if options.random:
         figures["random"] = asdict(random_kills(grounds, options.random, seed=SEED))
