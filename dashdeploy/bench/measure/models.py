@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _cost_to_hold(
     folders: dict[str, Path],
     models: dict[str, Model],
     manifests: dict[str, Manifest],
-    graphs: dict[str, GraphName],
+    graphs: Mapping[str, GraphName],
     recipe: Recipe,
     *,
     threads: int,
