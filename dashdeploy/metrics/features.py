@@ -16,6 +16,7 @@ from torch import nn
 
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
+from dashdeploy.locate import expanded
 from dashdeploy.metrics.inception import Inception
 from dashdeploy.stages import file_sha256
 from dashdeploy.weights_file import read_safetensors
@@ -212,7 +213,7 @@ def refuse(features: str, data: LabelledImages, *, weights: str | None) -> None:
     if name == "inception":
         if weights is None:
             raise UserError("features: inception needs its weights: --weights FILE, or bench.quality.features_weights")
-        check_inception(Path(weights))
+        check_inception(expanded(weights))
     elif name == "fit":
         if data.num_classes < 2:
             raise UserError(
@@ -247,5 +248,5 @@ def open_extractor(features: str, data: LabelledImages, *, weights: str | None, 
         return fitted(data, holdout=holdout)
     if features == "inception":
         assert weights is not None
-        return InceptionFeatures(Path(weights))
+        return InceptionFeatures(expanded(weights))
     return committed(data.name if features == "auto" else features)
