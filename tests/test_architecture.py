@@ -27,9 +27,10 @@ BELOW = {
     **dict.fromkeys(MIDDLE, GROUND | {"diffusion"}),
     **dict.fromkeys(STAGES, GROUND | {"diffusion"} | MIDDLE),
     "packages": GROUND | {"diffusion"} | MIDDLE | {"export"},
-    "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages"},
-    "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"pipeline"},
-    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "pipeline", "compare"},
+    "preflight": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages"},
+    "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages", "preflight"},
+    "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"preflight", "pipeline"},
+    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "preflight", "pipeline", "compare"},
     "__main__": {"cli"},
 }
 # Opening a torch model is what the teachers' adapters are for, and a student is a smaller teacher.
@@ -92,7 +93,7 @@ NUMBERS = {
     "self.w_min + (self.w_max - self.w_min) * batch.uniform",
     "guidance.w_min + (guidance.w_max - guidance.w_min) * gate",
     "start + (end - start) / (1.0 + np.exp(-np.linspace(-6, 6, steps)))",
-    "one + (two - one) * (int(config['num_layers']) - 1)",
+    "one + (two - one) * (int(config[depth]) - 1)",
 }
 """Sums of the same form over plain numbers, not over two branches."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dashdeploy.stages.hashes import digest, file_sha256, files_below, folder_sha256
 from dashdeploy.stages.lock import clear, exclusive, in_turn, work_path
 from dashdeploy.stages.read import FORMAT, MANIFEST, SIDECAR, Stage, current, read_manifest, read_stage, sidecar_text
-from dashdeploy.stages.reuse import finished, refuse_to_replace
+from dashdeploy.stages.reuse import differences, finished, refuse_to_replace
 from dashdeploy.stages.vouched import replacing, undamaged
 from dashdeploy.stages.write import Draft, open_run, stage_key, versions, write_stage
 
@@ -23,6 +23,7 @@ __all__ = [
     "Stage",
     "clear",
     "current",
+    "differences",
     "digest",
     "exclusive",
     "file_sha256",
