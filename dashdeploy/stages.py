@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from dashdeploy import __version__
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import keys
 from dashdeploy.recipe.schema import Recipe
+from dashdeploy.terminal import say
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -268,6 +268,6 @@ def in_turn(lock: Path, *, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for {what}, which another process is making", file=sys.stderr, flush=True)
+            say(f"waiting for {what}, which another process is making")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -18,7 +18,18 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "contracts and tools",
         (
             *("recipe", "objectives", "target", "artifact", "figures", "manifest", "stages"),
-            *("cuda", "errors", "fields", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+            *(
+                "cuda",
+                "errors",
+                "fields",
+                "lazy",
+                "locate",
+                "peak_memory",
+                "progress",
+                "seeds",
+                "terminal",
+                "weights_file",
+            ),
         ),
     ),
 )

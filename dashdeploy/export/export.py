@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dashdeploy import manifest, stages
 from dashdeploy.artifact import Artifact, Graph, GraphName, Student, WholeSampler
@@ -22,6 +20,7 @@ from dashdeploy.export.int8 import decide
 from dashdeploy.export.int8 import quantize as by_onnxruntime
 from dashdeploy.figures import Checks
 from dashdeploy.lazy import resolve
+from dashdeploy.progress import Progress
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
@@ -59,7 +58,7 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
     with (
         stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
         tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
-        _progress() as progress,
+        Progress() as progress,
     ):
         artifact, checks = make(
             denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(work), progress=progress
@@ -263,9 +262,3 @@ def _not_used(artifact: Artifact) -> list[str]:
     if solver == "ddim" or not of_ddim:
         return []
     return [f"{solver} loops over guided on the host: {' and '.join(of_ddim)} hold DDIM's update"]
-
-
-def _progress() -> Progress:
-    """A bar on stderr that leaves nothing behind."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)

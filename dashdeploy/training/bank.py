@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dashdeploy import seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
+from dashdeploy.progress import progress
 from dashdeploy.recipe import schema
 from dashdeploy.training.batches import Batch, FreshDraws
 
@@ -75,7 +73,7 @@ def banked(
             if load_bank(path, key=key) is None:
                 seed = seeds.derive(recipe.seed, "bank")
                 draws = source.others(batch_size=min(num_draws, MADE_AT_ONCE), seed=seed)
-                with bank_progress(num_draws) as advance:
+                with progress("teacher bank", total=num_draws) as advance:
                     made = build_bank(draws, num_draws=num_draws, device=accelerator.device, on_draws=advance)
                 save_bank(made, path, key=key)
     accelerator.wait_for_everyone()
@@ -114,14 +112,6 @@ def build_bank(
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     """The tensors that a batch has, by name."""
     return {f.name: value for f in fields(Batch) if (value := getattr(batch, f.name)) is not None}
-
-
-@contextmanager
-def bank_progress(num_draws: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr while a bank is computed."""
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("teacher bank", total=num_draws)
-        yield lambda count: progress.advance(task, count)
 
 
 def bank_bytes(num_draws: int, source: FreshDraws, device: torch.device) -> int:
