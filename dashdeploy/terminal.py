@@ -20,9 +20,14 @@ def set_quiet(on: bool) -> None:
     _quiet = on
 
 
+def first_process() -> bool:
+    """Whether this process talks: of those that a launcher started together only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def quiet() -> bool:
-    """Whether progress is left out: asked for, or another of several processes shows it."""
-    return _quiet or os.environ.get("RANK", "0") != "0"
+    """Whether progress is left out: asked for, or another process shows it."""
+    return _quiet or not first_process()
 
 
 def say(text: str) -> None:
@@ -33,7 +38,7 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """A line on stderr that `--quiet` leaves in: the result is not what one may take it for."""
-    if os.environ.get("RANK", "0") == "0":
+    if first_process():
         _line(f"warning: {text}")
 
 
