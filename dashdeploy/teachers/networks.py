@@ -16,7 +16,7 @@ from dashdeploy.diffusion import prediction as predictions
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -148,10 +148,8 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
 def _read_json(path: Path, role: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{role} {path}: no such file. Expected a folder in diffusers format.")
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{role} {path}: not valid JSON ({error})") from error
+    with reading(path, f"configuration of a {role} in JSON"):
+        value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise UserError(f"{role} {path}: expected a JSON object")
     return value
