@@ -33,16 +33,17 @@ def quiet() -> bool:
 def say(text: str) -> None:
     """A line on stderr on how the work goes."""
     if not quiet():
-        _line(text)
+        tell(text)
 
 
 def warn(text: str) -> None:
     """A line on stderr that `--quiet` leaves in: the result is not what one may take it for."""
     if first_process():
-        _line(f"warning: {text}")
+        tell(f"warning: {text}")
 
 
-def _line(text: str) -> None:
+def tell(text: str) -> None:
+    """A line on stderr, whoever listens."""
     with contextlib.suppress(OSError):  # nobody reads stderr any more: no reason to lose the work
         print(text, file=sys.stderr, flush=True)
 
@@ -73,17 +74,6 @@ def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
         return bytes([code - 0xDC00]), error.start + 1
     plain = character.translate(_PLAIN)
     return plain if plain.isascii() else ascii(character)[1:-1], error.start + 1
-
-
-def flush_streams() -> None:
-    """Write out what stdout and stderr still hold, so that a failure is told and not lost at the interpreter's end.
-
-    Raises:
-        OSError: stdout cannot be written.
-    """
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
-    sys.stdout.flush()
 
 
 def drop_stdout() -> None:

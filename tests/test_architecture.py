@@ -29,8 +29,9 @@ BELOW = {
     **dict.fromkeys(STAGES, GROUND | {"diffusion"} | MIDDLE),
     "packages": GROUND | {"diffusion"} | MIDDLE | {"export"},
     "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages"},
+    "show": GROUND | {"diffusion"} | MIDDLE | STAGES,
     "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"pipeline"},
-    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "pipeline", "compare"},
+    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "pipeline", "compare", "show"},
     "__main__": {"cli"},
 }
 # Opening a torch model is what the teachers' adapters are for, and a student is a smaller teacher.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dashdeploy.cli.output import Result, lines
+
 if TYPE_CHECKING:
     from dashdeploy.recipe.schema import Recipe
+    from dashdeploy.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,16 @@ def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job
     return Job(load_recipe(recipe, overrides=overrides), run_dir)
 
 
-def print_dry_run(job: Job) -> None:
-    """The resolved recipe on stdout, then, as comments, what would run."""
+def dry_run_of(job: Job) -> Result:
+    """The resolved recipe, then, as comments, what would run."""
     from dashdeploy.pipeline import describe
     from dashdeploy.recipe.load import resolved_yaml
 
-    print(resolved_yaml(job.recipe), end="")
-    print("\n# what `dashdeploy run` would do:")
-    for line in describe(job.recipe, job.folder):
-        print(f"#   {line}")
+    plan = describe(job.recipe, job.folder)
+    shown = (resolved_yaml(job.recipe), "# what `dashdeploy run` would do:", *(f"#   {line}" for line in plan))
+    return lines({"recipe": job.recipe.model_dump(mode="json"), "plan": plan}, *shown)
 
 
-def warn(text: str) -> None:
-    """Print a line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+def made(stage: Stage) -> Result:
+    """The result of a command that makes one stage: its folder."""
+    return lines({"folder": stage.folder, "sha256": stage.sha256, "figures": stage.figures}, stage.folder)

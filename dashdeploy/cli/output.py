@@ -9,6 +9,7 @@ import functools
 import inspect
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import typer
 
 from dashdeploy import terminal
 
+NOT_READ = 141
+"""Exit code where nobody reads stdout to its end: of a program that the signal of this ends, 128 + SIGPIPE."""
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="No progress: only warnings, errors and the result.")]
 
@@ -38,9 +41,9 @@ class Result:
     code: int = 0
 
 
-def lines(data: Mapping[str, Any], *shown: object) -> Result:
+def lines(data: Mapping[str, Any], *shown: object, code: int = 0) -> Result:
     """A result that a reader sees as these lines."""
-    return Result(data, lambda: print(*shown, sep="\n"))
+    return Result(data, lambda: print(*shown, sep="\n") if shown else None, code)
 
 
 def sharing_options(command: Callable[..., Result | None]) -> Callable[..., None]:
@@ -61,16 +64,25 @@ def sharing_options(command: Callable[..., Result | None]) -> Callable[..., None
         if result is None:
             return
         if terminal.first_process():
-            if as_json:
-                print(json.dumps(plain(result.data), indent=2, allow_nan=False))
-            else:
-                result.show()
+            _print(result, as_json=as_json)
         if result.code:
             raise typer.Exit(result.code)
 
     run.__signature__ = inspect.Signature([*parameters, *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {**hints, "as_json": AS_JSON, "quiet": QUIET}
     return run
+
+
+def _print(result: Result, *, as_json: bool) -> None:
+    try:
+        if as_json:
+            print(json.dumps(plain(result.data), indent=2, allow_nan=False))
+        else:
+            result.show()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `dashdeploy ls | head`
+        terminal.drop_stdout()
+        raise typer.Exit(NOT_READ) from None
 
 
 def share_options(app: typer.Typer) -> None:

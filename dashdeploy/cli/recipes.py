@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dashdeploy import locate
-from dashdeploy.cli.options import AsJson
-from dashdeploy.errors import UserError
+from dashdeploy import locate, terminal
+from dashdeploy.cli.output import Result, lines
+from dashdeploy.errors import UserError, printable
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -44,22 +43,23 @@ def files_app(
     app = typer.Typer(no_args_is_help=True, help=f"List, copy and check {noun}s.")
 
     @app.command("ls", help=f"List the {noun}s that ship with dashdeploy.")
-    def ls(*, as_json: AsJson = False) -> None:
-        _list(kind, as_json=as_json)
+    def ls() -> Result:
+        return _list(kind)
 
     @app.command("cp", help=f"Copy one of the {noun}s, to edit it.")
-    def cp(name: _Name, destination: _Destination = None, *, force: _Force = False) -> None:
-        print(_copy(kind, locate.find(kind, name), destination or Path(), force=force))
+    def cp(name: _Name, destination: _Destination = None, *, force: _Force = False) -> Result:
+        written = _copy(kind, locate.find(kind, name), destination or Path(), force=force)
+        return lines({"file": written}, written)
 
     @app.command("validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any.")
-    def validate(names: _Names) -> None:
-        _validate(names, check)
+    def validate(names: _Names) -> Result:
+        return _validate(names, check)
 
     if schema_of is not None:
 
         @app.command("schema", help=schema_help(noun))
-        def schema() -> None:
-            print_schema(schema_of())
+        def schema() -> Result:
+            return schema_of_type(schema_of())
 
     return app
 
@@ -72,26 +72,23 @@ def schema_help(noun: str) -> str:
     )
 
 
-def print_schema(adapter: TypeAdapter) -> None:
-    """Print a type's JSON Schema."""
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    print(json.dumps(dialect | adapter.json_schema(), indent=2, ensure_ascii=False))
+def schema_of_type(adapter: TypeAdapter) -> Result:
+    """A type's JSON Schema, which is JSON for a reader too."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **adapter.json_schema()}
+    return lines(schema, json.dumps(schema, indent=2, ensure_ascii=False))
 
 
-def _list(kind: locate.Kind, *, as_json: bool) -> None:
+def _list(kind: locate.Kind) -> Result:
     rows = [
         {"name": name, "path": str(path), "comment": _head_comment(path)}
         for name, path in locate.available(kind).items()
     ]
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
     width = max((len(str(row["name"])) for row in rows), default=0)
+    shown = []
     for row in rows:
         first, *others = row["comment"] or [""]
-        print(f"{row['name']:{width}}  {first}".rstrip())
-        for line in others:
-            print(f"{'':{width}}  {line}")
+        shown += [f"{row['name']:{width}}  {first}".rstrip(), *(f"{'':{width}}  {line}" for line in others)]
+    return lines({kind: rows}, *shown)
 
 
 def _head_comment(path: Path) -> list[str]:
@@ -147,18 +144,18 @@ def _with_its_base(kind: locate.Kind, source: Path, folder: Path) -> bytes:
     return moved.encode()
 
 
-def _validate(names: list[str], check: Callable[[str], None]) -> None:
-    failed = False
+def _validate(names: list[str], check: Callable[[str], None]) -> Result:
+    files: list[dict[str, object]] = []
     for name in names:
         try:
             check(name)
         except UserError as error:
-            failed = True
-            print(f"error: {error}", file=sys.stderr)
+            terminal.tell(f"error: {printable(str(error))}")
+            files.append({"name": name, "ok": False, "error": str(error)})
         else:
-            print(f"{name}: ok")
-    if failed:
-        raise typer.Exit(2)
+            files.append({"name": name, "ok": True})
+    good = [f"{file['name']}: ok" for file in files if file["ok"]]
+    return lines({"files": files}, *good, code=0 if len(good) == len(names) else 2)
 
 
 def _schema() -> TypeAdapter:

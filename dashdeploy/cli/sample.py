@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from dashdeploy.cli.options import LARGEST_SEED, MOST_STEPS, MOST_THREADS
+from dashdeploy.cli.output import Result, lines
 
 MOST_COLUMNS = 1000
 MOST_IMAGES = 20_000
@@ -41,7 +42,7 @@ def sample(
         str | None, typer.Option(help="ONNX Runtime provider in place of the artifact's, as in CUDAExecutionProvider.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: the artifact's own.")] = None,
-) -> None:
+) -> Result:
     """Draw images of each class and write them as one PNG grid."""
     import torch
 
@@ -80,7 +81,14 @@ def sample(
             device=opened.device,
         )
     write_whole(out, grid_png(images.numpy(), columns=columns, scale=scale))
-    print(out)
+    made = {
+        "file": out,
+        "labels": chosen,
+        "columns": columns,
+        "sampling": sampling.model_dump(mode="json"),
+        "seed": seed,
+    }
+    return lines(made, out)
 
 
 def parse_labels(text: str) -> list[int]:
