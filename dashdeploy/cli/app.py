@@ -67,8 +67,7 @@ def _root(
 ) -> None:
     """Compress a class-conditional diffusion model and deploy it with its guidance intact.
 
-    Every command prints its result on stdout, with --json as one JSON object, and its progress on stderr, unless
-    --quiet is given.
+    Results go to stdout (with --json as one JSON object), progress to stderr (with --quiet none).
     """
     if not os.path.isdir("."):
         raise UserError("the folder that you are in has been deleted. Change to another folder first.")

@@ -81,14 +81,8 @@ def sample(
             device=opened.device,
         )
     write_whole(out, grid_png(images.numpy(), columns=columns, scale=scale))
-    made = {
-        "file": out,
-        "labels": chosen,
-        "columns": columns,
-        "sampling": sampling.model_dump(mode="json"),
-        "seed": seed,
-    }
-    return lines(made, out)
+    made = {"file": out, "labels": chosen, "columns": columns, "seed": seed}
+    return lines({**made, "sampling": sampling.model_dump(mode="json")}, out)
 
 
 def parse_labels(text: str) -> list[int]:

@@ -13,9 +13,7 @@ from dashdeploy.cli.output import Result
 def show(
     path: Annotated[
         Path,
-        typer.Argument(
-            metavar="PATH", help="A run, an artifact, a teacher, a benchmark, a comparison or an .onnx file."
-        ),
+        typer.Argument(metavar="PATH", help="A run, artifact, teacher, benchmark, comparison or .onnx file."),
     ],
 ) -> Result:
     """Show what lies at a path: of a run its stages, which of them are stale and why, and the next command.

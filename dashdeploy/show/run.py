@@ -71,12 +71,10 @@ def read_run(folder: Path, *, whole: bool = True) -> RunState:
 
 def view(state: RunState) -> View:
     """A run for `dashdeploy show`."""
-    rows = [
-        (s.name, s.state, size(s.size_bytes) if s.made else "", s.made or "", s.text or s.why) for s in state.stages
-    ]
+    rows = [(s.name, s.state, size(s.size_bytes) if s.made else "", s.made or "", s.text) for s in state.stages]
     title = f"{state.folder}" if state.recipe is None else f"{state.folder}: recipe {state.recipe}, seed {state.seed}"
     table = plain(title, ("Stage", "State", "Size", "Made", ""), rows, text_columns=(0, 1, 3, 4))
-    problems = [f"{s.name}: {s.state}: {s.why}" for s in state.stages if s.state in ("stale", "unusable") and s.why]
+    problems = [f"{s.name}: {s.state}: {s.why}" for s in state.stages if s.why]
     facts = pairs(teacher=state.teacher, next=state.next or "wait until the process at work there has ended")
     return View(state.as_dict(), (table, *problems, facts))
 
@@ -151,6 +149,8 @@ def _next(state: RunState) -> str:
     run = shlex.quote(str(state.folder))
     recipe = state.recipe if state.recipe in locate.available("recipes") else "RECIPE"
     place = "" if state.folder.parent == Path("runs") else f" --run-dir {shlex.quote(str(state.folder.parent))}"
+    if any(stage.state == "unusable" for stage in state.of("teacher")):
+        return f"dashdeploy teach {recipe}{place} --fresh"
     student = next(iter(state.of("student")), None)
     if student is None or student.state != "finished":
         fresh = " --fresh" if student is not None and student.state in ("stale", "unusable") else ""
