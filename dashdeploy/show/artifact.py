@@ -35,6 +35,40 @@ def view(stage: stages.Stage) -> View:
 
 def view_package(stage: stages.Stage) -> View:
     """A package: the artifact in it with what builds or serves it."""
+    rows = [(name, size((stage.folder / name).stat().st_size)) for name in stage.manifest["files"]]
+    table = plain(f"{stage.folder}: every SHA-256 is right", ("File", "Size"), rows)
+    return View({"folder": stage.folder, "sha256": stage.sha256, **stage.manifest}, (table,))
+
+
+def view_onnx(path: Path) -> View:
+    """An .onnx file that the export wrote: its metadata and tensors.
+
+    Raises:
+        UserError: it is damaged, or not ours.
+    """
+    onnx = require("onnx", extra="cpu")
+    with reading(path, "ONNX file"):
+        model = onnx.load(str(path), load_external_data=False)
+    ours = {p.key: p.value for p in model.metadata_props if p.key.startswith("dashdeploy.")}
+    if not ours:
+        raise UserError(f"{path}: not exported by dashdeploy (it has no metadata of ours). Give a file of an artifact.")
+    with reading(path, "file of `dashdeploy export`"):
+        metadata = {key.removeprefix("dashdeploy."): json.loads(value) for key, value in ours.items()}
+    tensors = {"inputs": [_tensor(t) for t in model.graph.input], "outputs": [_tensor(t) for t in model.graph.output]}
+    data = {"file": path, **metadata, **tensors}
+    parameters = metadata.get("parameters")
+    facts = pairs(
+        graph=metadata.get("graph"),
+        inputs=", ".join(tensors["inputs"]),
+        outputs=", ".join(tensors["outputs"]),
+        student=f"{parameters:,} parameters" if isinstance(parameters, int) else None,
+        classes=metadata.get("num_classes"),
+        size=size(path.stat().st_size),
+    )
+    return View(data, (str(path), facts))
+
+
+def _graphs(artifact: Artifact) -> Table:
     graphs = artifact.graphs.items()
     rows = [(name, graph.file, _shapes(graph.inputs), _shapes(graph.outputs)) for name, graph in graphs]
     return plain("Graphs", ("Graph", "File", "Inputs", "Output"), rows, text_columns=(0, 1, 2, 3))
