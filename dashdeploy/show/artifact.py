@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from dashdeploy import manifest, stages
-from dashdeploy.artifact import TensorSpec
-from dashdeploy.report.table import plain
+from dashdeploy.artifact import Artifact, TensorSpec
+from dashdeploy.errors import UserError, reading
+from dashdeploy.lazy import require
+from dashdeploy.report.table import Table, plain
 from dashdeploy.show.stage import key_figures
 from dashdeploy.show.view import View, pairs, size
 
