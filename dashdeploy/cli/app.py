@@ -69,8 +69,10 @@ def _root(
 
     Results go to stdout (with --json as one JSON object), progress to stderr (with --quiet none).
     """
-    if not os.path.isdir("."):
-        raise UserError("the folder that you are in has been deleted. Change to another folder first.")
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the folder that you are in has been deleted. Change to another one first.") from error
 
 
 for _name, _command in COMMANDS.items():

@@ -31,9 +31,11 @@ def export(
     triton, is an artifact with all that builds or serves it.
     """
     from dashdeploy import stages
+    from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.packages import schema
     from dashdeploy.packages.stage import carry_out, refuse_same_names, summary
 
+    run_folder = checked(run_folder)
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
     names = names or stages.read_stage(run_folder / "student").manifest["recipe"]["export"]
     targets = [schema.load(name) for name in dict.fromkeys(names)]

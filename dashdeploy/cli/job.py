@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,31 @@ def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job
     if is_comparison(path):
         raise UserError(f"{recipe}: a comparison, not a recipe. Carry it out with: dashdeploy compare {recipe}")
     return Job(load_recipe(recipe, overrides=overrides), run_dir)
+
+
+def run_folder(path: Path) -> Path:
+    """A run folder that a command was given, refused at once where it is something else.
+
+    Raises:
+        UserError: it says what it is, and what was meant.
+    """
+    from dashdeploy import stages
+    from dashdeploy.cli.options import DEFAULT_RUN_DIR
+    from dashdeploy.errors import UserError, shown
+
+    called = shown(path)
+    if not os.path.isdir(path):
+        meant = DEFAULT_RUN_DIR / path
+        hint = f"Did you mean {shown(meant)}?" if os.path.isdir(meant) else "`dashdeploy ls` lists the runs."
+        raise UserError(f"{called}: no such run folder. {hint}")
+    if (path / stages.MANIFEST).is_file():
+        parents = path.absolute().parents
+        run = next((p for p in parents[:2] if (p / "student").is_dir()), None)
+        of = "" if run is None else f" of the run {shown(os.path.relpath(run))}"
+        raise UserError(f"{called}: a stage{of}, and a run folder is needed. Give the run folder.")
+    if not (path / "student" / stages.MANIFEST).is_file():
+        raise UserError(f"{called}: holds no finished student. `dashdeploy show {called}` says what comes next.")
+    return path
 
 
 def dry_run_of(job: Job) -> Result:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from dashdeploy import terminal
+from dashdeploy.errors import Interrupted
 
 NOT_READ = 141
 """Exit code where nobody reads stdout to its end: of a program that the signal of this ends, 128 + SIGPIPE."""
@@ -59,8 +60,11 @@ def sharing_options(command: Callable[..., Result | None]) -> Callable[..., None
     @functools.wraps(command)
     def run(*arguments: Any, as_json: bool, quiet: bool, **options: Any) -> None:
         terminal.set_quiet(quiet)
-        with terminal.stdout_to_stderr() if as_json else nullcontext():
-            result = command(*arguments, **options)
+        try:
+            with terminal.stdout_to_stderr() if as_json else nullcontext():
+                result = command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise Interrupted("by Ctrl-C") from None
         if result is None:
             return
         if terminal.first_process():

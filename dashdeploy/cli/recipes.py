@@ -10,13 +10,13 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dashdeploy import locate, terminal
 from dashdeploy.cli.output import Result, lines
-from dashdeploy.errors import UserError, printable
+from dashdeploy.errors import UserError, printable, shown
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -46,7 +46,7 @@ def files_app(
     def ls() -> Result:
         return _list(kind)
 
-    @app.command("cp", help=f"Copy one of the {noun}s, to edit it.")
+    @app.command("cp", help=f"Copy one of the {noun}s, to edit it. The copy gets the name of its file.")
     def cp(name: _Name, destination: _Destination = None, *, force: _Force = False) -> Result:
         written = _copy(kind, locate.find(kind, name), destination or Path(), force=force)
         return lines({"file": written}, written)
@@ -112,7 +112,7 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
         raise UserError(f"{target} exists. Give another name, or --force to overwrite it.")
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist. Create it first, or give another one.")
-    content = _with_its_base(kind, source, target.parent)
+    content = _renamed(_with_its_base(kind, source, target.parent), source, target)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_bytes(content)
@@ -124,24 +124,55 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
     return target
 
 
+def _renamed(content: bytes, source: Path, target: Path) -> bytes:
+    """The content with its `name` changed to the file's, so that the two do not share a folder of results."""
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    from dashdeploy.fields import Name
+
+    name = target.stem
+    if name == source.stem or "name" not in _values(content):
+        return content
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise UserError(
+            f"{shown(target)}: the file's name becomes the copy's `name`, which has small letters, digits and . _ - "
+            "only, with no sign at its beginning. Choose another."
+        ) from error
+    line = f"name: {name if yaml.safe_load(name) == name else json.dumps(name)}"
+    pattern = r"^name[ \t]*:[^#\n]*?(?=[ \t]*(?:#.*)?$)"
+    renamed, replaced = re.subn(pattern, lambda _: line, content.decode(), count=1, flags=re.MULTILINE)
+    if not replaced:
+        raise UserError(f"{shown(source)}: write `name` on a separate line to copy it under another name")
+    return renamed.encode()
+
+
 def _with_its_base(kind: locate.Kind, source: Path, folder: Path) -> bytes:
     """A file's content for another folder: a path in `extends`, or in a comparison's `recipe`, keeps its meaning."""
-    import yaml
-
     content = source.read_bytes()
-    try:
-        values = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return content  # copied as it is: `validate` says what is wrong with it
-    key = next((key for key in ("extends", "recipe") if isinstance(values, dict) and key in values), None)
+    values = _values(content)
+    key = next((key for key in ("extends", "recipe") if key in values), None)
     if key is None or not isinstance(values[key], str) or not locate.is_path(values[key]):
         return content
     base = locate.find(kind, values[key], folder=source.parent)
     line = f"{key}: {json.dumps(os.path.relpath(base, folder), ensure_ascii=False)}"
     moved, replaced = re.subn(rf"^{key}:.*$", lambda _: line, content.decode(), count=1, flags=re.MULTILINE)
     if not replaced:
-        raise UserError(f"{source}: write `{key}` on a separate line to copy it to another folder")
+        raise UserError(f"{shown(source)}: write `{key}` on a separate line to copy it to another folder")
     return moved.encode()
+
+
+def _values(content: bytes) -> dict[str, Any]:
+    """What a file says; nothing if it is no YAML mapping: it is copied as it is, and `validate` says what is wrong."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _validate(names: list[str], check: Callable[[str], None]) -> Result:
