@@ -30,7 +30,7 @@ def listing(folder: Path) -> View:
         raise UserError(f"{shown(folder)}: no such folder. `dashdeploy run` makes it; or name the folder of your runs.")
     states = [read_run(path, whole=False) for path in list_runs(folder)]
     table = plain(
-        f"{len(states)} runs in {folder}",
+        f"{len(states)} run{'s' if len(states) != 1 else ''} in {folder}",
         ("Run", "Stages", "State", "Parameters", "Smaller", "FID", "Last made"),
         [_row(folder, state) for state in states],
         text_columns=(0, 1, 2, 6),

@@ -12,7 +12,7 @@ from dashdeploy.bench.report.markdown import summary
 from dashdeploy.errors import UserError, reading, shown
 from dashdeploy.show import artifact, run, teacher
 from dashdeploy.show.list import list_runs, listing
-from dashdeploy.show.stage import StageState, read_state
+from dashdeploy.show.stage import StageState, read_state, telling
 from dashdeploy.show.view import View, pairs, size
 
 COMPARISON = "compare.json"
@@ -73,6 +73,11 @@ def _file(path: Path) -> View:
 
 def _stage(folder: Path) -> View:
     stage = stages.read_stage(folder)
+    with telling(folder):
+        return _of_stage(folder, stage)
+
+
+def _of_stage(folder: Path, stage: stages.Stage) -> View:
     if "artifact" in stage.manifest:
         return artifact.view(stage)
     if stage.manifest["stage"] == "bench":

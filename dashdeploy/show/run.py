@@ -11,7 +11,7 @@ from typing import Any
 from dashdeploy import locate, stages
 from dashdeploy.errors import UserError
 from dashdeploy.report.table import plain
-from dashdeploy.show.stage import StageState, read_state, unfinished
+from dashdeploy.show.stage import StageState, read_state, telling, unfinished
 from dashdeploy.show.view import View, pairs, size
 from dashdeploy.teachers import identity
 
@@ -59,11 +59,11 @@ def read_run(folder: Path, *, whole: bool = True) -> RunState:
     names = {state.name for state in found}
     found += [unfinished(path, name) for name, path in _at_work(folder) if name not in names]
     found.sort(key=lambda state: (ORDER.index(state.name.split("/")[0]), state.name))
-    found = _compared(folder, found)
+    found = _compared(folder, found, whole=whole)
     made = [state.stage for state in found if state.stage is not None]
     recipe = next((stage.manifest["recipe"] for stage in reversed(made)), {})
     student = next((s.stage for s in found if s.name == "student" and s.stage), None)
-    teacher = str(student.figures["teacher"]) if student else None
+    teacher = str(student.figures.get("teacher")) if student else None
     name, seed = recipe.get("name"), recipe.get("seed")
     state = RunState(folder, name, seed, teacher, tuple(found), "")
     return replace(state, next=_next(state))
@@ -73,7 +73,7 @@ def view(state: RunState) -> View:
     """A run for `dashdeploy show`."""
     rows = [(s.name, s.state, size(s.size_bytes) if s.made else "", s.made or "", s.text) for s in state.stages]
     title = f"{state.folder}" if state.recipe is None else f"{state.folder}: recipe {state.recipe}, seed {state.seed}"
-    table = plain(title, ("Stage", "State", "Size", "Made", ""), rows, text_columns=(0, 1, 3, 4))
+    table = plain(title, ("Stage", "State", "Size", "Made", "Figures"), rows, text_columns=(0, 1, 3, 4))
     problems = [f"{s.name}: {s.state}: {s.why}" for s in state.stages if s.why]
     facts = pairs(teacher=state.teacher, next=state.next or "wait until the process at work there has ended")
     return View(state.as_dict(), (table, *problems, facts))
@@ -98,32 +98,37 @@ def _at_work(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _children(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
-def _compared(folder: Path, found: list[StageState]) -> list[StageState]:
-    """The stages, with those stale that were made from something else than what is there now."""
+def _compared(folder: Path, found: list[StageState], *, whole: bool) -> list[StageState]:
+    """The stages, with those stale that were made from something else than what is there now.
+
+    whole: the teacher too is compared, for which all its files are read.
+    """
     sha256 = {state.name: state.stage.sha256 for state in found if state.stage is not None}
     artifacts = {name.partition("/")[2]: sha for name, sha in sha256.items() if name.startswith("artifacts/")}
     compared = []
     for state in found:
-        if state.stage is not None and (why := _stale(folder, state, sha256.get("student"), artifacts)):
-            state = replace(state, state="stale", why=why)
+        if state.stage is not None:
+            try:
+                with telling(state.stage.folder):
+                    why = _stale(state.stage, state.name, sha256.get("student"), artifacts)
+                    if state.name == "student" and whole:
+                        why = _of_another_teacher(folder, state.stage)
+            except UserError as problem:
+                state = replace(state, state="unusable", why=str(problem), stage=None)
+            else:
+                state = replace(state, state="stale", why=why) if why else state
         compared.append(state)
     return compared
 
 
-def _stale(folder: Path, state: StageState, student: str | None, artifacts: dict[str, str]) -> str:
-    """Why a stage is stale; "": it is not."""
-    assert state.stage is not None
-    inputs, kind = state.stage.manifest["inputs"], state.name.split("/")[0]
-    if kind == "student":
-        trained, used = folder / "teacher", Path(state.stage.figures["teacher"])
-        teacher = trained if (trained / stages.MANIFEST).is_file() else used
-        if teacher.is_dir() and _sha256_of(teacher) != inputs["teacher"]:
-            return f"{teacher} is another teacher than it was made from"
+def _stale(stage: stages.Stage, name: str, student: str | None, artifacts: dict[str, str]) -> str:
+    """Why a stage is stale; "": it is not. Of a student see `_of_another_teacher`."""
+    inputs, kind = stage.manifest["inputs"], name.split("/")[0]
     if kind in ("artifacts", "bench") and inputs["student"] != student:
-        return "made from another student"
+        return "made from another student" if student else "its student is not there"
     if kind == "packages" and inputs["artifact"] not in artifacts.values():
         return "the artifact that it carries is not the one in this run"
     if kind == "bench":
@@ -135,11 +140,17 @@ def _stale(folder: Path, state: StageState, student: str | None, artifacts: dict
     return ""
 
 
-def _sha256_of(teacher: Path) -> str | None:
+def _of_another_teacher(folder: Path, student: stages.Stage) -> str:
+    """Why a student is stale; "": it is not, or its teacher is no longer there."""
+    trained, used = folder / "teacher", Path(student.figures["teacher"])
+    teacher = trained if (trained / stages.MANIFEST).is_file() else used
+    if not teacher.is_dir():
+        return ""
     try:
-        return identity.sha256(teacher)
-    except UserError:
-        return None
+        same = identity.sha256(teacher) == student.manifest["inputs"]["teacher"]
+    except UserError as problem:
+        return str(problem)
+    return "" if same else f"{teacher} is another teacher than it was made from"
 
 
 def _next(state: RunState) -> str:

@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from dashdeploy import manifest as manifests
 from dashdeploy import stages
 from dashdeploy.bench.record import record as records
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 from dashdeploy.report.cells import error as relative
 from dashdeploy.report.cells import estimate, significant
 
@@ -55,12 +56,18 @@ def read_state(folder: Path, name: str, *, whole: bool) -> StageState:
     """
     try:
         stage = stages.read_stage(folder) if whole else stages.Stage(folder, stages.read_manifest(folder))
-        figures, text = key_figures(stage)
+        with telling(folder):
+            figures, text = key_figures(stage)
     except UserError as problem:
         return StageState(name, "unusable", str(problem))
     made = datetime.datetime.fromtimestamp((folder / stages.MANIFEST).stat().st_mtime).astimezone()
     held = sum(path.stat().st_size for path in map(folder.joinpath, stage.manifest["files"]) if path.is_file())
     return StageState(name, "finished", "", held, made.isoformat(" ", "seconds")[:19], figures, text, stage)
+
+
+def telling(folder: Path) -> AbstractContextManager[None]:
+    """For a block that takes values from a stage's manifest: what it lacks is told in terms of the file."""
+    return reading(folder / stages.MANIFEST, "manifest", again="Make the stage again.")
 
 
 def unfinished(work: Path, name: str) -> StageState:
@@ -82,6 +89,7 @@ def key_figures(stage: stages.Stage) -> tuple[dict[str, Any], str]:
         return _of_artifact(manifests.read(stage))
     if stage.manifest["stage"] == "bench":
         return of_record(records.load_record(stage.folder / records.FILE))
+    assert isinstance(stage.manifest["recipe"], dict) and isinstance(stage.manifest["inputs"], dict)
     names = ("parameters", "compression", "loss", "step")
     figures = {name: stage.figures[name] for name in names if name in stage.figures}
     words = {

@@ -45,13 +45,13 @@ def view(folder: Path) -> View:
         "size_bytes": sum(path.stat().st_size for path in weights),
         "label_rows": rows,
         "image_shape": [config.get("in_channels"), side, side],
-        "schedule": scheduler.get("beta_schedule"),
+        "schedule": None if scheduler.get("trained_betas") else scheduler.get("beta_schedule"),
         "num_train_timesteps": scheduler.get("num_train_timesteps"),
         "prediction_type": scheduler.get("prediction_type"),
         "lambda": (folder / LAMBDA).is_file(),
         "sha256": identity.sha256(folder),
     }
-    steps, schedule = data["num_train_timesteps"], data["schedule"]
+    steps, schedule = data["num_train_timesteps"], data["schedule"] or "own betas"
     facts = pairs(
         network=name if data["supported"] else f"{name}, which dashdeploy does not open",
         parameters="no weights here" if data["parameters"] is None else f"{data['parameters']:,}",
