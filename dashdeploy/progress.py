@@ -49,7 +49,7 @@ class Progress(rich_progress.Progress):
                 bar = "━─" if self.console.encoding.startswith("utf") else "#-"
                 yield Text(in_width(task, self.console.width, bar=bar), no_wrap=True, overflow="crop")
 
-    def update(self, task_id: TaskID, **changes: Any) -> None:  # type: ignore[override]
+    def update(self, task_id: TaskID, **changes: Any) -> None:
         """See rich.progress.Progress.update."""
         super().update(task_id, **changes)
         self._speak(task_id)

@@ -61,7 +61,7 @@ def read_run(folder: Path, *, whole: bool = True) -> RunState:
     found.sort(key=lambda state: (ORDER.index(state.name.split("/")[0]), state.name))
     found = _compared(folder, found, whole=whole)
     made = [state.stage for state in found if state.stage is not None]
-    recipe = next((stage.manifest["recipe"] for stage in reversed(made)), {})
+    recipe: dict[str, Any] = next((stage.manifest["recipe"] for stage in reversed(made)), {})
     student = next((s.stage for s in found if s.name == "student" and s.stage), None)
     teacher = str(student.figures.get("teacher")) if student else None
     name, seed = recipe.get("name"), recipe.get("seed")

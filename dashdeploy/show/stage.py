@@ -85,11 +85,13 @@ def key_figures(stage: stages.Stage) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: the artifact's manifest or the benchmark's record is damaged.
     """
+    for name in ("recipe", "inputs", "figures"):
+        if not isinstance(stage.manifest.get(name), dict):
+            raise UserError(f"{stage.folder / stages.MANIFEST}: {name} is missing. Make the stage again.")
     if "artifact" in stage.manifest:
         return _of_artifact(manifests.read(stage))
     if stage.manifest["stage"] == "bench":
         return of_record(records.load_record(stage.folder / records.FILE))
-    assert isinstance(stage.manifest["recipe"], dict) and isinstance(stage.manifest["inputs"], dict)
     names = ("parameters", "compression", "loss", "step")
     figures = {name: stage.figures[name] for name in names if name in stage.figures}
     words = {
