@@ -99,6 +99,15 @@ def is_path(name: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore."""
+    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore.
+
+    Raises:
+        UserError: it is, and this user has no home folder.
+    """
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "dashdeploy"
+    if xdg.is_absolute():
+        return xdg / "dashdeploy"
+    try:
+        return Path("~/.cache").expanduser() / "dashdeploy"
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep downloads in: set XDG_CACHE_HOME to a folder.") from error

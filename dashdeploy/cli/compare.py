@@ -28,7 +28,7 @@ def compare(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order; do nothing.")] = False,
     fresh: Fresh = False,
-) -> Result | None:
+) -> Result:
     """Train and measure every variant of a recipe at every seed. Finished runs are not made again.
 
     All variants share one teacher, unless they change its training (teach.…, with teacher.path: null).
@@ -53,7 +53,7 @@ def compare(
 
     summary = carry_out(variants, run_dir, shard=part, threads=threads, fresh=fresh, say=say)
     if summary is None:
-        return None
+        return lines({"finished": False})  # the other shards have runs to carry out
 
     def show() -> None:
         print_tables(all_of(summary))
