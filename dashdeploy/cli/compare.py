@@ -34,7 +34,7 @@ def compare(
     All variants share one teacher, unless they change its training (teach.…, with teacher.path: null).
 
     Writes compare.json, compare.md, fid.svg and gap.svg. To spread the runs over devices, give each a shard. To spread
-    the batches of each run, start this command by `accelerate launch`.
+    the batches of each run, start this command by `accelerate launch` or `torchrun`.
     """
     from dashdeploy.recipe.comparison import load_comparison
 

@@ -70,7 +70,7 @@ def diff(
     A change is beyond the intervals where its 95 % confidence interval, from those of both records, leaves out
     "no change".
     """
-    from dashdeploy.bench.record.diff import Limits, compare, find
+    from dashdeploy.bench.record.diff import Limits, compare, find, stage_of
     from dashdeploy.bench.report.diff_tables import diff_tables, summary
     from dashdeploy.report.table import print_tables
 
@@ -82,6 +82,8 @@ def diff(
         max_size_increase=max_size_increase,
     )
     compared = compare(find(a), find(b), limits, names=(str(a), str(b)), only_beyond=only_beyond)
+    bare = [path for path in (a, b) if stage_of(path) is None]
+    compared.notes.extend(f"{path}: no manifest lies beside it, so a change of it would go unseen." for path in bare)
 
     def show() -> None:
         print(f"A: {compared.a}\nB: {compared.b}")

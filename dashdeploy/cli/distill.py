@@ -16,7 +16,7 @@ def distill(
 ) -> Result:
     """Distil the recipe's student from its teacher. Interrupted, the same command resumes it.
 
-    On several devices: accelerate launch -m dashdeploy distill RECIPE
+    On several GPUs: accelerate launch -m dashdeploy distill RECIPE. On CPUs: torchrun --nproc-per-node N -m …
     """
     from dashdeploy.cli.job import dry_run_of, made, open_job
 

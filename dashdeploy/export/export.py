@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from dashdeploy.progress import Progress
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
-from dashdeploy.teachers import formats, networks
+from dashdeploy.teachers import choose, formats, networks
 
 
 def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None, fresh: bool = False) -> stages.Stage:
@@ -43,6 +44,7 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
     if sampling is not None:
         recipe = recipe.model_copy(update={"sampling": sampling})
     refuse(target, recipe, run_folder)
+    _say_if_stale(student)
     folder = run_folder / ARTIFACTS / target.name
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
@@ -65,7 +67,26 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
         draft.figures.update(checks.model_dump(mode="json"))
+        stages.refuse_if_replaced(student)
     return stages.read_stage(folder)
+
+
+def _say_if_stale(student: stages.Stage) -> None:
+    """A line on stderr where the teacher that the student was made from has been trained again since."""
+    teacher = Path(student.figures["teacher"])
+    if not teacher.is_dir():
+        return
+    try:
+        same = choose.sha256(teacher) == student.manifest["inputs"]["teacher"]
+    except UserError:
+        same = False
+    if not same:
+        print(
+            f"warning: {student.folder}: it was distilled from another teacher than the one that is now in {teacher}. "
+            "Distil it again with --fresh, if it is to follow that one.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def make(

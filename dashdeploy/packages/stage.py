@@ -64,6 +64,7 @@ def write_package(
         stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
     ):
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
+        stages.refuse_if_replaced(artifact)
     return stages.read_stage(folder)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dashdeploy import stages
 from dashdeploy.cli.app import main
 
 CONFTEST = Path(__file__).resolve().parents[1] / "bench" / "conftest.py"
@@ -66,6 +67,25 @@ def test_1_and_the_regressions_named_where_one_is(
     assert out.splitlines()[-1].startswith("1 regression past a limit: p50 (ms), student-onnx-cpu, 50 steps, batch 64")
     assert call(capsys, "diff", first, other, "--max-slowdown", "1.3")[0] == 0
     assert call(capsys, "diff", other, first)[0] == 0
+
+
+def test_2_for_a_record_that_was_changed_since_it_was_measured(
+    capsys: pytest.CaptureFixture[str], first: Path, payload: dict[str, Any], tmp_path: Path, tiny_recipe
+) -> None:
+    folder = tmp_path / "run" / "bench"
+    with (
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key="k", recipe=tiny_recipe, inputs={}) as draft,
+    ):
+        (draft.folder / "bench.json").write_text(json.dumps(payload))
+    code, out, _ = call(capsys, "diff", first, folder)
+    assert code == 0 and f"{first}: no manifest lies beside it" in out and f"{folder}: no manifest" not in out
+    row = payload["latency"][-1]
+    row |= {k: v * 0.5 for k, v in row.items() if k.endswith("_ms")}
+    (folder / "bench.json").write_text(json.dumps(payload))
+    for name in (folder.parent, folder, folder / "bench.json"):
+        code, out, err = call(capsys, "diff", first, name)
+        assert (code, out) == (2, "") and "bench.json: damaged or changed since it was made" in err
 
 
 def test_1_with_json_too(
