@@ -31,11 +31,11 @@ def bench(
     from dashdeploy.bench.bench import bench as bench_stage
     from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.errors import UserError
-    from dashdeploy.recipe.load import load_text, resolved_yaml
-    from dashdeploy.recipe.schema import Recipe
+    from dashdeploy.recipe.load import load_text, recipe_in, resolved_yaml
     from dashdeploy.show.look import look
 
-    recipe = Recipe.model_validate(stages.read_stage(checked(run_folder) / "student").manifest["recipe"])
+    student = stages.read_stage(checked(run_folder) / "student")
+    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
     changes = list(overrides or ())
     changes += [f"bench.quality.features={features}"] if features else []
     changes += [f"bench.quality.features_weights={weights}"] if weights else []

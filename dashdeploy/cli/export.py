@@ -34,10 +34,13 @@ def export(
     from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.packages import schema
     from dashdeploy.packages.stage import carry_out, refuse_same_names, summary
+    from dashdeploy.recipe.load import recipe_in
 
     run_folder = checked(run_folder)
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
-    names = names or stages.read_stage(run_folder / "student").manifest["recipe"]["export"]
+    if not names:
+        student = stages.read_stage(run_folder / "student")
+        names = list(recipe_in(student.manifest, source=student.folder / stages.MANIFEST).export)
     targets = [schema.load(name) for name in dict.fromkeys(names)]
     refuse_same_names(targets)
     written = [carry_out(run_folder, target, fresh=fresh) for target in targets]

@@ -22,6 +22,7 @@ from dashdeploy.export.int8 import quantize as by_onnxruntime
 from dashdeploy.figures import Checks
 from dashdeploy.lazy import resolve
 from dashdeploy.progress import Progress
+from dashdeploy.recipe.load import recipe_in
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
@@ -40,7 +41,7 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
             limits; then no artifact is left.
     """
     student = stages.read_stage(run_folder / "student")
-    recipe = Recipe.model_validate(student.manifest["recipe"])
+    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
     if sampling is not None:
         recipe = recipe.model_copy(update={"sampling": sampling})
     refuse(target, recipe, run_folder)

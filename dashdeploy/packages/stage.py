@@ -13,7 +13,8 @@ from dashdeploy.lazy import resolve
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import PACKAGES, Writer
 from dashdeploy.packages.schema import Package
-from dashdeploy.recipe.schema import Recipe, Sampling
+from dashdeploy.recipe.load import recipe_in
+from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target, load_target
 
@@ -54,7 +55,7 @@ def write_package(
     writer.check(artifact.folder, manifest)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
-    recipe = Recipe.model_validate(manifest.recipe)
+    recipe = recipe_in({"recipe": manifest.recipe}, source=artifact.folder / stages.MANIFEST)
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
     done = None if fresh else stages.finished(folder, key)
     if done is not None:

@@ -9,17 +9,17 @@ A relative path is relative to the file in which it stands, and in an override t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import paths, yaml_values
 from dashdeploy.recipe.document import Document
-from dashdeploy.recipe.problems import shown
+from dashdeploy.recipe.problems import shown, validation_problems
 from dashdeploy.recipe.schema import Recipe
 
 M = TypeVar("M", bound=BaseModel)
@@ -61,6 +61,21 @@ def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None) -
     """
     document = Document(text, name=name, model=Recipe)
     return _overridden(_on_its_base(document, folder=Path(), chain={Path(name): name}), overrides)
+
+
+def recipe_in(manifest: Mapping[str, Any], *, source: str | Path) -> Recipe:
+    """The recipe that a stage's manifest holds; `source` is what messages call the manifest.
+
+    Raises:
+        UserError: it is not one, or not of this version.
+    """
+    values = manifest.get("recipe")
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        path, problem = validation_problems(error, values if isinstance(values, dict) else {}, Recipe)[0]
+        where = ".".join(map(str, ("recipe", *path)))
+        raise UserError(f"{source}: {where}: {problem}. Make the stage again.") from error
 
 
 def load_model(model: type[M], path: Path) -> M:

@@ -64,7 +64,7 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
         UserError: it is damaged, or its classes, image shape or noise schedule are not the recipe's; all that differ
             are named.
     """
-    if (folder / stages.MANIFEST).is_file():
+    if stages.is_stage(folder):
         stages.read_stage(folder)
     denoiser = formats.load(folder, role="teacher")
     interface = denoiser.interface

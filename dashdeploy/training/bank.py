@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from dashdeploy import seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
+from dashdeploy.peak_memory import machine_bytes
 from dashdeploy.progress import progress
 from dashdeploy.recipe import schema
 from dashdeploy.terminal import warn
@@ -62,8 +62,7 @@ def banked(
     key = stages.stage_key("bank", recipe, {**inputs, "features": source.features is not None})
     path = folder / f"teacher-bank-{key[:16]}.safetensors"
     size = bank_bytes(num_draws, source, accelerator.device)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > BANK_SHARE * memory:
+    if size > BANK_SHARE * machine_bytes():
         raise UserError(
             f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
