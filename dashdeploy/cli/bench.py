@@ -15,7 +15,7 @@ def bench(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as in runs/digits.")],
     *,
     features: Annotated[
-        str | None, typer.Option("--features", help="Feature network of FID and KID: auto, or inception.")
+        str | None, typer.Option("--features", help="Feature network of FID and KID: auto, fit, inception or none.")
     ] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Weights file of --features inception.")
