@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
 from dashdeploy.teachers import choose, formats, networks
+from dashdeploy.terminal import warn
 
 
 def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None, fresh: bool = False) -> stages.Stage:
@@ -82,11 +82,9 @@ def _say_if_stale(student: stages.Stage) -> None:
     except UserError:
         same = False
     if not same:
-        print(
-            f"warning: {student.folder}: it was distilled from another teacher than the one that is now in {teacher}. "
-            "Distil it again with --fresh, if it is to follow that one.",
-            file=sys.stderr,
-            flush=True,
+        warn(
+            f"{student.folder}: it was distilled from another teacher than the one that is now in {teacher}. "
+            "Distil it again with --fresh, if it is to follow that one."
         )
 
 

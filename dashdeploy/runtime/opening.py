@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
+from dashdeploy.terminal import warn
 
 ARTIFACTS, STUDENT = "artifacts", "student"
 
@@ -98,4 +98,4 @@ def stale(folder: Path, manifest: dict[str, Any]) -> str | None:
 
 def _warn_if_stale(stage: stages.Stage) -> None:
     if why := stale(stage.folder, stage.manifest):
-        print(f"warning: {why}", file=sys.stderr, flush=True)
+        warn(why)
