@@ -19,6 +19,7 @@ from dashdeploy.data.images import LabelledImages
 from dashdeploy.files import write_whole
 from dashdeploy.locate import cache_folder
 from dashdeploy.metrics.features import ClassifierFeatures, FeatureNet, NetworkSpec, normalise
+from dashdeploy.progress import progress
 from dashdeploy.terminal import say, warn
 
 LARGEST = 64
@@ -74,11 +75,14 @@ def fitted(data: LabelledImages, *, holdout: float) -> ClassifierFeatures:
 
 def train(data: LabelledImages, how: Training, *, image_size: int) -> FeatureNet:
     """A network trained to classify the images, in eval mode; a function of the arguments."""
-    with torch.random.fork_rng(devices=[]):
+    per_epoch = len(data.images) // how.batch_size
+    with (
+        torch.random.fork_rng(devices=[]),
+        progress("feature network", total=how.epochs * per_epoch) as advance,
+    ):
         torch.manual_seed(how.seed)
         net = FeatureNet(channels=data.image_shape[0], num_classes=data.num_classes, width=how.width)
         x, y = torch.from_numpy(data.images), torch.from_numpy(data.labels)
-        per_epoch = len(x) // how.batch_size
         optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=how.epochs * per_epoch)
         for _ in range(how.epochs):
@@ -90,6 +94,7 @@ def train(data: LabelledImages, how: Training, *, image_size: int) -> FeatureNet
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+                advance(1)
     return net.eval().requires_grad_(False)
 
 
