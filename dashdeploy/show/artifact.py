@@ -8,7 +8,7 @@ from typing import Any
 
 from dashdeploy import manifest, stages
 from dashdeploy.artifact import Artifact, TensorSpec
-from dashdeploy.errors import UserError, reading
+from dashdeploy.errors import UserError, reading, shown
 from dashdeploy.lazy import require
 from dashdeploy.report.table import Table, plain
 from dashdeploy.show.stage import key_figures
@@ -34,13 +34,13 @@ def view(stage: stages.Stage) -> View:
         recipe=f"{read.recipe['name']}, seed {read.seed}",
     )
     data = {"folder": stage.folder, "sha256": stage.sha256, **stage.manifest}
-    return View(data, (str(stage.folder), facts, _graphs(artifact)))
+    return View(data, (shown(stage.folder), facts, _graphs(artifact)))
 
 
 def view_package(stage: stages.Stage) -> View:
     """A package: the artifact in it with what builds or serves it."""
     rows = [(name, size((stage.folder / name).stat().st_size)) for name in stage.manifest["files"]]
-    table = plain(f"{stage.folder}: every SHA-256 is right", ("File", "Size"), rows)
+    table = plain(f"{shown(stage.folder)}: every SHA-256 is right", ("File", "Size"), rows)
     return View({"folder": stage.folder, "sha256": stage.sha256, **stage.manifest}, (table,))
 
 
@@ -69,7 +69,7 @@ def view_onnx(path: Path) -> View:
         classes=metadata.get("num_classes"),
         size=size(path.stat().st_size),
     )
-    return View(data, (str(path), facts))
+    return View(data, (shown(path), facts))
 
 
 def _graphs(artifact: Artifact) -> Table:

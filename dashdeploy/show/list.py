@@ -30,12 +30,14 @@ def listing(folder: Path) -> View:
         raise UserError(f"{shown(folder)}: no such folder. `dashdeploy run` makes it; or name the folder of your runs.")
     states = [read_run(path, whole=False) for path in list_runs(folder)]
     table = plain(
-        f"{len(states)} run{'s' if len(states) != 1 else ''} in {folder}",
+        f"{len(states)} run{'s' if len(states) != 1 else ''} in {shown(folder)}",
         ("Run", "Stages", "State", "Parameters", "Smaller", "FID", "Last made"),
         [_row(folder, state) for state in states],
         text_columns=(0, 1, 2, 6),
     )
-    return View({"runs": [state.as_dict() for state in states]}, (table,) if states else (f"no runs in {folder}",))
+    return View(
+        {"runs": [state.as_dict() for state in states]}, (table,) if states else (f"no runs in {shown(folder)}",)
+    )
 
 
 def _row(folder: Path, state: RunState) -> tuple[str, ...]:
@@ -49,7 +51,7 @@ def _row(folder: Path, state: RunState) -> tuple[str, ...]:
     others = [f"{stage.name} {stage.state}" for stage in state.stages if stage.state != "finished"]
     fid = bench.get("fid")
     return (
-        str(state.folder.relative_to(folder)),
+        shown(state.folder.relative_to(folder)),
         ", ".join(named),
         "; ".join(others) or "finished",
         count(student.get("parameters")),

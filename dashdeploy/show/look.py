@@ -54,7 +54,7 @@ def record_view(path: Path) -> View:
     """
     record = load_record(path)
     report = path.with_name("report.html")
-    return View(record.model_dump(mode="json"), (*summary(record), *([str(report)] if report.is_file() else [])))
+    return View(record.model_dump(mode="json"), (*summary(record), *([shown(report)] if report.is_file() else [])))
 
 
 def _file(path: Path) -> View:
@@ -97,5 +97,7 @@ def _comparison(folder: Path) -> View:
     with reading(path, "comparison's result", again="Run `dashdeploy compare` again."):
         content = dict(json.loads(path.read_bytes()))
     markdown = folder / "compare.md"
-    text = markdown.read_text(encoding="utf-8") if markdown.is_file() else json.dumps(content, indent=1)
+    text = (
+        markdown.read_text(encoding="utf-8", errors="replace") if markdown.is_file() else json.dumps(content, indent=1)
+    )
     return View(content, (text.rstrip("\n"),))

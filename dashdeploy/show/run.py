@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dashdeploy import locate, stages
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, shown
 from dashdeploy.report.table import plain
 from dashdeploy.show.stage import StageState, read_state, telling, unfinished
 from dashdeploy.show.view import View, pairs, size
@@ -72,7 +72,8 @@ def read_run(folder: Path, *, whole: bool = True) -> RunState:
 def view(state: RunState) -> View:
     """A run for `dashdeploy show`."""
     rows = [(s.name, s.state, size(s.size_bytes) if s.made else "", s.made or "", s.text) for s in state.stages]
-    title = f"{state.folder}" if state.recipe is None else f"{state.folder}: recipe {state.recipe}, seed {state.seed}"
+    called = shown(state.folder)
+    title = called if state.recipe is None else f"{called}: recipe {state.recipe}, seed {state.seed}"
     table = plain(title, ("Stage", "State", "Size", "Made", "Figures"), rows, text_columns=(0, 1, 3, 4))
     problems = [f"{s.name}: {s.state}: {s.why}" for s in state.stages if s.why]
     facts = pairs(teacher=state.teacher, next=state.next or "wait until the process at work there has ended")
@@ -157,9 +158,9 @@ def _next(state: RunState) -> str:
     """The command that brings the run one stage on."""
     if any(stage.state == "at work" for stage in state.stages):
         return ""
-    run = shlex.quote(str(state.folder))
+    run = shown(shlex.quote(str(state.folder)))
     recipe = state.recipe if state.recipe in locate.available("recipes") else "RECIPE"
-    place = "" if state.folder.parent == Path("runs") else f" --run-dir {shlex.quote(str(state.folder.parent))}"
+    place = "" if state.folder.parent == Path("runs") else f" --run-dir {shown(shlex.quote(str(state.folder.parent)))}"
     if any(stage.state == "unusable" for stage in state.of("teacher")):
         return f"dashdeploy teach {recipe}{place} --fresh"
     student = next(iter(state.of("student")), None)

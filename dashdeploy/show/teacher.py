@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from dashdeploy.errors import UserError, reading
+from dashdeploy.errors import UserError, reading, shown
 from dashdeploy.show.view import View, pairs, size
 from dashdeploy.teachers import TEACHER_FORMATS, identity
 
@@ -63,7 +63,7 @@ def view(folder: Path) -> View:
         timestep_weights="λ is here" if data["lambda"] else None,
         SHA256=data["sha256"],
     )
-    return View(data, (str(folder), facts))
+    return View(data, (shown(folder), facts))
 
 
 def _labels(rows: Any) -> str:
