@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -48,7 +49,7 @@ def sample(
 
     from dashdeploy.diffusion import guidance as scales
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
-    from dashdeploy.errors import UserError, unknown
+    from dashdeploy.errors import UserError, shown, unknown
     from dashdeploy.files import write_whole
     from dashdeploy.recipe.schema import Sampling, Solver
     from dashdeploy.report.grid import grid_png
@@ -56,6 +57,8 @@ def sample(
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
+    if not os.path.isdir(out.parent):
+        raise UserError(f"--out {shown(out)}: the folder {shown(out.parent)} does not exist. Make it, or give another.")
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
     sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance), solver=cast(Solver, solver))

@@ -76,7 +76,10 @@ def view(state: RunState) -> View:
     title = called if state.recipe is None else f"{called}: recipe {state.recipe}, seed {state.seed}"
     table = plain(title, ("Stage", "State", "Size", "Made", "Figures"), rows, text_columns=(0, 1, 3, 4))
     problems = [f"{s.name}: {s.state}: {s.why}" for s in state.stages if s.why]
-    facts = pairs(teacher=state.teacher, next=state.next or "wait until the process at work there has ended")
+    facts = pairs(
+        teacher=state.teacher and shown(state.teacher),
+        next=state.next or "wait until the process at work there has ended",
+    )
     return View(state.as_dict(), (table, *problems, facts))
 
 

@@ -52,6 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_text: str) -> P
         ("show mine.yaml", "`dashdeploy run mine.yaml --dry-run`"),
         ("show target.yaml", "a YAML file"),
         ("ls none", "none: no such folder."),
+        ("sample runs/mine -o no/x.png", "--out no/x.png: the folder no does not exist."),
         ("diff none runs/empty", "none: no such file or folder."),
         ("diff runs/empty none", "runs/empty/bench.json: no such file or folder."),
         ("run mine.yaml --dry-run --set name=My_Run", "must be a name of small letters, digits and . _ -"),
