@@ -15,7 +15,8 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 GROUND = {
     *("recipe", "objectives", "fields", "target", "artifact", "figures", "manifest"),
-    *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+    *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "progress", "seeds", "terminal"),
+    "weights_file",
 }
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}
@@ -29,8 +30,9 @@ BELOW = {
     "packages": GROUND | {"diffusion"} | MIDDLE | {"export"},
     "preflight": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages"},
     "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages", "preflight"},
+    "show": GROUND | {"diffusion"} | MIDDLE | STAGES,
     "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"preflight", "pipeline"},
-    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "preflight", "pipeline", "compare"},
+    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "preflight", "pipeline", "compare", "show"},
     "__main__": {"cli"},
 }
 # Opening a torch model is what the teachers' adapters are for, and a student is a smaller teacher.

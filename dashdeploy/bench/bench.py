@@ -24,7 +24,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.metrics.features import Extractor, open_extractor
 from dashdeploy.recipe.schema import GuidanceInterval, Recipe
 from dashdeploy.runtime.model import Model
-from dashdeploy.runtime.opening import artifact_folders
+from dashdeploy.runtime.opening import artifact_folders, stale
 from dashdeploy.teachers import choose
 
 GRID_COLUMNS = 8
@@ -98,6 +98,7 @@ def bench(
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             grids.write_grids(draft.folder / grids.FILE, images)
             write_report(draft.folder)
+            stages.refuse_if_replaced(student, *artifacts.values())
     return stages.read_stage(folder)
 
 
@@ -211,10 +212,12 @@ def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     """The student, and its artifacts by their keys in the record."""
     student = stages.read_stage(run_folder / "student")
     artifacts = [stages.read_stage(folder) for folder in artifact_folders(run_folder)]
-    stale = [a.folder.name for a in artifacts if a.manifest["inputs"]["student"] != student.sha256]
-    if stale:
+    other = [a.folder.name for a in artifacts if stale(a.folder, a.manifest)]
+    if other:
+        again = " ".join(f"--to {name}" for name in other)
         raise UserError(
-            f"{run_folder}: {', '.join(stale)} was exported from another student. Run `dashdeploy export` again."
+            f"{run_folder}: {', '.join(other)} was exported from another student. Run `dashdeploy export {run_folder} "
+            f"{again}`, or remove the folder."
         )
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
 

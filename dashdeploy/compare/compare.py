@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
 from dashdeploy.compare.teachers import teacher_of
 from dashdeploy.errors import UserError
+from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.teachers import choose
+from dashdeploy.training import ranks
 from dashdeploy.training.student import describe_student
 
 BANKS = ".banks"
@@ -76,8 +79,11 @@ def compare(
         the summary; None: other shards have not finished.
 
     Raises:
-        UserError: as by `designs`, before anything is made.
+        UserError: as by `designs`, before anything is made; a run fails, or its finished student has other values and
+            `fresh` is not given.
     """
+    if not ranks.state().is_main_process:
+        say = _silent
     designs(comparison, run_dir / comparison.name)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
@@ -88,7 +94,16 @@ def compare(
         recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
-        run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=lambda text: None)
+        try:
+            run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=_silent)
+        except UserError as error:
+            raise UserError(f"variant {variant}, seed {seed}: {error}") from error
+    return ranks.in_main(lambda: _sum_up(comparison, root, say=say))
+
+
+def _sum_up(comparison: Comparison, root: Path, *, say: Callable[[str], None]) -> Summary | None:
+    """Write and return the summary, if the runs of all shards are there."""
+    todo = jobs(comparison)
     runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
     if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
         say(f"not finished by other shards: {', '.join(missing)}")
@@ -106,10 +121,14 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         "machine": machine(),
         "versions": stages.versions(),
     }
-    (root / "compare.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (root / "compare.md").write_text(tables.markdown(summary), encoding="utf-8")
+    write_whole(root / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(root / "compare.md", tables.markdown(summary))
     for name, svg in plots.all_of(summary).items():
-        (root / f"{name}.svg").write_text(svg, encoding="utf-8")
+        write_whole(root / f"{name}.svg", svg)
+
+
+def _silent(text: str) -> None:
+    """Says nothing."""
 
 
 def _share_samples(root: Path, folder: Path) -> None:
@@ -117,7 +136,8 @@ def _share_samples(root: Path, folder: Path) -> None:
     common, link = root / f".{samples.FOLDER}", folder / f".{samples.FOLDER}"
     common.mkdir(exist_ok=True)
     if not link.exists():
-        link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
+        with suppress(FileExistsError):  # another process of the same launch has just made it
+            link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
 
 
 def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[str, Any]:
@@ -130,9 +150,9 @@ def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[
 
 
 def _finished(folder: Path) -> Run | None:
-    path = folder / "bench" / "bench.json"
-    if not path.is_file():
+    if not (folder / "bench" / stages.MANIFEST).is_file():
         return None
+    path = stages.read_stage(folder / "bench").folder / "bench.json"
     student = stages.read_manifest(folder / "student")
     teacher = Path(student["figures"]["teacher"])
     # A ready teacher may have no manifest, and another machine may have it in another folder.

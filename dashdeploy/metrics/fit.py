@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from dashdeploy.data.images import LabelledImages
 from dashdeploy.files import write_whole
 from dashdeploy.locate import cache_folder
 from dashdeploy.metrics.features import ClassifierFeatures, FeatureNet, NetworkSpec, normalise
+from dashdeploy.progress import progress
+from dashdeploy.terminal import say, warn
 
 LARGEST = 64
 """Side in pixels that larger images are scaled down to."""
@@ -58,14 +59,14 @@ def fitted(data: LabelledImages, *, holdout: float) -> ClassifierFeatures:
     path = cache_folder() / "features" / f"{key}.safetensors"
     found = _read(path)
     if found is None:
-        print(f"fitting a feature network to {len(train_data)} images of {data.name}", file=sys.stderr, flush=True)
+        say(f"fitting a feature network to {len(train_data)} images of {data.name}")
         net = train(train_data, how, image_size=size)
         share = accuracy(net, held_out, image_size=size)
         state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
         kept = {"accuracy": repr(share), "tensors": _hash(state)}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, save(state, {"dashdeploy": json.dumps(kept)}))
-        print(f"it takes {share:.1%} of {len(held_out)} held-out images for their class: {path}", file=sys.stderr)
+        say(f"it takes {share:.1%} of {len(held_out)} held-out images for their class: {path}")
         found = state, share
     state, share = found
     spec = NetworkSpec(path.name, stages.file_sha256(path), **shape)
@@ -74,11 +75,14 @@ def fitted(data: LabelledImages, *, holdout: float) -> ClassifierFeatures:
 
 def train(data: LabelledImages, how: Training, *, image_size: int) -> FeatureNet:
     """A network trained to classify the images, in eval mode; a function of the arguments."""
-    with torch.random.fork_rng(devices=[]):
+    per_epoch = len(data.images) // how.batch_size
+    with (
+        torch.random.fork_rng(devices=[]),
+        progress("feature network", total=how.epochs * per_epoch) as advance,
+    ):
         torch.manual_seed(how.seed)
         net = FeatureNet(channels=data.image_shape[0], num_classes=data.num_classes, width=how.width)
         x, y = torch.from_numpy(data.images), torch.from_numpy(data.labels)
-        per_epoch = len(x) // how.batch_size
         optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=how.epochs * per_epoch)
         for _ in range(how.epochs):
@@ -90,6 +94,7 @@ def train(data: LabelledImages, how: Training, *, image_size: int) -> FeatureNet
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+                advance(1)
     return net.eval().requires_grad_(False)
 
 
@@ -113,7 +118,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], float] | None:
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         pass
-    print(f"{path}: damaged; it is made again", file=sys.stderr)
+    warn(f"{path}: damaged; it is made again")
     return None
 
 

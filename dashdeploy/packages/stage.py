@@ -13,7 +13,8 @@ from dashdeploy.export import export as artifacts
 from dashdeploy.lazy import resolve
 from dashdeploy.packages import PACKAGES, Writer
 from dashdeploy.packages.schema import Package
-from dashdeploy.recipe.schema import Recipe, Sampling, Solver
+from dashdeploy.recipe.load import recipe_in
+from dashdeploy.recipe.schema import Sampling, Solver
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Profile, Target, load_target
 
@@ -62,7 +63,7 @@ def write_package(
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
-    recipe = Recipe.model_validate(manifest.recipe)
+    recipe = recipe_in({"recipe": manifest.recipe}, source=artifact.folder / stages.MANIFEST)
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
     done = None if fresh else stages.finished(folder, key)
     if done is not None:
@@ -72,6 +73,7 @@ def write_package(
         stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
     ):
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
+        stages.refuse_if_replaced(artifact)
     return stages.read_stage(folder)
 
 

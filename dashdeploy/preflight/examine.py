@@ -146,7 +146,7 @@ def _new_teacher(facts: Facts, recipe: Recipe, data: LabelledImages, schedule: N
     config = unet2d.unet_config(architecture, image_shape=data.image_shape, num_classes=data.num_classes)
     before = len(facts.problems)
     facts.check(unet2d.check_levels, architecture, data.image_shape)
-    facts.check(networks.refuse_huge, config, what="teach.architecture has")
+    facts.check(networks.refuse_huge, config, what="teach.architecture:")
     if len(facts.problems) == before:
         facts.check(networks.try_forward, config, what="teach.architecture")
     if len(facts.problems) == before:
@@ -180,14 +180,14 @@ def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
 
 def _possible(config: dict[str, Any], given: Any, image_shape: tuple[int, int, int]) -> bool:
     unet2d.check_levels(given, image_shape)
-    networks.refuse_huge(config, what="student.architecture has")
+    networks.refuse_huge(config, what="student.architecture:")
     return True
 
 
 def _training(facts: Facts, recipe: Recipe, student: StudentDesign) -> None:
     config = recipe.distill
     assert facts.config is not None
-    facts.check(networks.refuse_parameters, student.parameters, what="the student has")
+    facts.check(networks.refuse_parameters, student.parameters, what="the student:")
     facts.check(networks.try_forward, student.config, network=student.network, what="the student")
     facts.check(accelerator.refuse, config, processes=ranks.state().num_processes)
     if config.objective.hint_weight:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,28 @@ from dashdeploy.diffusion import prediction as predictions
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError, reading
+from dashdeploy.errors import UserError, reading, writing
+from dashdeploy.peak_memory import machine_bytes
+from dashdeploy.teachers import scheduler_config
 from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 CLASSES: dict[str, Any] = {UNET: UNet2DModel, DIT: DiTTransformer2DModel}
 DEPTHS = {UNET: "layers_per_block", DIT: "num_layers"}
-TRAINED_BYTES = 20
-"""A parameter in training: its weight, gradient, two moments of AdamW and average, in float32."""
+TRAINING_BYTES = 20
+"""Of each parameter in float32: the weight, its gradient, AdamW's two moments, the average."""
 FOLDERS = {UNET: "unet", DIT: "transformer"}
 """The network's folder in a pipeline, as diffusers names it."""
 
 
 def create(config: dict[str, Any], *, network: str = UNET) -> Any:
-    """A freshly initialised network in train mode, without label dropout."""
+    """A freshly initialised network in train mode, without label dropout.
+
+    Raises:
+        UserError: this machine's memory cannot hold it.
+    """
+    refuse_parameters(count_parameters(config, network=network), what="a network of")
     return without_label_dropout(CLASSES[network](**config))
 
 
@@ -77,7 +83,7 @@ def refuse_huge(config: dict[str, Any], *, network: str = UNET, what: str) -> No
     if network != UNET:
         return
     layers, widths = config["layers_per_block"], config["block_out_channels"]
-    refuse_parameters(sum((2 * layers + 1) * 9 * width**2 for width in widths), what=f"{what} (more than)")
+    refuse_parameters(sum((2 * layers + 1) * 9 * width**2 for width in widths), what=f"{what} more than")
 
 
 def refuse_parameters(count: int, *, what: str) -> None:
@@ -86,11 +92,11 @@ def refuse_parameters(count: int, *, what: str) -> None:
     Raises:
         UserError: they do.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if count * TRAINED_BYTES > memory:
+    needed, there = count * TRAINING_BYTES, machine_bytes()
+    if needed > there:
         raise UserError(
-            f"{what} {count:,} parameters: to train them takes {count * TRAINED_BYTES / 2**30:,.0f} GiB, and this "
-            f"machine has {memory / 2**30:,.0f}. Take fewer channels or layers."
+            f"{what} {count:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{there / 2**30:,.0f}. Give it fewer channels or layers."
         )
 
 
@@ -130,7 +136,8 @@ def save(network: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dt
     stored.load_state_dict(network.state_dict())
     for parameter in stored.parameters():
         parameter.data = parameter.data.to(dtype)
-    stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
+    with writing(folder / FOLDERS[name]):
+        stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     text = json.dumps(schedule.scheduler_config(), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
@@ -186,6 +193,7 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
     config = _read_json(path, role)
+    scheduler_config.check(config, source=f"{role} {path}")
     prediction = predictions.from_scheduler_config(config, source=str(path))
     schedule = schedules.from_scheduler_config(config, source=str(path))
     if config.get("rescale_betas_zero_snr"):

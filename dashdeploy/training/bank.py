@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dashdeploy import seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
+from dashdeploy.peak_memory import machine_bytes
+from dashdeploy.progress import progress
 from dashdeploy.recipe import schema
+from dashdeploy.terminal import warn
 from dashdeploy.training import ranks
 from dashdeploy.training.batches import Batch, FreshDraws
 
@@ -72,7 +70,7 @@ def banked(
             if load_bank(path, key=key) is None:
                 seed = seeds.derive(recipe.seed, "bank")
                 draws = source.others(batch_size=min(num_draws, MADE_AT_ONCE), seed=seed)
-                with bank_progress(num_draws) as advance:
+                with progress("teacher bank", total=num_draws) as advance:
                     made = build_bank(draws, num_draws=num_draws, device=accelerator.device, on_draws=advance)
                 save_bank(made, path, key=key)
 
@@ -88,8 +86,7 @@ def refuse_large(num_draws: int, size: int) -> None:
     Raises:
         UserError: it would take more than BANK_SHARE of the memory.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > BANK_SHARE * memory:
+    if size > BANK_SHARE * machine_bytes():
         raise UserError(
             f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
@@ -128,14 +125,6 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     return {f.name: value for f in fields(Batch) if (value := getattr(batch, f.name)) is not None}
 
 
-@contextmanager
-def bank_progress(num_draws: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr while a bank is computed."""
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("teacher bank", total=num_draws)
-        yield lambda count: progress.advance(task, count)
-
-
 def bank_bytes(num_draws: int, source: FreshDraws, device: torch.device) -> int:
     """Memory in bytes that a bank of this source's draws takes; runs the teacher on one of them."""
     one = _kept(source.complete(source.draw(0).take(slice(0, 1)).to(device)))
@@ -171,5 +160,5 @@ def load_bank(path: Path, *, key: str) -> Batch | None:
                 return Batch(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, TypeError):
         pass  # not a bank
-    print(f"{path}: damaged (see {path.name}.sha256); the bank is made again", file=sys.stderr, flush=True)
+    warn(f"{path}: damaged (see {path.name}.sha256); the bank is made again")
     return None

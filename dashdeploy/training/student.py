@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from dashdeploy import seeds
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.objectives.base import Batch, Terms
+from dashdeploy.progress import progress
 from dashdeploy.recipe import schema
 from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentDesign
 from dashdeploy.teachers import networks
-from dashdeploy.training import ranks
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.hints import Hints, middle_features
 from dashdeploy.training.step import TrainStep
@@ -96,6 +93,7 @@ def _importance_draws(
     seed = seeds.derive(recipe.seed, "importance")
     source = FreshDraws(train_data, teacher.interface.schedule, batch_size=min(num_draws, IMPORTANCE_BATCH), seed=seed)
     starts = range(0, num_draws, IMPORTANCE_BATCH)
-    shown = ranks.state().is_main_process
-    for start in track(starts, "importance", console=Console(stderr=True), transient=True, disable=not shown):
-        yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))
+    with progress("importance", total=len(starts)) as advance:
+        for start in starts:
+            yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))
+            advance(1)

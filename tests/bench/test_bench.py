@@ -239,9 +239,10 @@ def test_samples_of_another_solver_have_another_key_and_the_committed_ones_are_o
     ]
     assert len(set(keys)) == len(SOLVERS)
     assert [(folder / samples.FOLDER / f"{key[:16]}.npz").is_file() for key in keys] == [True, False]
+    assert all(stages.undamaged(path) for path in (folder / samples.FOLDER).glob("*.npz"))
 
 
-def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
+def test_a_damaged_sample_file_is_ignored_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import torch
 
     images = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
@@ -251,9 +252,15 @@ def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
     assert torch.equal(loaded, images)
     assert samples.load([tmp_path], "k" * 64, shape=(3, 1, 2, 2)) is None
     assert samples.load([tmp_path], "k" * 16 + "x" * 48, shape=(2, 1, 2, 2)) is None
+    assert capfd.readouterr().err == "", "nothing is damaged yet"
     path = tmp_path / f"{'k' * 16}.npz"
-    path.write_bytes(path.read_bytes()[:50])
-    assert samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2)) is None
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[60] ^= 1
+    for damaged in (whole[:50], bytes(flipped)):
+        path.write_bytes(damaged)
+        assert samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2)) is None
+        assert f"{path}: damaged" in capfd.readouterr().err
 
 
 @pytest.mark.slow

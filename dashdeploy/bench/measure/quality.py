@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from dashdeploy.bench.measure import samples
-from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import Estimate, QualityRow
 from dashdeploy.bench.record.record import STUDENT, TEACHER
 from dashdeploy.data.images import LabelledImages
@@ -19,6 +18,7 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.metrics import frechet
 from dashdeploy.metrics.features import Extractor
+from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Guidance, Quality, Recipe, Sampling
 from dashdeploy.runtime.model import Model
 
