@@ -35,7 +35,6 @@ def bench(
     run_folder: Path,
     recipe: Recipe,
     *,
-    base: Path | None = None,
     fresh: bool = False,
     interval: GuidanceInterval | None = None,
 ) -> stages.Stage:
@@ -52,16 +51,20 @@ def bench(
     student, artifacts = _exported(run_folder)
     manifests = {name: manifest.read(stage) for name, stage in artifacts.items()}
     data = load_dataset(recipe.data)
-    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student, base=base)
+    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student)
     quality_config = recipe.bench.quality
-    extractor = open_extractor(quality_config.features, recipe.data.name, weights=quality_config.features_weights)
+    extractor = open_extractor(
+        quality_config.features, data, weights=quality_config.features_weights, holdout=recipe.data.holdout
+    )
+    if extractor is None:
+        recipe = _only_grids(recipe, data)
     interval = interval or guidance_interval.choose(recipe)
     inputs = {
         "student": student.sha256,
         "teacher": teacher_sha256,
         "artifacts": {stage.folder.name: stage.sha256 for stage in artifacts.values()},
         "data": data.sha256,
-        "features": extractor.sha256,
+        "features": extractor.sha256 if extractor else None,
         "machine": machine(),
         "versions": stages.versions(),
         "interval": interval.model_dump(mode="json") if interval else None,
@@ -105,7 +108,7 @@ def measure(
     manifests: dict[str, manifest.Manifest],
     recipe: Recipe,
     data: LabelledImages,
-    extractor: Extractor,
+    extractor: Extractor | None,
     interval: GuidanceInterval | None,
     *,
     threads: int,
@@ -123,7 +126,7 @@ def measure(
     plans = {record.RECIPE_PLAN: guidance_interval.plan_info(recipe.sampling.guidance, run_plan)}
     studied = _with_cond_graph(opened, manifests) if interval else None
     recipe_jobs = quality.jobs(recipe, opened)
-    study_jobs = guidance_interval.jobs(studied, interval) if studied and interval else {}
+    study_jobs = guidance_interval.jobs(studied, interval) if studied and interval and extractor else {}
 
     drawn = quality.measure(
         opened, {**recipe_jobs, **study_jobs}, recipe, data, extractor, folders=folders, cache=cache
@@ -159,10 +162,10 @@ def measure(
         plans=plans,
         latency=tuple(latency_rows),
         quality=parts.Quality(
-            features=parts.Features(name=extractor.name, sha256=extractor.sha256),
+            features=_features(extractor),
             num_images=recipe.bench.quality.num_images,
             num_reference=drawn.num_reference,
-            rows=tuple(drawn.rows[job] for job in recipe_jobs),
+            rows=tuple(drawn.rows[job] for job in recipe_jobs if job in drawn.rows),
         ),
         fidelity=guidance_fidelity,
         checks=tuple(artifact_checks.artifact_checks(name, read) for name, read in manifests.items()),
@@ -175,6 +178,21 @@ def measure(
     quoted, note = baselines.quoted(measured)
     notes = (*measured.notes, *([note] if note else []))
     return measured.model_copy(update={"baselines": quoted, "notes": notes}), _grids(drawn.images, recipe, data)
+
+
+def _only_grids(recipe: Recipe, data: LabelledImages) -> Recipe:
+    """The recipe with as many images as the report's grids show, at its own guidance: none of them is scored."""
+    most = GRID_COLUMNS * data.num_classes
+    quality = recipe.bench.quality
+    changes = {"num_images": min(quality.num_images, most), "guidance": (recipe.sampling.guidance,), "bootstrap": 0}
+    bench = recipe.bench.model_copy(update={"quality": quality.model_copy(update=changes)})
+    return recipe.model_copy(update={"bench": bench})
+
+
+def _features(extractor: Extractor | None) -> parts.Features | None:
+    if extractor is None:
+        return None
+    return parts.Features(name=extractor.name, sha256=extractor.sha256, held_out_accuracy=extractor.held_out_accuracy)
 
 
 def check_measurable(recipe: Recipe) -> None:
@@ -204,12 +222,10 @@ def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
 
 
-def _teacher(
-    run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage, *, base: Path | None
-) -> tuple[Path, str]:
+def _teacher(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> tuple[Path, str]:
     """Folder and SHA-256 of the teacher that the student was made from."""
     used = Path(student.figures["teacher"])
-    folder = used if used.is_dir() else choose.find(recipe, run_folder, base=base)
+    folder = used if used.is_dir() else choose.find(recipe, run_folder)
     if folder is None:
         raise UserError(f"{run_folder}: no teacher to compare with; give teacher.path or run `dashdeploy teach`")
     sha256 = choose.open_teacher(folder, recipe, data).sha256

@@ -19,6 +19,7 @@ from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
 from dashdeploy.compare.teachers import teacher_of
 from dashdeploy.errors import UserError
+from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.teachers import choose
@@ -41,7 +42,7 @@ def jobs(comparison: Comparison) -> list[tuple[str, int]]:
     return [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
 
 
-def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
+def designs(comparison: Comparison, root: Path) -> dict[str, str]:
     """Variant -> one line on its student; nothing is run or written.
 
     Raises:
@@ -51,7 +52,7 @@ def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]
     for variant in comparison.variants:
         recipe = recipe_of(comparison, variant, comparison.seeds[0])
         try:
-            students[variant] = describe_student(recipe, choose.find(recipe, root / variant, base=base))
+            students[variant] = describe_student(recipe, choose.find(recipe, root / variant))
         except UserError as error:
             raise UserError(f"variant {variant}: {error}") from None
     return students
@@ -61,7 +62,6 @@ def compare(
     comparison: Comparison,
     run_dir: Path,
     *,
-    base: Path,
     shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
     fresh: bool = False,
@@ -70,7 +70,6 @@ def compare(
     """Carry out the runs of this shard that are missing, and write the summary once the runs of all shards are there.
 
     Args:
-        base: the folder of the recipe's file, where a relative teacher.path is looked for.
         shard: (i, n): every n-th run, starting with the i-th (from 0). Shards may run on several machines that share
             run_dir.
         threads: CPU threads of training and measuring. None: as the recipe says.
@@ -85,7 +84,7 @@ def compare(
     """
     if not ranks.state().is_main_process:
         say = _silent
-    designs(comparison, run_dir / comparison.name, base=base)
+    designs(comparison, run_dir / comparison.name)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
@@ -96,7 +95,7 @@ def compare(
         folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
         try:
-            run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=_silent)
+            run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=_silent)
         except UserError as error:
             raise UserError(f"variant {variant}, seed {seed}: {error}") from error
     return ranks.in_main(lambda: _sum_up(comparison, root, say=say))
@@ -122,10 +121,10 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         "machine": machine(),
         "versions": stages.versions(),
     }
-    (root / "compare.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (root / "compare.md").write_text(tables.markdown(summary), encoding="utf-8")
+    write_whole(root / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(root / "compare.md", tables.markdown(summary))
     for name, svg in plots.all_of(summary).items():
-        (root / f"{name}.svg").write_text(svg, encoding="utf-8")
+        write_whole(root / f"{name}.svg", svg)
 
 
 def _silent(text: str) -> None:

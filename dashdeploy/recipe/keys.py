@@ -97,6 +97,7 @@ LEFT_OUT: dict[Stage, dict[str, str]] = {
         **TEACHER,
         **_because("the student's hash is an input", "student", "distill"),
         **_because("the artifacts' hashes are an input", "export"),
+        **_because("the feature network's hash is an input", "bench.quality.features_weights"),
     },
 }
 """Stage -> field or section -> why it is not part of the stage's key."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
+from dashdeploy.terminal import warn
 
 ARTIFACTS, STUDENT = "artifacts", "student"
 
@@ -28,24 +28,23 @@ def open_path(
         UserError: nothing there that can be opened, it is damaged or of another student than its run folder's, or what
             it needs is not here.
     """
-    path = Path(path)
+    path, how = Path(path), Opening(threads, provider, device)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
             raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
-        if (path.parent / stages.MANIFEST).is_file():
+        if stages.is_stage(path.parent):
             _warn_if_stale(stages.read_stage(path.parent))
         from dashdeploy.runtime.onnxruntime_model import open_file
 
         return open_file(path, threads=threads)
     folder = find_model(path)
-    stage = stages.read_stage(folder) if (folder / stages.MANIFEST).is_file() else None
+    stage = stages.read_stage(folder) if stages.is_stage(folder) else None
     if stage is not None and folder == path:
         _warn_if_stale(stage)
     artifact = manifest.read(stage).artifact if stage is not None and "artifact" in stage.manifest else None
     backend = artifact.backend if artifact is not None else "torch"
     if provider is not None and backend != "onnxruntime":
         raise UserError(f"{folder}: a provider is ONNX Runtime's, and this is a model for {backend}.")
-    how = Opening(threads, provider, device)
     if stage is None or artifact is None:
         from dashdeploy.runtime import torch_model
 
@@ -99,4 +98,4 @@ def stale(folder: Path, manifest: dict[str, Any]) -> str | None:
 
 def _warn_if_stale(stage: stages.Stage) -> None:
     if why := stale(stage.folder, stage.manifest):
-        print(f"warning: {why}", file=sys.stderr, flush=True)
+        warn(why)

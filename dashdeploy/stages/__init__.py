@@ -16,12 +16,13 @@ from dashdeploy.stages.read import (
     SIDECAR,
     Stage,
     current,
+    is_stage,
     read_manifest,
     read_stage,
     refuse_if_replaced,
     sidecar_text,
 )
-from dashdeploy.stages.reuse import finished, refuse_to_replace
+from dashdeploy.stages.reuse import differences, finished, refuse_to_replace
 from dashdeploy.stages.vouched import replacing, undamaged
 from dashdeploy.stages.write import Draft, open_run, replacing_folder, stage_key, versions, write_stage
 
@@ -33,6 +34,7 @@ __all__ = [
     "Stage",
     "clear",
     "current",
+    "differences",
     "digest",
     "exclusive",
     "file_sha256",
@@ -40,6 +42,7 @@ __all__ = [
     "finished",
     "folder_sha256",
     "in_turn",
+    "is_stage",
     "open_run",
     "read_manifest",
     "read_stage",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,10 @@ from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.locate import data_root
+from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import formats
-
-CONFIGS = ("config.json", "scheduler_config.json")
+from dashdeploy.teachers.identity import sha256
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Teacher:
     denoiser: TorchDenoiser
 
 
-def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
+def find(recipe: Recipe, run_folder: Path) -> Path | None:
     """The teacher's folder: run_folder/teacher if `teach` has made it, else teacher.path, else None.
 
-    A relative teacher.path is looked for beside the recipe (`base`), among the packaged recipes, and in the working
-    directory.
+    A relative teacher.path is one of the recipes that ship, or of a recipe that was made in Python: it is looked for
+    beside the shipped recipes and in the working folder.
 
     Raises:
         UserError: teacher.path is given and does not exist.
@@ -40,16 +40,15 @@ def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
         return trained
     if recipe.teacher.path is None:
         return None
-    path = Path(recipe.teacher.path).expanduser()
+    path = expanded(recipe.teacher.path)
     if path.suffix in (".pth", ".pt", ".ckpt"):
         raise UserError(
             f"teacher.path {recipe.teacher.path!r}: a teacher is a folder in diffusers format. A checkpoint of the "
             "paper's code becomes one by `dashdeploy adopt CHECKPOINT FOLDER`."
         )
-    folders = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
-    roots = list(dict.fromkeys(folders))
+    roots = [Path()] if path.is_absolute() else [data_root("recipes"), Path.cwd()]
     for root in roots:
-        if (root / path).is_dir():
+        if os.path.isdir(root / path):  # Path.is_dir raises for a name that is too long
             return root / path
     tried = ", ".join(str((root / path).absolute()) for root in roots)
     raise UserError(
@@ -65,7 +64,7 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
         UserError: it is damaged, or its classes, image shape or noise schedule are not the recipe's; all that differ
             are named.
     """
-    if (folder / stages.MANIFEST).is_file():
+    if stages.is_stage(folder):
         stages.read_stage(folder)
     denoiser = formats.load(folder, role="teacher")
     interface = denoiser.interface
@@ -99,9 +98,3 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     if problems:
         raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
     return Teacher(folder, sha256(folder), denoiser)
-
-
-def sha256(folder: Path) -> str:
-    """A teacher's hash: over its tensors (weights and λ) and its model and scheduler configuration."""
-    kept = [p for p in sorted(folder.rglob("*")) if p.suffix == ".safetensors" or p.name in CONFIGS]
-    return stages.digest({str(p.relative_to(folder)): stages.file_sha256(p) for p in kept})

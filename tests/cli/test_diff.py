@@ -115,7 +115,10 @@ def test_2_for_a_limit_that_is_none(capsys: pytest.CaptureFixture[str], first: P
 
 
 def test_2_for_a_record_that_is_not_there(capsys: pytest.CaptureFixture[str], first: Path, tmp_path: Path) -> None:
-    assert "cannot read the benchmark record" in call(capsys, "diff", first, tmp_path / "none")[2]
+    assert (
+        call(capsys, "diff", first, tmp_path / "none")[2]
+        == f"error: {tmp_path / 'none'}: no such file or folder. Check the path.\n"
+    )
 
 
 def test_another_machine_is_a_note(
@@ -133,7 +136,7 @@ def test_help_explains_the_limits_and_the_exit_codes(capsys: pytest.CaptureFixtu
 
 def test_a_run_folder_that_is_called_diff_is_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "bench", "diff")
-    assert (code, out) == (2, "") and "error: diff/student: not a finished stage" in err
+    assert (code, out) == (2, "") and err == "error: diff: no such run folder. `dashdeploy ls` lists the runs.\n"
 
 
 def test_a_benchmark_without_its_run_folder_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

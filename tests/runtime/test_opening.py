@@ -149,3 +149,9 @@ def test_a_path_without_a_model_says_what_was_expected(tmp_path: Path) -> None:
         open_path(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no model yet"):
         open_path(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:99", "banana", "", "cpu:0", "cuda:-1"])
+def test_another_device_is_refused_in_one_line(tiny_run: Path, device: str) -> None:
+    with pytest.raises(UserError, match=rf"device '{device}': (expected cpu, cuda|torch sees \d+ CUDA devices)"):
+        open_path(tiny_run, device=device)
