@@ -55,7 +55,7 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
         return done
     backend.ready()
     denoiser = formats.load(student.folder, role="student")
-    refuse_network(target, denoiser, run_folder)
+    refuse_network(target, type(denoiser.unet).__name__, run_folder)
     described = describe.student(student, recipe, target, denoiser.interface)
     with (
         stages.exclusive(folder) as work,
@@ -148,13 +148,13 @@ def refuse(target: Target, recipe: Recipe, run_folder: Path) -> None:
         )
 
 
-def refuse_network(target: Target, denoiser: TorchDenoiser, run_folder: Path) -> None:
-    """What cannot be exported of this network.
+def refuse_network(target: Target, network: str, run_folder: Path) -> None:
+    """What cannot be exported of a network of this class.
 
     Raises:
         UserError: int8 of a DiT.
     """
-    if target.precision == "int8" and isinstance(denoiser.unet, networks.CLASSES[networks.DIT]):
+    if target.precision == "int8" and network == networks.DIT:
         raise UserError(
             f"target {target.name}: int8 is of convolutions, and of {run_folder}'s DiT only the patches are one. "
             "Take a target with precision fp16 or bf16."

@@ -22,7 +22,7 @@ from dashdeploy.stages.read import (
     refuse_if_replaced,
     sidecar_text,
 )
-from dashdeploy.stages.reuse import finished, refuse_to_replace
+from dashdeploy.stages.reuse import differences, finished, refuse_to_replace
 from dashdeploy.stages.vouched import replacing, undamaged
 from dashdeploy.stages.write import Draft, open_run, replacing_folder, stage_key, versions, write_stage
 
@@ -34,6 +34,7 @@ __all__ = [
     "Stage",
     "clear",
     "current",
+    "differences",
     "digest",
     "exclusive",
     "file_sha256",

@@ -61,12 +61,7 @@ def banked(
     num_draws, batch_size = recipe.distill.teacher_bank, recipe.distill.batch_size
     key = stages.stage_key("bank", recipe, {**inputs, "features": source.features is not None})
     path = folder / f"teacher-bank-{key[:16]}.safetensors"
-    size = bank_bytes(num_draws, source, accelerator.device)
-    if size > BANK_SHARE * machine_bytes():
-        raise UserError(
-            f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
-            f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
-        )
+    refuse_large(num_draws, bank_bytes(num_draws, source, accelerator.device))
 
     def make() -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +78,19 @@ def banked(
     bank = load_bank(path, key=key)
     assert bank is not None
     return TeacherBank(bank, batch_size=batch_size, seed=recipe.seed)
+
+
+def refuse_large(num_draws: int, size: int) -> None:
+    """Refuse a bank of `size` bytes that is too large for this machine.
+
+    Raises:
+        UserError: it would take more than BANK_SHARE of the memory.
+    """
+    if size > BANK_SHARE * machine_bytes():
+        raise UserError(
+            f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
+            f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
+        )
 
 
 def build_bank(
