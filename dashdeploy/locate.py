@@ -63,7 +63,7 @@ def _not_found(kind: Kind, name: str, path: Path) -> UserError:
     """The error for a name that is neither a file nor one that ships, by what it may have been meant as."""
     noun, known, called = _NOUNS[kind], available(kind), shown(name)
     other: Kind = "exporters" if kind == "recipes" else "recipes"
-    if os.path.isdir(path) and (is_path(name) or path.parts):
+    if name and os.path.isdir(path):
         if os.path.isdir(path / "student") or os.path.isdir(path / "teacher"):
             return UserError(f"{called}: a run folder, not a {noun}. `dashdeploy show {called}` says what comes next.")
         return UserError(f"{called}: a folder, and a {noun} is a YAML file.")
