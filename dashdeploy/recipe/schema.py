@@ -163,6 +163,25 @@ class Teacher(Model):
     path: Text | None = Field(
         None, description="folder in diffusers format, relative to this file or to the recipes that ship"
     )
+    null_class: Count | None = Field(
+        None, description="row of its label embedding that is the null class (no label); null: the last"
+    )
+    labels: Annotated[tuple[Count, ...], Field(min_length=1), DISTINCT] | None = Field(
+        None,
+        description="row of its label embedding for each class of the data, in their order; null: the rows in their "
+        "order, without the null class's",
+    )
+    check: StrictBool = Field(
+        True, description="before training, see on held-out images that its labels and null class are the data's"
+    )
+
+    @model_validator(mode="after")
+    def _null_is_no_class(self) -> Teacher:
+        if self.null_class is not None and self.labels is not None and self.null_class in self.labels:
+            raise ValueError(f"null_class {self.null_class} is in labels too: a row is a class or no label")
+        if self.path is None and (self.null_class is not None or self.labels is not None):
+            raise ValueError("null_class and labels are of a ready teacher: give path too")
+        return self
 
 
 class Student(Model):

@@ -18,7 +18,7 @@ def load(folder: Path, *, role: str) -> TorchDenoiser:
         UserError: missing or damaged files, or a model class without an adapter.
     """
     name = read_config(folder, role=role).get("_class_name", UNET)
-    if name not in TEACHER_FORMATS:
+    if not isinstance(name, str) or name not in TEACHER_FORMATS:
         raise UserError(f"{role} {folder}: it is a {name}; supported: {', '.join(sorted(TEACHER_FORMATS))}")
     denoiser: TorchDenoiser = resolve("teacher format", TEACHER_FORMATS, name)(folder, role=role)
     return denoiser

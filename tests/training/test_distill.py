@@ -100,7 +100,9 @@ def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
     assert unet2d.load(folder).prediction == "v_prediction"
-    recipe = recipe_with(f"teacher.path={folder}", "distill.steps=2", "distill.timestep_weights.kind=uniform")
+    recipe = recipe_with(
+        f"teacher={{path: {folder}, check: false}}", "distill.steps=2", "distill.timestep_weights.kind=uniform"
+    )
     stage = distill.distill(recipe, open_run(tmp_path, "t"))
     assert unet2d.load(stage.folder).prediction == "epsilon"
 
