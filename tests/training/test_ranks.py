@@ -29,7 +29,7 @@ def test_of_two_processes_one_exports_and_measures_and_both_end(tiny_yaml: Path,
     for folder in (run / "teacher", run / "student", run / "artifacts" / "onnx-cpu", run / "bench"):
         stages.read_stage(folder)
     assert set(load_record(run / "bench").models) == {"teacher", "student", "student-onnx-cpu"}
-    assert [len(re.findall(f"^{line} ", done.stderr, re.MULTILINE)) for line in ("student", "artifact")] == [1, 1]
+    assert [len(re.findall(f"^{line}  ", done.stderr, re.MULTILINE)) for line in ("student", "artifact")] == [1, 1]
     assert done.stdout.count("FID") == done.stdout.splitlines()[0].count("FID") or "report.html" in done.stdout
     assert not list(tmp_path.rglob(".work"))
     made = {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
