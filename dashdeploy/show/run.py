@@ -166,8 +166,8 @@ def _identity(teacher: Path, section: dict[str, Any]) -> str:
     from dashdeploy.teachers import networks, rows
 
     num_rows = rows.number(networks.read_config(teacher, role="teacher"))
-    taken = rows.chosen(Teacher.model_validate(section), num_rows or 0)
-    return whole if taken == tuple(range(num_rows or 0)) else stages.digest({"teacher": whole, "rows": taken})
+    taken = rows.chosen(Teacher.model_validate(section), num_rows)
+    return whole if taken == tuple(range(num_rows)) else stages.digest({"teacher": whole, "rows": taken})
 
 
 def _next(state: RunState) -> str:
@@ -176,7 +176,8 @@ def _next(state: RunState) -> str:
         return ""
     run = shown(shlex.quote(str(state.folder)))
     recipe = state.recipe if state.recipe in locate.available("recipes") else "RECIPE"
-    place = "" if state.folder.parent == Path("runs") else f" --run-dir {shown(shlex.quote(str(state.folder.parent)))}"
+    parent = state.folder.parent if state.folder.name else state.folder.absolute().parent
+    place = "" if parent == Path("runs") else f" --run-dir {shown(shlex.quote(str(parent)))}"
     if any(stage.state == "unusable" for stage in state.of("teacher")):
         return f"dashdeploy teach {recipe}{place} --fresh"
     student = next(iter(state.of("student")), None)
