@@ -32,8 +32,10 @@ def distill(
 
     job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
-        return dry_run_of(job)
+        return dry_run_of(job, "distill", wanted=("distill",), fresh=fresh)
+    from dashdeploy.preflight.examine import require
     from dashdeploy.training.distill import distill as distill_stage
 
+    require(job.recipe, job.folder, wanted=("distill",), fresh=fresh)
     stage = distill_stage(job.recipe, job.make_folder(), fresh=fresh)
     return made(stage)

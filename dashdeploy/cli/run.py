@@ -30,7 +30,7 @@ def run(
 
     job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
-        return dry_run_of(job)
+        return dry_run_of(job, "run", wanted=("teach", "distill", "export", "bench"), fresh=fresh)
     from dashdeploy.pipeline import run_all
     from dashdeploy.show.look import look
     from dashdeploy.show.run import read_run

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -32,7 +32,8 @@ from dashdeploy.packages import schema as packages
 from dashdeploy.packages.schema import Package
 from dashdeploy.packages.stage import place, refuse_same_names
 from dashdeploy.packages.stage import refuse as refuse_package
-from dashdeploy.preflight.facts import Facts, follow, manifest_of, note, sha256
+from dashdeploy.preflight.facts import STEPS, Facts, Step, follow, manifest_of, note, sha256
+from dashdeploy.recipe.architecture import Architecture
 from dashdeploy.recipe.schema import NoiseSchedule as NoiseSection
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.students import pruning
@@ -44,8 +45,6 @@ from dashdeploy.training.distill import inputs_of
 from dashdeploy.training.student import live_source
 from dashdeploy.training.timestep_weights import transfer
 
-Step = Literal["teach", "distill", "export", "bench"]
-STEPS: tuple[Step, ...] = ("teach", "distill", "export", "bench")
 CHECKPOINT_BYTES = 2 * 16
 """A parameter in two checkpoints, of which the older goes when the newer is whole: weight, average, AdamW's moments."""
 
@@ -89,7 +88,10 @@ def examine(recipe: Recipe, run_folder: Path, *, wanted: Collection[Step] = STEP
     facts.data = facts.check(load_dataset, recipe.data)
     if facts.data is not None:
         facts.check(facts.data.split, recipe.data.holdout)
-    _teacher(facts, recipe, run_folder, wanted)
+    if set(wanted) != {"bench"}:
+        _teacher(facts, recipe, run_folder, wanted)
+    elif known := facts.check(networks.load_schedule, run_folder / "student", "student"):
+        facts.schedule, _ = known
     if facts.schedule is not None:
         facts.check(plan, recipe.sampling, facts.schedule.num_train_timesteps)
     _student(facts, recipe, run_folder, wanted, fresh=fresh)
@@ -158,11 +160,8 @@ def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
     config, given = facts.config, recipe.student.architecture
     if config is None:
         return
-    if given is not None and facts.data is not None:
-        shape = {"image_shape": facts.data.image_shape, "num_classes": facts.data.num_classes}
-        huge = facts.check(_possible, unet2d.unet_config(given, **shape), given, facts.data.image_shape)
-        if huge is None:
-            return
+    if given is not None and facts.data is not None and not facts.check(_possible, given, facts.data):
+        return
     facts.student = facts.check(design, recipe.student, config)
     if facts.student is None or "distill" not in wanted:
         return
@@ -178,8 +177,10 @@ def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
         _training(facts, recipe, facts.student)
 
 
-def _possible(config: dict[str, Any], given: Any, image_shape: tuple[int, int, int]) -> bool:
-    unet2d.check_levels(given, image_shape)
+def _possible(given: Architecture, data: LabelledImages) -> bool:
+    """True; a student's UNet that images cannot pass, or memory cannot hold, is refused before it is made."""
+    unet2d.check_levels(given, data.image_shape)
+    config = unet2d.unet_config(given, image_shape=data.image_shape, num_classes=data.num_classes)
     networks.refuse_huge(config, what="student.architecture:")
     return True
 
