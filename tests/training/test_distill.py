@@ -35,7 +35,10 @@ def test_another_start_is_another_student(recipe_with, tmp_path: Path) -> None:
     folder = open_run(tmp_path, "t")
     fresh = distill.distill(recipe_with(), folder)
     assert fresh.figures["init"] == {"kind": "random"}
-    assert distill.distill(recipe_with("student.init.kind=pruned"), folder).manifest["key"] != fresh.manifest["key"]
+    pruned = recipe_with("student.init.kind=pruned")
+    with pytest.raises(UserError, match=r"student: finished with other values: student\.init\.kind random → pruned"):
+        distill.distill(pruned, folder)
+    assert distill.distill(pruned, folder, fresh=True).manifest["key"] != fresh.manifest["key"]
 
 
 TERMS = {"dash": ["imitation", "unconditional", "anchor"], "cond_only": ["imitation", "anchor"], "scratch": ["denoise"]}
