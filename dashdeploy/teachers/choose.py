@@ -150,6 +150,7 @@ def config_of(folder: Path, recipe: Recipe) -> dict[str, Any]:
     Raises:
         UserError: it is missing or not one, or a row that the recipe names is not there.
     """
-    config = networks.read_config(folder, role="teacher")
+    config = formats.config_of(folder, role="teacher")
+    networks.on_meta(config, source=f"teacher {folder}")
     num_rows = rows.number(config)
     return config | (rows.configured(config, rows.chosen(recipe.teacher, num_rows)) if num_rows else {})

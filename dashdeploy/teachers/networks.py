@@ -213,18 +213,27 @@ def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: P
     Raises:
         UserError: the two do not fit together, or diffusers cannot build such a network.
     """
-    where, make = f"{role} {folder_of(folder)}", CLASSES[config.get("_class_name", UNET)]
-    try:
-        with torch.device("meta"):  # nothing is allocated for a network that the weights are not of
-            wanted = make(**arguments(config)).state_dict()
-    except Exception as error:  # diffusers raises of any kind
-        detail = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{where}: diffusers makes no network of its config.json: {detail}") from error
-    if told := _differences(wanted, state):
+    where = f"{role} {folder_of(folder)}"
+    # Nothing is allocated for a network that the weights are not of.
+    if told := _differences(on_meta(config, source=where).state_dict(), state):
         raise UserError(f"{where}: weights and config.json do not fit together: {told}")
-    network = make(**arguments(config))
+    network = CLASSES[config.get("_class_name", UNET)](**arguments(config))
     network.load_state_dict(state)
     return without_label_dropout(network).eval().requires_grad_(False)
+
+
+def on_meta(config: dict[str, Any], *, source: str) -> Any:
+    """The network of a configuration with shapes and no memory.
+
+    Raises:
+        UserError: diffusers makes none of it.
+    """
+    try:
+        with torch.device("meta"):
+            return CLASSES[config.get("_class_name", UNET)](**arguments(config))
+    except Exception as error:  # diffusers raises of any kind
+        detail = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{source}: diffusers makes no network of its config.json: {detail}") from error
 
 
 def _differences(wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
