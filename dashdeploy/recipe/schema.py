@@ -127,10 +127,14 @@ class Training(Model):
     weight_decay: Coefficient = Field(0.0, description="of AdamW")
     gradient_clip: Number = Field(1.0, gt=0, description="largest gradient norm")
     ema_decay: Annotated[float, Field(ge=0, lt=1), REAL] | PowerEma = Field(
-        0.999, description="of the average that is kept: a constant, or {kind: power, std: …}"
+        0.999,
+        description="of the average that is kept. A number: the decay that a warm-up ends at; at step n it is "
+        "min(ema_decay, n / (9 + n)), as in diffusers. Or {kind: power, std: …}",
     )
     timestep_weights: TimestepWeights = TimestepWeights()
-    precision: Precision = Field("fp32", description="bf16, fp16: mixed precision; the weights stay in float32")
+    precision: Precision = Field(
+        "fp32", description="bf16, fp16: mixed precision; the weights stay in float32. fp16 needs a GPU"
+    )
     threads: Threads | None = Field(None, description="CPU threads of torch; null: torch's own choice")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
