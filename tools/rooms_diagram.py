@@ -10,7 +10,7 @@ from pathlib import Path
 DRAWING = Path(__file__).resolve().parent.parent / "docs" / "rooms.svg"
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("commands", ("cli",)),
-    ("all stages; many runs", ("pipeline", "compare", "show")),
+    ("all stages; many runs", ("preflight", "pipeline", "compare", "show")),
     ("stages", ("training", "export", "packages", "bench")),
     ("shared by stages", ("teachers", "students", "data", "runtime", "metrics", "report")),
     ("mathematics", ("diffusion",)),
