@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from dashdeploy.errors import UserError
+from dashdeploy.errors import writing
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -23,14 +23,12 @@ def write_whole(path: Path, content: bytes | str) -> None:
         UserError: it cannot be written; the message says why.
     """
     data = content.encode() if isinstance(content, str) else content
-    try:
+    with writing(path, named=True):
         target = path.resolve()
         if target.exists() and not target.is_file():
             target.write_bytes(data)  # a device or a pipe; of a folder this says that it is one
             return
         _replace(target, data)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a link to itself; ValueError: a NUL
-        raise UserError(f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _replace(target: Path, data: bytes) -> None:

@@ -183,7 +183,7 @@ def test_a_shard_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], sma
         (("shares:", "closes: dsh\nshares:"), "closes: unknown variant 'dsh'. Did you mean 'dash'"),
         (("seeds: [1]", "seeds: [1, 1]"), "seeds: value 1 .* repeats value 0"),
         (("variants:", "variantss:"), "not a comparison"),
-        (("name: small", "name: Small Thing"), "name: must match"),
+        (("name: small", "name: Small Thing"), "name: must be a name of small letters"),
     ],
 )
 def test_what_is_not_valid_is_told_before_anything_runs(

@@ -29,7 +29,7 @@ def test_of_two_processes_one_exports_and_measures_and_both_end(tiny_yaml: Path,
     for folder in (run / "teacher", run / "student", run / "artifacts" / "onnx-cpu", run / "bench"):
         stages.read_stage(folder)
     assert set(load_record(run / "bench").models) == {"teacher", "student", "student-onnx-cpu"}
-    assert [len(re.findall(f"^{line} ", done.stderr, re.MULTILINE)) for line in ("student", "artifact")] == [1, 1]
+    assert [len(re.findall(f"^{line}  ", done.stderr, re.MULTILINE)) for line in ("student", "artifact")] == [1, 1]
     assert done.stdout.splitlines()[-1] == str(run / "bench" / "report.html")
     assert done.stdout.count("report.html") == 1, "one of them prints the tables"
     assert not list(tmp_path.rglob(".work"))
