@@ -137,6 +137,17 @@ def test_what_a_kill_left_is_put_right_under_the_lock(tmp_path: Path, tiny_recip
     assert not work.parent.exists()
 
 
+def test_an_empty_work_folder_goes_too_and_one_at_work_stays(tmp_path: Path, tiny_recipe) -> None:
+    make(tmp_path / "s", tiny_recipe)
+    (tmp_path / ".work").mkdir()
+    assert stages.finished(tmp_path / "s", "k") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    with stages.exclusive(tmp_path / "s") as work:
+        (work / "checkpoint.pt").touch()
+        assert stages.finished(tmp_path / "s", "k") is not None
+        assert (work / "checkpoint.pt").exists()
+
+
 def test_all_files_of_a_stage_have_the_modes_that_the_umask_gives(tmp_path: Path, tiny_recipe) -> None:
     for umask, of_folder, of_file in ((0o022, 0o755, 0o644), (0o027, 0o750, 0o640), (0o002, 0o775, 0o664)):
         before = os.umask(umask)
