@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from dashdeploy.errors import UserError, unknown
+from dashdeploy.errors import UserError, nearest, shown, unknown
 
 Kind = Literal["recipes", "exporters"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _NOUNS: dict[str, str] = {"recipes": "recipe", "exporters": "export target"}
 _SUFFIX = ".yaml"
+NO_HOME = "/nonexistent"
+"""The home of users without one, as Debian names it."""
 
 
 def data_root(kind: Kind) -> Path:
@@ -53,8 +55,35 @@ def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     known = available(kind)
     stem = name.removesuffix(_SUFFIX)
     if stem not in known:
-        raise unknown(_NOUNS[kind], name, known)
+        raise _not_found(kind, name, path)
     return known[stem]
+
+
+def _not_found(kind: Kind, name: str, path: Path) -> UserError:
+    """The error for a name that is neither a file nor one that ships, by what it may have been meant as."""
+    noun, known, called = _NOUNS[kind], available(kind), shown(name)
+    other: Kind = "exporters" if kind == "recipes" else "recipes"
+    if name and os.path.isdir(path):
+        if os.path.isdir(path / "student") or os.path.isdir(path / "teacher"):
+            return UserError(f"{called}: a run folder, not a {noun}. `dashdeploy show {called}` says what comes next.")
+        return UserError(f"{called}: a folder, and a {noun} is a YAML file.")
+    if name.removesuffix(_SUFFIX) in _names(other):
+        names = ", ".join(sorted(known))
+        return UserError(f"{called}: not a name of {kind}, but of {other}. Known {kind}: {names}.")
+    if os.path.isfile(path) or os.path.isfile(f"{path}{_SUFFIX}"):
+        file = name if os.path.isfile(path) else f"{name}{_SUFFIX}"
+        return UserError(f"{called}: no {noun} of this name ships with dashdeploy. The file here is ./{shown(file)}.")
+    if is_path(name) and nearest(name.removesuffix(_SUFFIX), known) is None:
+        return UserError(f"{called}: no such file. Give a YAML file, or a name that `dashdeploy {kind} ls` lists.")
+    return unknown(noun, name, known)
+
+
+def _names(kind: Kind) -> list[str]:
+    """The names that ship; none of a kind that is missing, where that is not what went wrong."""
+    try:
+        return list(available(kind))
+    except UserError:
+        return []
 
 
 def exists(path: str | Path) -> bool:
@@ -80,6 +109,21 @@ def is_path(name: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore."""
+    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore.
+
+    Raises:
+        UserError: it is, and this user has no home folder.
+    """
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "dashdeploy"
+    if xdg.is_absolute():
+        return xdg / "dashdeploy"
+    home = os.path.expanduser("~")
+    if home in ("~", NO_HOME):
+        raise UserError("there is no home folder to keep downloads in: set XDG_CACHE_HOME to a folder.")
+    return Path(home) / ".cache" / "dashdeploy"
+
+
+def settle_home() -> None:
+    """Give a user without a home folder the one that nobody has: libraries that ask for one fail without any."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = NO_HOME

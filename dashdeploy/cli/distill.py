@@ -12,6 +12,7 @@ from dashdeploy.cli.options import (
     RecipeArgument,
     RunDir,
 )
+from dashdeploy.cli.output import Result
 
 
 def distill(
@@ -22,19 +23,19 @@ def distill(
     dry_run: DryRun = False,
     fresh: Fresh = False,
     no_check: NoCheck = False,
-) -> None:
+) -> Result:
     """Distil the recipe's student from its teacher. Interrupted, the same command resumes it.
 
-    On several devices: accelerate launch -m dashdeploy distill RECIPE
+    On several GPUs: accelerate launch -m dashdeploy distill RECIPE. On CPUs: torchrun --nproc-per-node N -m …
     """
-    from dashdeploy.cli.job import open_job, print_dry_run
+    from dashdeploy.cli.job import dry_run_of, made, open_job
 
     job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
-        return print_dry_run(job)
-    from dashdeploy.training import ranks
+        return dry_run_of(job, "distill", wanted=("distill",), fresh=fresh)
+    from dashdeploy.preflight.examine import require
     from dashdeploy.training.distill import distill as distill_stage
 
+    require(job.recipe, job.folder, wanted=("distill",), fresh=fresh)
     stage = distill_stage(job.recipe, job.make_folder(), fresh=fresh)
-    if ranks.state().is_main_process:
-        print(stage.folder)
+    return made(stage)

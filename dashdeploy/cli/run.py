@@ -12,6 +12,8 @@ from dashdeploy.cli.options import (
     RecipeArgument,
     RunDir,
 )
+from dashdeploy.cli.output import Result
+from dashdeploy.terminal import say
 
 
 def run(
@@ -22,17 +24,16 @@ def run(
     dry_run: DryRun = False,
     fresh: Fresh = False,
     no_check: NoCheck = False,
-) -> None:
+) -> Result:
     """Teach (unless there is a teacher), distill, export, bench. Stages that are up to date are not run again."""
-    from dashdeploy.cli.job import open_job, print_dry_run, warn
+    from dashdeploy.cli.job import dry_run_of, open_job
 
     job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
-        return print_dry_run(job)
-    from dashdeploy.bench.report.show import show
+        return dry_run_of(job, "run", wanted=("teach", "distill", "export", "bench"), fresh=fresh)
     from dashdeploy.pipeline import run_all
-    from dashdeploy.training import ranks
+    from dashdeploy.show.look import look
+    from dashdeploy.show.run import read_run
 
-    stage = run_all(job.recipe, job.make_folder(), fresh=fresh, say=warn)
-    if ranks.state().is_main_process:
-        show(stage.folder)
+    run_all(job.recipe, job.make_folder(), fresh=fresh, say=say)
+    return Result(read_run(job.folder).as_dict(), look(job.folder / "bench").print)

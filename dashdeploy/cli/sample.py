@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dashdeploy.cli.options import LARGEST_SEED, MOST_STEPS, MOST_THREADS
+from dashdeploy.cli.output import Result, lines
 
 MOST_COLUMNS = 1000
 MOST_IMAGES = 20_000
@@ -52,12 +54,12 @@ def sample(
         str | None, typer.Option(help="ONNX Runtime provider in place of the artifact's, as in CUDAExecutionProvider.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: the artifact's own.")] = None,
-) -> None:
+) -> Result:
     """Draw images of each class and write them as one PNG grid."""
     import torch
 
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
-    from dashdeploy.errors import UserError, unknown
+    from dashdeploy.errors import UserError, shown, unknown
     from dashdeploy.files import write_whole
     from dashdeploy.report.grid import grid_png
     from dashdeploy.runtime.opened import BATCH_SIZE, chosen
@@ -65,6 +67,8 @@ def sample(
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
+    if not os.path.isdir(out.parent):
+        raise UserError(f"--out {shown(out)}: the folder {shown(out.parent)} does not exist. Make it, or give another.")
     if solver is not None and solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
     with open_path(model, threads=threads, provider=provider, device=device) as opened:
@@ -85,7 +89,8 @@ def sample(
             device=opened.device,
         )
     write_whole(out, grid_png(images.numpy(), columns=columns, scale=scale))
-    print(out)
+    made = {"file": out, "labels": classes, "columns": columns, "seed": seed}
+    return lines({**made, "sampling": sampling.model_dump(mode="json")}, out)
 
 
 def parse_labels(text: str) -> list[int]:

@@ -26,6 +26,19 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES = 200_000  # a recipe has about 2 kB
 EXTENDS = "extends"
+NOUNS = {"Recipe": "a recipe", "Comparison": "a comparison", "Target": "an export target", "Package": "a package"}
+"""Class of the schema -> what messages call such a file."""
+SIGNS = {
+    **dict.fromkeys(("student", "distill", EXTENDS), "a recipe"),
+    "variants": "a comparison",
+    **dict.fromkeys(("backend", "graphs"), "an export target"),
+    "package": "a package",
+}
+"""Top-level keys that only one kind of file has."""
+VALIDATE = {
+    **dict.fromkeys(("a recipe", "a comparison"), "`dashdeploy recipes validate {}`"),
+    **dict.fromkeys(("an export target", "a package"), "`dashdeploy exporters validate {}`"),
+}
 
 
 def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -> Recipe:
@@ -86,7 +99,20 @@ def read(model: type[M], path: Path) -> Document[M]:
         raise UserError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 text (byte {error.start}). Is it another kind of file?") from error
-    return Document(text, name=name, model=model)
+    document = Document(text, name=name, model=model)
+    _refuse_other_kind(document)
+    return document
+
+
+def _refuse_other_kind(document: Document[M]) -> None:
+    """Say which kind of file it is, rather than which keys it lacks and has too many."""
+    wanted = NOUNS.get(document.model.__name__)
+    signs = {key: noun for key, noun in SIGNS.items() if key in document.values}
+    if wanted is None or wanted in signs.values() or not signs:
+        return
+    key, noun = next(iter(signs.items()))
+    command = VALIDATE[noun].format(document.name)
+    raise UserError(f"{document.name}: it has `{key}`, so it is {noun}; expected {wanted}. Check it with {command}.")
 
 
 def read_recipe(path: Path, *, chain: dict[Path, str] | None = None) -> Document[Recipe]:

@@ -127,10 +127,14 @@ class Training(Model):
     weight_decay: Coefficient = Field(0.0, description="of AdamW")
     gradient_clip: Number = Field(1.0, gt=0, description="largest gradient norm")
     ema_decay: Annotated[float, Field(ge=0, lt=1), REAL] | PowerEma = Field(
-        0.999, description="of the average that is kept: a constant, or {kind: power, std: …}"
+        0.999,
+        description="of the average that is kept. A number: the decay that a warm-up ends at; at step n it is "
+        "min(ema_decay, n / (9 + n)), as in diffusers. Or {kind: power, std: …}",
     )
     timestep_weights: TimestepWeights = TimestepWeights()
-    precision: Precision = Field("fp32", description="bf16, fp16: mixed precision; the weights stay in float32")
+    precision: Precision = Field(
+        "fp32", description="bf16, fp16: mixed precision; the weights stay in float32. fp16 needs a GPU"
+    )
     threads: Threads | None = Field(None, description="CPU threads of torch; null: torch's own choice")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
@@ -244,7 +248,11 @@ class Quality(Model):
 
     num_images: Images = Field(1000, ge=16, description="images of each model at each guidance")
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
-    features: Text = Field("auto", description="auto (the dataset's network), a network's name, or inception")
+    features: Text = Field(
+        "auto",
+        description="network of FID and KID: auto (the dataset's), a network's name, inception, fit (a small "
+        "classifier is trained on the recipe's images) or none (no FID; images are drawn only for the report's grids)",
+    )
     features_weights: Text | None = Field(None, description="inception: its weights file, relative to this file")
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from dashdeploy.lazy import resolve
 from dashdeploy.recipe.load import recipe_in
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
+from dashdeploy.terminal import warn
 
 ARTIFACTS, STUDENT = "artifacts", "student"
 
@@ -85,6 +85,7 @@ def find_model(path: Path) -> Path:
 def artifact_folders(run_folder: Path) -> list[Path]:
     """The artifacts of a run, by name."""
     folder = run_folder / ARTIFACTS
+    stages.mend(folder)
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
     return [path for path in found if stages.is_stage(path)]
 
@@ -105,4 +106,4 @@ def stale(folder: Path, manifest: dict[str, Any]) -> str | None:
 
 def _warn_if_stale(stage: stages.Stage) -> None:
     if why := stale(stage.folder, stage.manifest):
-        print(f"warning: {why}", file=sys.stderr, flush=True)
+        warn(why)

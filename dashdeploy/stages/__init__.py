@@ -9,7 +9,7 @@ lock, checkpoints, the draft, and for a moment the stage that the draft replaces
 from __future__ import annotations
 
 from dashdeploy.stages.hashes import digest, file_sha256, files_below, folder_sha256
-from dashdeploy.stages.lock import clear, exclusive, in_turn, work_path
+from dashdeploy.stages.lock import clear, exclusive, in_turn, mend, work_path
 from dashdeploy.stages.read import (
     FORMAT,
     MANIFEST,
@@ -19,11 +19,12 @@ from dashdeploy.stages.read import (
     is_stage,
     read_manifest,
     read_stage,
+    refuse_if_replaced,
     sidecar_text,
 )
-from dashdeploy.stages.reuse import finished, refuse_to_replace
+from dashdeploy.stages.reuse import differences, finished, refuse_to_replace
 from dashdeploy.stages.vouched import replacing, undamaged
-from dashdeploy.stages.write import Draft, open_run, stage_key, versions, write_stage
+from dashdeploy.stages.write import Draft, open_run, replacing_folder, stage_key, versions, write_stage
 
 __all__ = [
     "FORMAT",
@@ -33,6 +34,7 @@ __all__ = [
     "Stage",
     "clear",
     "current",
+    "differences",
     "digest",
     "exclusive",
     "file_sha256",
@@ -41,11 +43,14 @@ __all__ = [
     "folder_sha256",
     "in_turn",
     "is_stage",
+    "mend",
     "open_run",
     "read_manifest",
     "read_stage",
+    "refuse_if_replaced",
     "refuse_to_replace",
     "replacing",
+    "replacing_folder",
     "sidecar_text",
     "stage_key",
     "undamaged",

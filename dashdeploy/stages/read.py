@@ -109,6 +109,17 @@ def read_stage(folder: Path) -> Stage:
     return Stage(folder, manifest)
 
 
+def refuse_if_replaced(*read: Stage) -> None:
+    """Refuse to write a result of these stages if another process has replaced one of them since it was read.
+
+    Raises:
+        UserError: it names the stage.
+    """
+    for stage in read:
+        if read_manifest(stage.folder) != stage.manifest:
+            raise UserError(f"{stage.folder}: another process made it again meanwhile. Run the same command again.")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """A stage's manifest, checked against its hash; the files that it lists are not checked.
 

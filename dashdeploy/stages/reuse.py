@@ -19,8 +19,8 @@ SOURCES = ("data", "noise_schedule", "teacher", "teach", "student")
 
 def finished(folder: Path, key: str) -> Stage | None:
     """The stage in `folder` if it has this key and is whole, else None; what a kill left half-way is ended first."""
-    if work_path(folder).exists():
-        with suppress(UserError), exclusive(folder) as work:  # another process at work there will end it
+    if work_path(folder).parent.exists():
+        with suppress(UserError, OSError), exclusive(folder) as work:  # at work there, or not ours to write
             if current(folder, key):
                 clear(work)
     return current(folder, key)
@@ -34,11 +34,18 @@ def refuse_to_replace(folder: Path, stage: keys.Stage, recipe: Recipe, inputs: d
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    way_out = "Pass --fresh to replace it, or give the recipe another name."
+    replaces = "`dashdeploy teach --fresh` replaces it" if stage == "teacher" else "Pass --fresh to replace it"
+    way_out = f"{replaces}, or give the recipe another name."
     try:
         manifest = read_stage(folder).manifest
     except UserError as error:
         raise UserError(f"{folder}: is there already, and cannot be used: {error} {way_out}") from error
+    what = "; ".join(differences(manifest, stage, recipe, inputs)) or "another version of dashdeploy made it"
+    raise UserError(f"{folder}: finished with other values: {what}. {way_out}")
+
+
+def differences(manifest: dict[str, Any], stage: keys.Stage, recipe: Recipe, inputs: dict[str, Any]) -> list[str]:
+    """``distill.steps 100 → 200`` for each value in which a finished stage differs from what would be made now."""
     ours, whole = manifest["recipe"], recipe.model_dump(mode="json")
     told = [
         *(
@@ -49,8 +56,7 @@ def refuse_to_replace(folder: Path, stage: keys.Stage, recipe: Recipe, inputs: d
         *_changes(manifest["inputs"], inputs, "input"),
         *_changes(keys.without(ours, keys.left_out(recipe, stage)), keys.depends_on(recipe, stage)),
     ]
-    what = "; ".join(dict.fromkeys(told)) or "another version of dashdeploy made it"
-    raise UserError(f"{folder}: finished with other values: {what}. {way_out}")
+    return list(dict.fromkeys(told))
 
 
 def _changes(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -18,7 +18,7 @@ from dashdeploy.errors import UserError, writing
 from dashdeploy.recipe import keys
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.stages.hashes import digest, file_sha256, files_below
-from dashdeploy.stages.lock import DRAFT, take_place
+from dashdeploy.stages.lock import DRAFT, LOCK, take_place
 from dashdeploy.stages.read import FORMAT, MANIFEST, SIDECAR, sidecar_text
 
 VERSIONED = (
@@ -91,39 +91,54 @@ def write_stage(folder: Path, work: Path, *, key: str, recipe: Recipe, inputs: d
     Raises:
         UserError: the machine refuses something, as on a full disk; the message names a path.
     """
-    draft = Draft(work / DRAFT)
+    with replacing_folder(folder, work) as path:
+        draft = Draft(path)
+        yield draft
+        _follow_the_umask(path, work)  # before there is a manifest, with which the draft counts as whole
+        files = {str(name): file_sha256(path / name) for name in files_below(path)}
+        manifest = {
+            "format": FORMAT,
+            "stage": folder.name,
+            "key": key,
+            "inputs": inputs,
+            "files": files,
+            "figures": draft.figures,
+            **({"artifact": draft.artifact} if draft.artifact else {}),
+            "seed": recipe.seed,
+            "versions": versions(),
+            "recipe": recipe.model_dump(mode="json"),
+        }
+        (path / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (path / SIDECAR).write_bytes(sidecar_text(path / MANIFEST))
+
+
+@contextmanager
+def replacing_folder(folder: Path, work: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` at the end; after an error nothing has changed.
+
+    Args:
+        work: what `exclusive` gave.
+
+    Raises:
+        UserError: the machine refuses something, as on a full disk; the message names a path.
+    """
+    draft = work / DRAFT
     try:
         with writing(folder):
-            draft.folder.mkdir()
+            draft.mkdir()
             yield draft
-            files = {str(name): file_sha256(draft.folder / name) for name in files_below(draft.folder)}
-            manifest = {
-                "format": FORMAT,
-                "stage": folder.name,
-                "key": key,
-                "inputs": inputs,
-                "files": files,
-                "figures": draft.figures,
-                **({"artifact": draft.artifact} if draft.artifact else {}),
-                "seed": recipe.seed,
-                "versions": versions(),
-                "recipe": recipe.model_dump(mode="json"),
-            }
-            (draft.folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            (draft.folder / SIDECAR).write_bytes(sidecar_text(draft.folder / MANIFEST))
-            _follow_the_umask(draft.folder)
+            _follow_the_umask(draft, work)
     except BaseException:
-        shutil.rmtree(draft.folder, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
         raise
     take_place(folder, work)
 
 
-def _follow_the_umask(folder: Path) -> None:
-    """Give all below `folder` the modes that new files and folders have, whatever wrote them; programs stay such."""
-    of_folder, of_file = folder.stat().st_mode & 0o777, (folder / MANIFEST).stat().st_mode & 0o666
+def _follow_the_umask(folder: Path, work: Path) -> None:
+    """Give all below `folder` the modes of a new folder and of the lock, whatever wrote them; programs stay such."""
+    of_folder, of_file = folder.stat().st_mode & 0o777, (work / LOCK).stat().st_mode & 0o666
     for path in folder.rglob("*"):
-        if path.is_dir():
-            path.chmod(of_folder)
-        else:
-            runs = path.stat().st_mode & 0o100
-            path.chmod(of_file | (of_folder & 0o111 if runs else 0))
+        now = path.stat().st_mode & 0o777
+        wanted = of_folder if path.is_dir() else of_file | (of_folder & 0o111 if now & 0o100 else 0)
+        if now != wanted:
+            path.chmod(wanted)

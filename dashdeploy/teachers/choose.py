@@ -15,8 +15,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import formats, networks, rows, semantics
-
-CONFIGS = ("config.json", "scheduler_config.json")
+from dashdeploy.teachers.identity import sha256
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ def find(recipe: Recipe, run_folder: Path) -> Path | None:
         UserError: teacher.path is given and does not exist.
     """
     trained = run_folder / "teacher"
+    stages.mend(run_folder)
     if (trained / stages.MANIFEST).is_file():
         return trained
     if recipe.teacher.path is None:
@@ -151,11 +151,7 @@ def config_of(folder: Path, recipe: Recipe) -> dict[str, Any]:
     Raises:
         UserError: it is missing or not one, or a row that the recipe names is not there.
     """
-    config = networks.read_config(folder, role="teacher")
+    config = formats.config_of(folder, role="teacher")
+    networks.on_meta(config, source=f"teacher {folder}")
     num_rows = rows.number(config)
     return config | (rows.configured(config, rows.chosen(recipe.teacher, num_rows)) if num_rows else {})
-
-
-def sha256(folder: Path) -> str:
-    """A teacher's hash: over its tensors (weights and λ) and its model and scheduler configuration."""
-    return stages.folder_sha256(folder, keep=lambda path: path.suffix == ".safetensors" or path.name in CONFIGS)

@@ -25,6 +25,7 @@ from dashdeploy.weights_file import read_safetensors, require_finite
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 CLASSES: dict[str, Any] = {UNET: UNet2DModel, DIT: DiTTransformer2DModel}
+DEPTHS = {UNET: "layers_per_block", DIT: "num_layers"}
 TRAINING_BYTES = 20
 """Of each parameter in float32: the weight, its gradient, AdamW's two moments, the average."""
 FOLDERS = {UNET: "unet", DIT: "transformer"}
@@ -42,13 +43,7 @@ def create(config: dict[str, Any], *, network: str = UNET) -> Any:
     Raises:
         UserError: this machine's memory cannot hold it.
     """
-    parameters = count_parameters(config, network=network)
-    needed, there = parameters * TRAINING_BYTES, machine_bytes()
-    if needed > there:
-        raise UserError(
-            f"a network of {parameters:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine "
-            f"has {there / 2**30:,.0f}. Give it fewer channels or layers."
-        )
+    refuse_parameters(count_parameters(config, network=network), what="a network of")
     return without_label_dropout(CLASSES[network](**config))
 
 
@@ -75,11 +70,59 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def count_parameters(config: dict[str, Any], *, network: str = UNET) -> int:
     """Parameters of a network of this configuration, without allocating them."""
-    if network == UNET:
-        return _count(json.dumps(config), network)
-    # All blocks of a DiT have the same number. Making all 28 of a large one takes seconds, for each candidate.
-    one, two = (_count(json.dumps({**config, "num_layers": n}), network) for n in (1, 2))
-    return one + (two - one) * (int(config["num_layers"]) - 1)
+    depth = DEPTHS[network]
+    # Each further layer has as many parameters as the one before. Making all of a deep network takes seconds, for each
+    # candidate.
+    one, two = (_count(json.dumps({**config, depth: n}), network) for n in (1, 2))
+    return one + (two - one) * (int(config[depth]) - 1)
+
+
+def refuse_huge(config: dict[str, Any], *, network: str = UNET, what: str) -> None:
+    """Refuse a network that this machine's memory cannot train, before anything of it is made.
+
+    Args:
+        what: what messages call it.
+
+    Raises:
+        UserError: AdamW, the average and the gradients of the 3×3 convolutions alone would take more.
+    """
+    if network != UNET:
+        return
+    layers, widths = config["layers_per_block"], config["block_out_channels"]
+    refuse_parameters(sum((2 * layers + 1) * 9 * width**2 for width in widths), what=f"{what} more than")
+
+
+def refuse_parameters(count: int, *, what: str) -> None:
+    """Refuse so many parameters where weights, gradients, AdamW's state and the average exceed this machine's memory.
+
+    Raises:
+        UserError: they do.
+    """
+    needed, there = count * TRAINING_BYTES, machine_bytes()
+    if needed > there:
+        raise UserError(
+            f"{what} {count:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{there / 2**30:,.0f}. Give it fewer channels or layers."
+        )
+
+
+def try_forward(config: dict[str, Any], *, network: str = UNET, what: str) -> None:
+    """Run a network of this configuration on shapes alone, without memory for its values.
+
+    Raises:
+        UserError: it cannot be made, or does not take images of its size.
+    """
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            module = CLASSES[network](**{**config, DEPTHS[network]: min(2, config[DEPTHS[network]])}).eval()
+            labels = torch.zeros(2, dtype=torch.long)
+            x = torch.zeros(2, config["in_channels"], height, width)
+            module(x, timestep=labels, class_labels=labels)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} cannot take images of {height}×{width} pixels: {detail}") from error
 
 
 @functools.cache
@@ -170,18 +213,27 @@ def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: P
     Raises:
         UserError: the two do not fit together, or diffusers cannot build such a network.
     """
-    where, make = f"{role} {folder_of(folder)}", CLASSES[config.get("_class_name", UNET)]
-    try:
-        with torch.device("meta"):  # nothing is allocated for a network that the weights are not of
-            wanted = make(**arguments(config)).state_dict()
-    except Exception as error:  # diffusers raises of any kind
-        detail = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{where}: diffusers makes no network of its config.json: {detail}") from error
-    if told := _differences(wanted, state):
+    where = f"{role} {folder_of(folder)}"
+    # Nothing is allocated for a network that the weights are not of.
+    if told := _differences(on_meta(config, source=where).state_dict(), state):
         raise UserError(f"{where}: weights and config.json do not fit together: {told}")
-    network = make(**arguments(config))
+    network = CLASSES[config.get("_class_name", UNET)](**arguments(config))
     network.load_state_dict(state)
     return without_label_dropout(network).eval().requires_grad_(False)
+
+
+def on_meta(config: dict[str, Any], *, source: str) -> Any:
+    """The network of a configuration with shapes and no memory.
+
+    Raises:
+        UserError: diffusers makes none of it.
+    """
+    try:
+        with torch.device("meta"):
+            return CLASSES[config.get("_class_name", UNET)](**arguments(config))
+    except Exception as error:  # diffusers raises of any kind
+        detail = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{source}: diffusers makes no network of its config.json: {detail}") from error
 
 
 def _differences(wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:

@@ -29,8 +29,8 @@ ROUND = 64
 MOST_DRAWS = 512
 BATCH = 64
 CLEAR, SURE, LIKELY = 5.0, 4.0, 2.0
-"""Standard errors: from CLEAR on a teacher is accepted early, from SURE on an order of the classes is taken as better,
-and below LIKELY a difference is taken as not there."""
+"""Standard errors: from CLEAR on labels help and a null class is none, from SURE on another order of the classes is
+better, and below LIKELY a difference is taken as not there. So a real teacher that is hardly trained is not refused."""
 EACH = 8
 """Draws of a class from which its own label is judged."""
 SEARCH = 2000
@@ -88,8 +88,8 @@ class Semantics:
 def measure(teacher: TorchDenoiser, held_out: LabelledImages, *, seed: int = 0) -> Semantics | None:
     """Compare labels on draws of the held-out images; the same draws for the same seed. None: there is one class.
 
-    Takes 192 forwards of a teacher that is clearly right, 1536 of one that is not, and up to 4000 more to find the
-    order of its classes.
+    Takes 200 to 400 forwards of a teacher that is clearly right, 1536 of one that is not, and up to 4000 more to find
+    the order of its classes.
     """
     if teacher.interface.num_classes < 2:
         return None
@@ -99,7 +99,8 @@ def measure(teacher: TorchDenoiser, held_out: LabelledImages, *, seed: int = 0) 
         losses = np.concatenate([losses, draws.losses(ROUND, draws.usual)], axis=1)
         classes = np.concatenate([classes, draws.drawn])
         found = _compared(losses, classes, teacher.interface.num_classes)
-        if found.labels.t >= CLEAR and found.nulls.t >= LIKELY and found.worst < LIKELY:
+        judged = len(classes) >= min(EACH * len(draws.classes), 2 * ROUND)
+        if judged and found.labels.t >= CLEAR and found.nulls.t >= LIKELY and found.worst < LIKELY:
             return found
     if found.labels.t >= CLEAR and found.worst < SURE:
         return found
@@ -218,7 +219,7 @@ def problem(found: Semantics, rows: Sequence[int]) -> str | None:
             f"its labels do not help: {found}. Was it trained on other classes or data, or hardly at all? If its "
             "classes are in another order, give the row of each in teacher.labels."
         )
-    if found.nulls.t < -LIKELY:
+    if found.nulls.t <= -CLEAR:
         return (
             f"its null class (row {rows[-1]}) does not stand for any label: {found}; without a label it should be "
             "nearer the right one's. Set teacher.null_class to the row that was trained without labels. A teacher "

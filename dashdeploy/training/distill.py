@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dashdeploy import stages
 from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
-from dashdeploy.students.architecture import design
+from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import choose, networks
+from dashdeploy.terminal import say
 from dashdeploy.training import ranks
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.bank import banked
@@ -47,8 +49,7 @@ def distill(
     schedule = teacher.denoiser.interface.schedule
     weights = transfer(config.timestep_weights, schedule, teacher_folder)
     student = design(recipe.student, networks.config_of(teacher.denoiser.unet))
-    shared = {"data": data.sha256, "horizontal_flip": data.horizontal_flip, "teacher": teacher.sha256}
-    inputs = {**shared, "student": student.config}
+    shared, inputs = inputs_of(data, teacher, student)
     key = stages.stage_key("student", recipe, inputs)
     look = partial(ready, folder, "student", key=key, recipe=recipe, inputs=inputs, fresh=fresh)
     if done := look():
@@ -56,7 +57,7 @@ def distill(
     accelerator = make_accelerator(config, work=stages.work_path(folder))
     teacher.denoiser.to(accelerator.device)
     if told := ranks.in_main(partial(choose.check, teacher, recipe, data)):
-        accelerator.print(f"teacher   {told}", file=sys.stderr)
+        say(f"teacher   {told}")
     with working(folder, key=key, fresh=fresh) as work:
         if done := look():  # another process may have finished it before this one had the lock
             return done
@@ -86,3 +87,11 @@ def distill(
 
         write(folder, work, module, figures, key=key, recipe=recipe, inputs=inputs, contents=contents)
     return stages.read_stage(folder)
+
+
+def inputs_of(
+    data: LabelledImages, teacher: choose.Teacher, student: StudentDesign
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a bank, and what the student, depend on beside the recipe's fields."""
+    shared = {"data": data.sha256, "horizontal_flip": data.horizontal_flip, "teacher": teacher.sha256}
+    return shared, {**shared, "student": student.config}

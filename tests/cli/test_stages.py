@@ -70,6 +70,38 @@ def test_sample_writes_a_grid_of_the_asked_classes(
     assert max(abs(a - b) for a, b in zip(first.tobytes(), second.tobytes(), strict=True)) <= 1
 
 
+def test_sample_draws_by_the_recipe_where_nothing_is_said(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    pictures = []
+    for options in ((), ("--steps", "4", "-w", "2", "--solver", "ddim"), ("--steps", "50")):
+        out = tmp_path / f"{len(pictures)}.png"
+        assert call(capsys, "sample", run_copy, "--labels", "1", *options, "-o", out)[0] == 0
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@pytest.mark.parametrize("graph", ["guided", "cond", "step", "sampler"])
+def test_sample_opens_every_graph_of_an_artifact(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, graph: str
+) -> None:
+    file = run_copy / "artifacts" / "onnx-cpu" / f"{graph}.onnx"
+    assert call(capsys, "sample", file, "--labels", "1", "-o", tmp_path / "x.png")[0] == 0
+    if graph == "sampler":
+        said = refused(capsys, "sample", file, "--steps", "7", "-o", tmp_path / "y.png")
+        assert "holds 4 steps, and 7 were asked for" in said and "Give guided.onnx or the artifact's folder" in said
+        assert not (tmp_path / "y.png").exists()
+
+
+def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "folder.png", tmp_path / "none" / "x.png"):
+        assert "cannot be written" in refused(capsys, "sample", run_copy, "--labels", "1", "-o", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.png", "runs"]
+
+
 @pytest.mark.parametrize("guidance", ["tag", "1", "0", "3.5"])
 def test_sample_takes_any_guidance(
     capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, guidance: str
@@ -96,9 +128,9 @@ def test_sample_takes_a_solver_and_names_the_nearest(
 def test_export_prints_the_artifact_and_its_parity_as_json(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
     code, out, _ = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--json")
     assert code == 0
-    (found,) = json.loads(out)
-    assert found["parity"]["worst"]["relative_error"] < 1e-4
-    assert {check["graph"] for check in found["sampling"]} == {"cond", "step", "sampler"}
+    (found,) = json.loads(out)["made"]
+    assert found["figures"]["parity"]["worst"]["relative_error"] < 1e-4
+    assert {check["graph"] for check in found["figures"]["sampling"]} == {"cond", "step", "sampler"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
@@ -216,7 +248,7 @@ def test_bench_refuses_an_artifact_of_another_student(capsys: pytest.CaptureFixt
 
 def test_a_folder_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("export", "bench"):
-        assert "not a finished stage" in refused(capsys, command, tmp_path)
+        assert "holds no finished student. `dashdeploy show" in refused(capsys, command, tmp_path)
 
 
 def test_the_module_runs_as_a_program() -> None:

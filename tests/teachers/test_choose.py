@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -98,3 +99,17 @@ def test_a_teacher_is_checked_unless_the_recipe_says_no_or_it_was_taught_here(tm
         choose.check(choose.open_teacher(foreign, moved, data), moved, data)
     silent = load_text(RECIPE, name="x", overrides=["teacher.null_class=0", "teacher.check=false"])
     assert choose.check(choose.open_teacher(foreign, silent, data), silent, data) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_class_name": "UNet3D"}, "it is a UNet3D; supported"),
+        ({"attention_head_dim": 4096}, "makes no network of its"),
+    ],
+)
+def test_a_configuration_that_makes_no_network_is_told_before_anything_is_loaded(tmp_path, changes, message) -> None:
+    path = own(tmp_path) / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=message):
+        choose.config_of(tmp_path / "own", load_text(RECIPE, name="x"))

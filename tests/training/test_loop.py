@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import torch
 
 from dashdeploy.training import checkpoint
 from dashdeploy.training.progress import read_metrics
+from tests.training.two import launch
 
 pytestmark = pytest.mark.slow
 
@@ -130,31 +130,13 @@ def test_a_student_that_starts_from_its_teacher_resumes_exactly(taught: tuple[Pa
     assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.mark.parametrize("kind", ["tirt", "published"])
 def test_two_processes_give_the_loss_curve_of_one(taught: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
     recipe, _ = taught
     # Dropout draws differ between processes, so this student has none.
     shared = ("--set", "student.architecture.dropout=0", "--set", f"distill.timestep_weights.kind={kind}")
     assert run("distill", recipe, "--run-dir", tmp_path / "one", *shared).returncode == 0
-    launch = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"),
-        *("--main_process_port", str(free_port()), "-m", "dashdeploy"),
-    ]
-    done = subprocess.run(
-        [*launch, *map(str, ("distill", recipe, "--run-dir", tmp_path / "two", *shared))],
-        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    done = launch("distill", recipe, "--run-dir", tmp_path / "two", *shared)
     assert done.returncode == 0, done.stderr
     one, two = (read_metrics(tmp_path / n / "tiny" / "student" / "metrics.jsonl") for n in ("one", "two"))
     for name in ("loss", "imitation", "unconditional", "anchor", "grad_norm"):
@@ -205,7 +187,7 @@ def test_a_damaged_checkpoint_is_refused(taught: tuple[Path, Path], tmp_path: Pa
     (work / checkpoint.FILE).write_bytes(b"PK\x03\x04 not a checkpoint")
     done = run("distill", recipe, "--run-dir", tmp_path)
     assert done.returncode == 2
-    assert "cannot be read" in done.stderr
+    assert "damaged" in done.stderr and "--fresh" in done.stderr
 
 
 def test_a_finished_stage_is_not_run_again(taught: tuple[Path, Path], uninterrupted: Path) -> None:
@@ -222,7 +204,7 @@ def test_mirrored_images_make_another_student(taught: tuple[Path, Path], tmp_pat
     assert run("distill", recipe, "--run-dir", tmp_path).returncode == 0
     plain = student_bytes(tmp_path)
     for flip, same in (("true", False), ("false", True)):
-        done = run("distill", recipe, "--run-dir", tmp_path, "--set", f"data.horizontal_flip={flip}")
+        done = run("distill", recipe, "--run-dir", tmp_path, "--set", f"data.horizontal_flip={flip}", "--fresh")
         assert done.returncode == 0, done.stderr
         assert (student_bytes(tmp_path) == plain) is same
 
