@@ -17,7 +17,7 @@ from dashdeploy.export.export import export
 from dashdeploy.recipe.schema import Sampling, Tag
 from dashdeploy.report.grid import grid_png
 from dashdeploy.stages import MANIFEST, SIDECAR, sidecar_text
-from dashdeploy.target import Target
+from dashdeploy.target import ParityLimits, Target
 from dashdeploy.teachers import networks, unet2d
 
 OWN = Sampling(
@@ -31,7 +31,8 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("opened") / "tiny"
     shutil.copytree(tiny_run, folder)
     shutil.rmtree(folder / "artifacts")
-    export(folder, Target(name="own", description="test", graphs=("guided", "cond")), sampling=OWN)
+    quick = ParityLimits(batch_sizes=(1, 3), t_bins=2)
+    export(folder, Target(name="own", description="test", graphs=("guided", "cond"), parity=quick), sampling=OWN)
     return folder
 
 
@@ -159,9 +160,7 @@ def test_latents_come_as_they_are_and_never_as_images(
         assert np.abs(model.sample([0, 1], steps=1)).max() > 1.5  # far from an image's range, and kept
 
 
-def test_a_teachers_sampler_settings_that_are_not_followed_are_told_when_it_is_opened(
-    run: Path, tmp_path: Path
-) -> None:
+def test_a_teachers_settings_that_are_not_followed_are_told_when_it_is_opened(run: Path, tmp_path: Path) -> None:
     for part in ("unet", "scheduler"):
         shutil.copytree(run / "teacher" / part, tmp_path / part)
     path = tmp_path / "scheduler" / "scheduler_config.json"
