@@ -18,6 +18,7 @@ from dashdeploy import locate, terminal
 from dashdeploy.cli.options import DEFAULT_RUN_DIR, RunDir
 from dashdeploy.cli.output import Result, lines
 from dashdeploy.errors import UserError, printable, shown
+from dashdeploy.files import write_whole
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -135,15 +136,7 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
         raise UserError(f"{target} exists. Give another name, or --force to overwrite it.")
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist. Create it first, or give another one.")
-    content = _renamed(_with_its_base(kind, source, target.parent), source, target)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(target, _renamed(_with_its_base(kind, source, target.parent), source, target))
     return target
 
 
