@@ -40,7 +40,8 @@ from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.target import Target, load_target
 from dashdeploy.teachers import choose, networks, unet2d
-from dashdeploy.training import accelerator, bank, hints, ranks, teach
+from dashdeploy.training import bank, hints, ranks, teach
+from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.distill import inputs_of
 from dashdeploy.training.student import live_source
 from dashdeploy.training.timestep_weights import transfer
@@ -129,7 +130,7 @@ def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
         if replace or facts.to_make("teacher"):
             if not replace:
                 facts.check(stages.refuse_to_replace, made, "teacher", recipe, inputs)
-            _new_teacher(facts, recipe, data, schedule)
+            _new_teacher(facts, recipe, run_folder, data, schedule)
             return
     if folder is None:
         if recipe.teacher.path is None and not trains:
@@ -145,9 +146,9 @@ def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
         facts.check(transfer, recipe.distill.timestep_weights, facts.schedule, folder)
 
 
-def _new_teacher(facts: Facts, recipe: Recipe, data: LabelledImages, schedule: NoiseSchedule) -> None:
+def _new_teacher(facts: Facts, recipe: Recipe, run_folder: Path, data: LabelledImages, schedule: NoiseSchedule) -> None:
     assert recipe.teach is not None
-    facts.check(accelerator.refuse, recipe.teach, processes=ranks.state().num_processes)
+    facts.check(make_accelerator, recipe.teach, work=run_folder)
     architecture = recipe.teach.architecture
     config = unet2d.unet_config(architecture, image_shape=data.image_shape, num_classes=data.num_classes)
     before = len(facts.problems)
@@ -178,7 +179,7 @@ def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
         elif facts.to_make("student"):
             facts.check(stages.refuse_to_replace, made, "student", recipe, inputs)
     if facts.to_make("student"):
-        _training(facts, recipe, facts.student)
+        _training(facts, recipe, run_folder, facts.student)
 
 
 def _possible(given: Architecture, data: LabelledImages) -> bool:
@@ -189,12 +190,12 @@ def _possible(given: Architecture, data: LabelledImages) -> bool:
     return True
 
 
-def _training(facts: Facts, recipe: Recipe, student: StudentDesign) -> None:
+def _training(facts: Facts, recipe: Recipe, run_folder: Path, student: StudentDesign) -> None:
     config = recipe.distill
     assert facts.config is not None
     facts.check(networks.refuse_parameters, student.parameters, what="the student:")
     facts.check(networks.try_forward, student.config, network=student.network, what="the student")
-    facts.check(accelerator.refuse, config, processes=ranks.state().num_processes)
+    facts.check(make_accelerator, config, work=run_folder)
     if config.objective.hint_weight:
         for name in (facts.config.get("_class_name", networks.UNET), student.network):
             facts.check(hints.refuse, name)

@@ -63,6 +63,7 @@ def test_a_recipe_that_can_be_carried_out_has_no_problem_and_nothing_is_made(tex
         (["export=[tensorrt]"], READY, "(?i)tensorrt"),
         (["export=[cpp, onnx-cpu]", "sampling.solver=dpmpp_2m"], READY, "cpp of .*packages run DDIM"),
         (["distill.tracker=clearml"], READY, "tracker: clearml is not installed"),
+        (["distill.precision=fp16"], READY, "precision fp16 does not work on a CPU"),
         (["teach.tracker=clearml"], TAUGHT, "tracker: clearml is not installed"),
         (["distill.timestep_weights={kind: tirt}"], READY, "takes λ from the teacher"),
         (["data.image_size=12"], READY, r"its images are \(1, 8, 8\).*set data.image_size to 8"),
