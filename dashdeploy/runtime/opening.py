@@ -85,6 +85,7 @@ def find_model(path: Path) -> Path:
 def artifact_folders(run_folder: Path) -> list[Path]:
     """The artifacts of a run, by name."""
     folder = run_folder / ARTIFACTS
+    stages.mend(folder)
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
     return [path for path in found if stages.is_stage(path)]
 

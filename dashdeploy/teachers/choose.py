@@ -46,6 +46,7 @@ def find(recipe: Recipe, run_folder: Path) -> Path | None:
         UserError: teacher.path is given and does not exist.
     """
     trained = run_folder / "teacher"
+    stages.mend(run_folder)
     if (trained / stages.MANIFEST).is_file():
         return trained
     if recipe.teacher.path is None:
