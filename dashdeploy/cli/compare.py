@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.options import DEFAULT_RUN_DIR, AsJson, Fresh, RunDir
+from dashdeploy.cli.options import DEFAULT_RUN_DIR, MOST_THREADS, AsJson, Fresh, RunDir
 
 
 def compare(
@@ -20,7 +20,9 @@ def compare(
     ] = "1/1",
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="CPU threads of every run. Default: as the recipe says."),
+        typer.Option(
+            metavar="N", min=1, max=MOST_THREADS, help="CPU threads of every run. Default: as the recipe says."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order; do nothing.")] = False,
     fresh: Fresh = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashdeploy.data.images import LabelledImages
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 from dashdeploy.recipe.schema import Data
 
 EXPECTED = "expected arrays latents (N, C, S, S) float16 or float32, labels (N,) integers and perhaps classes (K,)"
@@ -53,11 +52,12 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file, each checked."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; {EXPECTED}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise UserError(f"{path}: not a whole .npz file without pickled objects ({error}); {EXPECTED}") from error
+    again = f"{EXPECTED[0].upper()}{EXPECTED[1:]}."
+    with (
+        reading(path, ".npz file without pickled objects", again=again),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
     if missing := {"latents", "labels"} - arrays.keys():
         raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; {EXPECTED}")
     latents, labels = arrays["latents"], arrays["labels"]
@@ -65,6 +65,9 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: latents is {latents.shape} {latents.dtype}; {EXPECTED}")
     if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{path}: labels is {labels.shape} {labels.dtype} for {len(latents)} latents; {EXPECTED}")
+    names = arrays.get("classes", np.array(["any"]))
+    if names.ndim != 1 or not len(names):
+        raise UserError(f"{path}: classes is {names.shape} {names.dtype}; {EXPECTED}")
     if not np.isfinite(latents).all():
         raise UserError(f"{path}: latents holds NaN or Inf")
     return arrays

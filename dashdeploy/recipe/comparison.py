@@ -12,14 +12,13 @@ from pydantic import Field, model_validator
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError, unknown
-from dashdeploy.fields import DISTINCT, Count, Model, Text
+from dashdeploy.fields import DISTINCT, Model, Name, Seed, Text
 from dashdeploy.recipe.document import Document, Origin, Origins, within
 from dashdeploy.recipe.load import MAX_BYTES, read, read_recipe
 from dashdeploy.recipe.problems import KeyPath
 from dashdeploy.recipe.schema import Recipe
 
 Changes = dict[str, Any]
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 class Variant(Model):
@@ -47,11 +46,11 @@ class Comparison(Model):
     A variant that changes keys under `teach` and sets `teacher.path: null` trains another teacher.
     """
 
-    name: str = Field(pattern=NAME, description="names the folder: runs/<name>")
+    name: Name = Field(description="names the folder: runs/<name>")
     recipe: Text = Field(description="the recipe that every variant extends: a name, or a path relative to this file")
-    seeds: Annotated[tuple[Count, ...], DISTINCT] = Field((0, 1, 2), min_length=1)
+    seeds: Annotated[tuple[Seed, ...], DISTINCT] = Field((0, 1, 2), min_length=1)
     set: Changes = Field({}, description="changes for every variant; those of the variant come after them")
-    variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(min_length=1)
+    variants: dict[Name, Variant] = Field(min_length=1)
     shares: Shares | None = Field(None, description="report each term's share of a variant's gain")
     closes: Text | None = Field(
         None,
