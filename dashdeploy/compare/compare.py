@@ -40,7 +40,7 @@ def jobs(comparison: Comparison) -> list[tuple[str, int]]:
     return [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
 
 
-def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
+def designs(comparison: Comparison, root: Path) -> dict[str, str]:
     """Variant -> one line on its student; nothing is run or written.
 
     Raises:
@@ -50,7 +50,7 @@ def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]
     for variant in comparison.variants:
         recipe = recipe_of(comparison, variant, comparison.seeds[0])
         try:
-            students[variant] = describe_student(recipe, choose.find(recipe, root / variant, base=base))
+            students[variant] = describe_student(recipe, choose.find(recipe, root / variant))
         except UserError as error:
             raise UserError(f"variant {variant}: {error}") from None
     return students
@@ -60,7 +60,6 @@ def compare(
     comparison: Comparison,
     run_dir: Path,
     *,
-    base: Path,
     shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
     fresh: bool = False,
@@ -69,7 +68,6 @@ def compare(
     """Carry out the runs of this shard that are missing, and write the summary once the runs of all shards are there.
 
     Args:
-        base: the folder of the recipe's file, where a relative teacher.path is looked for.
         shard: (i, n): every n-th run, starting with the i-th (from 0). Shards may run on several machines that share
             run_dir.
         threads: CPU threads of training and measuring. None: as the recipe says.
@@ -81,7 +79,7 @@ def compare(
     Raises:
         UserError: as by `designs`, before anything is made.
     """
-    designs(comparison, run_dir / comparison.name, base=base)
+    designs(comparison, run_dir / comparison.name)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
@@ -91,7 +89,7 @@ def compare(
         recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
-        run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=lambda text: None)
+        run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=lambda text: None)
     runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
     if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
         say(f"not finished by other shards: {', '.join(missing)}")

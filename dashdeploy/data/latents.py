@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError, reading
+from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
 EXPECTED = "expected arrays latents (N, C, S, S) float16 or float32, labels (N,) integers and perhaps classes (K,)"
@@ -27,7 +28,7 @@ def load(config: Data) -> LabelledImages:
     """
     if config.path is None:
         raise UserError(f"dataset latents: set data.path to an .npz file or a folder of them; {EXPECTED}")
-    path = Path(config.path).expanduser()
+    path = expanded(config.path)
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: has no .npz files; {EXPECTED}")

@@ -48,21 +48,21 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
     key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
-    done = None if fresh else stages.current(folder, key)
+    done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return done
     backend.ready()
     denoiser = formats.load(student.folder, role="student")
     refuse_network(target, denoiser, run_folder)
     described = describe.student(student, recipe, target, denoiser.interface)
-    folder.parent.mkdir(exist_ok=True)
     with (
-        stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
-        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as scratch,
         _progress() as progress,
     ):
         artifact, checks = make(
-            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(work), progress=progress
+            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(scratch), progress=progress
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
         draft.figures.update(checks.model_dump(mode="json"))

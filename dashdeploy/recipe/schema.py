@@ -52,14 +52,18 @@ class Data(Model):
         description="side in pixels: images are cropped to their central square and resized by Pillow's antialiased "
         "bilinear filter; null: as stored",
     )
-    path: Text | None = Field(None, description="folder with the dataset's files; null: the dataset's usual folder")
+    path: Text | None = Field(
+        None, description="folder with the dataset's files, relative to this file; null: the dataset's usual folder"
+    )
     holdout: Number = Field(
         0.1, ge=0, lt=1, description="share of the training images that is held out, for guidance fidelity"
     )
     horizontal_flip: StrictBool | None = Field(None, description="mirror images at random; null: as the dataset says")
     download: StrictBool = Field(False, description="download the dataset's published archive if it is not there")
     vae: Text | None = Field(
-        None, description="folder of a diffusers AutoencoderKL: encode the images once and train on their latents"
+        None,
+        description="folder of a diffusers AutoencoderKL, relative to this file: encode the images once and train on "
+        "their latents",
     )
 
     @property
@@ -157,7 +161,7 @@ class Teacher(Model):
     """A ready teacher. Leave this section out to train one as the `teach` section says."""
 
     path: Text | None = Field(
-        None, description="folder in diffusers format, relative to the recipe or to the recipes that ship"
+        None, description="folder in diffusers format, relative to this file or to the recipes that ship"
     )
 
 
@@ -222,7 +226,7 @@ class Quality(Model):
     num_images: Images = Field(1000, ge=16, description="images of each model at each guidance")
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
     features: Text = Field("auto", description="auto (the dataset's network), a network's name, or inception")
-    features_weights: Text | None = Field(None, description="inception: its weights file")
+    features_weights: Text | None = Field(None, description="inception: its weights file, relative to this file")
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",
         description="the guidances at which the student is also sampled in torch: sampling.guidance, or all",

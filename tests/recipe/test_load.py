@@ -53,7 +53,7 @@ def test_numbers_with_an_exponent_are_numbers(text: str) -> None:
 
 def test_dates_and_quoted_numbers_stay_text() -> None:
     recipe = load("data: {path: 2024-01-01, features: 1}", "data={path: 2024-01-01}")
-    assert recipe.data.path == "2024-01-01"
+    assert recipe.data.path == str(Path("2024-01-01").absolute())
     assert load("data: {path: '1e5'}").data.path == "1e5"
 
 
