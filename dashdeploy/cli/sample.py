@@ -91,10 +91,11 @@ def parse_labels(text: str) -> list[int]:
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()):
-            raise UserError(f"--labels {text!r}: expected class indices, as in 0,3,7 or 0-9")
+            raise UserError(f"--labels {text[:60]!r}: expected class indices, as in 0,3,7 or 0-9")
         span = range(_index(low), _index(high or low) + 1)
         if span.stop > LARGEST_CLASS or len(classes) + len(span) > MOST_IMAGES:
-            raise UserError(f"--labels {text!r}: at most {MOST_IMAGES:,} classes, and no index from {LARGEST_CLASS:,}")
+            most = f"at most {MOST_IMAGES:,} classes, and no index from {LARGEST_CLASS:,}"
+            raise UserError(f"--labels {text[:60]!r}: {most}")
         classes += span
     if not classes:
         raise UserError(f"--labels {text!r}: no class index")

@@ -18,6 +18,7 @@ from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
 from dashdeploy.compare.teachers import teacher_of
 from dashdeploy.errors import UserError
+from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.teachers import choose
@@ -106,10 +107,10 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         "machine": machine(),
         "versions": stages.versions(),
     }
-    (root / "compare.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (root / "compare.md").write_text(tables.markdown(summary), encoding="utf-8")
+    write_whole(root / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(root / "compare.md", tables.markdown(summary))
     for name, svg in plots.all_of(summary).items():
-        (root / f"{name}.svg").write_text(svg, encoding="utf-8")
+        write_whole(root / f"{name}.svg", svg)
 
 
 def _share_samples(root: Path, folder: Path) -> None:

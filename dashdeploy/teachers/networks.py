@@ -17,7 +17,7 @@ from dashdeploy.diffusion import prediction as predictions
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError, reading
+from dashdeploy.errors import UserError, reading, writing
 from dashdeploy.teachers import config as configs
 from dashdeploy.weights_file import read_safetensors
 
@@ -85,7 +85,8 @@ def save(network: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dt
     stored.load_state_dict(network.state_dict())
     for parameter in stored.parameters():
         parameter.data = parameter.data.to(dtype)
-    stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
+    with writing(folder / FOLDERS[name]):
+        stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     text = json.dumps(schedule.scheduler_config(), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)

@@ -246,7 +246,11 @@ def test_the_json_schema_keeps_the_bounds_of_values_that_may_be_null_or_are_in_l
         "maximum": 4096,
         "type": "integer",
     }
-    assert sections["Latency"]["properties"]["batch_sizes"]["items"] == {"minimum": 1, "type": "integer"}
+    assert sections["Latency"]["properties"]["batch_sizes"]["items"] == {
+        "minimum": 1,
+        "maximum": 65536,
+        "type": "integer",
+    }
     assert sections["Distill"]["properties"]["steps"]["minimum"] == 1
 
 
