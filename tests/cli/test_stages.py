@@ -192,7 +192,8 @@ def test_a_truncated_teacher_that_has_no_manifest(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_yaml: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_run / "teacher", tmp_path / "own")
-    (tmp_path / "own" / "manifest.json").unlink()
+    for name in ("manifest.json", "manifest.json.sha256"):
+        (tmp_path / "own" / name).unlink()
     truncate(tmp_path / "own" / "unet" / "diffusion_pytorch_model.safetensors")
     tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: own}\n")
     said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
