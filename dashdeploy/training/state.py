@@ -94,6 +94,6 @@ def not_finite(step: int, what: str, folder: Path, *, parts: Sequence[str] = ())
     where = f"The last good checkpoint is kept: {kept}." if kept.is_file() else "No checkpoint had been written yet."
     named = f" ({', '.join(parts)})" if parts else ""
     return UserError(
-        f"step {step}: {what} is not finite{named}. {where} Lower the learning rate, raise warmup_steps, or use "
-        "precision: fp32; a changed recipe starts anew with --fresh."
+        f"step {step}: {what} is not finite{named}. {where} Lower the learning rate, raise warmup_steps, or set "
+        "precision to fp32; a changed recipe starts anew with --fresh."
     )
