@@ -12,7 +12,22 @@ from typing import Annotated
 import typer
 
 from dashdeploy import __version__
-from dashdeploy.cli import adopt, bench, compare, diff, distill, doctor, export, exporters, recipes, run, sample, teach
+from dashdeploy.cli import (
+    adopt,
+    bench,
+    compare,
+    diff,
+    distill,
+    doctor,
+    export,
+    exporters,
+    keygen,
+    recipes,
+    run,
+    sample,
+    teach,
+    verify,
+)
 from dashdeploy.errors import Interrupted, UserError
 
 # In the order of the work. Another command: import its module above and add one line here.
@@ -25,6 +40,8 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "diff": diff.diff,
     "compare": compare.compare,
     "sample": sample.sample,
+    "verify": verify.verify,
+    "keygen": keygen.keygen,
     "adopt": adopt.adopt,
     "recipes": recipes.app,
     "exporters": exporters.app,

@@ -22,6 +22,10 @@ def export(
         ),
     ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Short for --to tensorrt.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Sign what is written with this secret key (dashdeploy keygen)."),
+    ] = None,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
@@ -32,15 +36,16 @@ def export(
     """
     import json
 
-    from dashdeploy import stages
+    from dashdeploy import signing, stages
     from dashdeploy.packages import schema
     from dashdeploy.packages.stage import carry_out, refuse_same_names, summary
 
+    key = signing.read_secret_key(sign) if sign is not None else None  # a wrong one is told before the work
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
     names = names or stages.read_stage(run_folder / "student").manifest["recipe"]["export"]
     targets = [schema.load(name) for name in dict.fromkeys(names)]
     refuse_same_names(targets)
-    written = [carry_out(run_folder, target, fresh=fresh) for target in targets]
+    written = [carry_out(run_folder, target, fresh=fresh, sign_with=key) for target in targets]
     if as_json:
         print(json.dumps([{"artifact": str(stage.folder), **stage.figures} for stage in written], indent=2))
         return

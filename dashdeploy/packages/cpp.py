@@ -9,6 +9,7 @@ from typing import Any
 from dashdeploy.artifact import Backend
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import Writer
+from dashdeploy.packages.carry import carry
 from dashdeploy.packages.schema import Package
 from dashdeploy.packages.template import render
 
@@ -35,7 +36,7 @@ class CppWriter(Writer):
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
         ignored = shutil.ignore_patterns("build", "README.md")
         shutil.copytree(self.templates, destination, dirs_exist_ok=True, ignore=ignored)
-        shutil.copytree(folder, destination / ARTIFACT)
+        carry(folder, manifest, destination / ARTIFACT)
         artifact = manifest.artifact
         values = {
             "recipe": manifest.recipe["name"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dashdeploy import locate, stages
+from dashdeploy import checked, locate, signing, stages
 from dashdeploy import manifest as manifests
 from dashdeploy.errors import UserError
 from dashdeploy.export import export as artifacts
@@ -15,22 +15,32 @@ from dashdeploy.packages import PACKAGES, Writer
 from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
+from dashdeploy.signing import SecretKey
 from dashdeploy.target import Target, load_target
 
 FOLDER = "packages"
 
 
 def carry_out(
-    run_folder: Path, what: Target | Package, *, sampling: Sampling | None = None, fresh: bool = False
+    run_folder: Path,
+    what: Target | Package,
+    *,
+    sampling: Sampling | None = None,
+    fresh: bool = False,
+    sign_with: SecretKey | None = None,
 ) -> stages.Stage:
-    """Export a target, or write a package. sampling: see `export.export`.
+    """Export a target, or write a package.
+
+    Args:
+        sampling: see `export.export`.
+        sign_with: signs what is written, a package's artifact too; None: an artifact that has a signature keeps it.
 
     Raises:
         UserError: see `export.export` and `write_package`.
     """
     if isinstance(what, Package):
-        return write_package(run_folder, what, sampling=sampling, fresh=fresh)
-    return artifacts.export(run_folder, what, sampling=sampling, fresh=fresh)
+        return write_package(run_folder, what, sampling=sampling, fresh=fresh, sign_with=sign_with)
+    return _signed(artifacts.export(run_folder, what, sampling=sampling, fresh=fresh), sign_with)
 
 
 def place(what: Target | Package) -> str:
@@ -39,14 +49,19 @@ def place(what: Target | Package) -> str:
 
 
 def write_package(
-    run_folder: Path, package: Package, *, sampling: Sampling | None = None, fresh: bool = False
+    run_folder: Path,
+    package: Package,
+    *,
+    sampling: Sampling | None = None,
+    fresh: bool = False,
+    sign_with: SecretKey | None = None,
 ) -> stages.Stage:
-    """Write run_folder/packages/<name>, or return the current one. sampling: see `export.export`.
+    """Write run_folder/packages/<name>, or return the current one. sampling, sign_with: see `carry_out`.
 
     Raises:
         UserError: the artifact cannot be exported, or does not fit the package.
     """
-    artifact = artifacts.export(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh)
+    artifact = carry_out(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh, sign_with=sign_with)
     manifest = manifests.read(artifact)
     templates = locate.data_root("exporters") / package.package.kind
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
@@ -54,15 +69,23 @@ def write_package(
     writer.check(artifact.folder, manifest)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
+    if (signature := artifact.folder / checked.SIGNATURE).is_file():
+        inputs["signature"] = stages.file_sha256(signature)
     recipe = Recipe.model_validate(manifest.recipe)
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
     done = None if fresh else stages.current(folder, key)
     if done is not None:
-        return done
+        return _signed(done, sign_with)
     folder.parent.mkdir(exist_ok=True)
     with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
-    return stages.read_stage(folder)
+    return _signed(stages.read_stage(folder), sign_with)
+
+
+def _signed(stage: stages.Stage, key: SecretKey | None) -> stages.Stage:
+    if key is not None:
+        signing.sign(stage, key)
+    return stage
 
 
 def require_ddim(folder: Path, manifest: Manifest) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import stages
+from pydantic import TypeAdapter
+
+from dashdeploy import checked, stages
 from dashdeploy.artifact import Artifact, Backend, GraphName, Schedule
 from dashdeploy.diffusion import guidance, noise
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import Writer, triton_config
+from dashdeploy.packages.carry import carry
 from dashdeploy.packages.schema import Package, Triton
 from dashdeploy.packages.template import render
 
@@ -22,8 +26,10 @@ NEEDS: dict[str, tuple[Backend, GraphName, str]] = {
     "tensorrt_plan": ("tensorrt", "sampler", "tensorrt-sampler"),
 }
 """Triton backend -> the artifact's backend, the graph that it runs, and exporters that give one."""
-MODULES = ("model.py", "sampler.py")
-"""What the python backend runs, beside noise.py."""
+MODULES = ("model.py", "sampler.py", "reader.py")
+"""What the python backend runs, beside noise.py and checked.py."""
+SCHEMA = "manifest.schema.json"
+"""The contract, which reader.py holds the manifest against."""
 
 
 class TritonWriter(Writer):
@@ -96,16 +102,20 @@ class TritonWriter(Writer):
     def _copy_model(self, version: Path, folder: Path, manifest: Manifest) -> None:
         """What Triton loads. Files that a graph names (its weights) keep their names."""
         if self.settings.backend == "python":
-            for source in (*(self.templates / module for module in MODULES), Path(noise.__file__)):
+            sources = (*(self.templates / module for module in MODULES), Path(noise.__file__), Path(checked.__file__))
+            for source in sources:
                 shutil.copyfile(source, version / source.name)
-            (version / "artifact").mkdir()
-            for name in (*manifest.files, stages.MANIFEST, stages.SIDECAR):
-                shutil.copyfile(folder / name, version / "artifact" / name)
+            (version / SCHEMA).write_text(json.dumps(TypeAdapter(Manifest).json_schema()), encoding="utf-8")
+            carry(folder, manifest, version / "artifact")
             return
         graph = manifest.artifact.graphs["sampler"]
         _, file = triton_config.ENGINES[self.settings.backend]
-        for name in graph.loaded:
-            shutil.copyfile(folder / name, version / (file if name == graph.file else name))
+        try:
+            loaded = checked.read_graph(folder, graph.file, graph.loaded, manifest.files)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        for name, data in {file: loaded.model, **loaded.weights}.items():
+            (version / name).write_bytes(data)
 
     def _values(self, name: str, message: triton_config.Message, artifact: Artifact, steps: Schedule) -> dict[str, Any]:
         """What the templates' names stand for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -34,15 +34,20 @@ class Closable(Protocol):
 
 @dataclass(frozen=True)
 class Opening:
-    """How a model is to be opened; None leaves the choice to the artifact, or to the runtime."""
+    """How a model is to be opened; None leaves the choice to the artifact, or to the runtime.
+
+    hashes: SHA-256 of the folder's files by name, which each file has to have as it is read for loading. None: nothing
+    vouches for them yet.
+    """
 
     threads: int | None = None
     provider: str | None = None
     device: str | None = None
+    hashes: Mapping[str, str] | None = None
 
 
 class Open(Protocol):
-    """Opens the artifact of one backend; its files have been checked against their hashes."""
+    """Opens the artifact of one backend; what it loads are bytes that `graphs_model.read` has checked."""
 
     def __call__(self, folder: Path, artifact: Artifact, how: Opening, /, *, sha256: str) -> Model:
         """Open the graphs in `folder`; `sha256` is the artifact's identity.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import torch
 from pydantic import ValidationError
 
 from dashdeploy.artifact import Artifact, Graph, Student
+from dashdeploy.checked import GraphBytes
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import problem
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
-from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
-from dashdeploy.stages import file_sha256
+from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession, read_file
 
 CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRtRtxExecutionProvider")
 
@@ -80,7 +81,14 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
 
     def session(graph: Graph, threads: int | None) -> Session:
         path, inputs = folder / graph.file, tuple(tensor.name for tensor in graph.inputs)
-        opened = OnnxSession(path, inputs=inputs, threads=threads, providers=providers, device_id=device.index or 0)
+        opened = OnnxSession(
+            path,
+            inputs=inputs,
+            threads=threads,
+            providers=providers,
+            device_id=device.index or 0,
+            loaded=read(folder, graph, how),
+        )
         return HostSession(opened, inputs) if device.type == "cpu" else DeviceSession(opened, graph, device)
 
     title = "ONNX Runtime" if providers == CPU else f"ONNX Runtime {providers[0].removesuffix('ExecutionProvider')}"
@@ -102,15 +110,17 @@ def open_guided(path: Path, interface: Interface, *, threads: int | None = None)
     return GraphDenoiser(Graphs(("guided",), lambda name: HostSession(session, GUIDED)), interface)
 
 
-def open_file(path: Path, *, threads: int | None) -> Model:
-    """Open a guided graph's .onnx file, without a manifest, on the CPU, by the metadata inside.
+def open_file(path: Path, *, threads: int | None, loaded: GraphBytes | None = None) -> Model:
+    """Open a guided graph's .onnx file on the CPU, by the metadata inside.
+
+    Args:
+        loaded: its bytes as a manifest vouches for them; None: there is no manifest.
 
     Raises:
         UserError: missing, truncated, another graph, or without this package's metadata.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    session = OnnxSession(path, threads=threads)
+    loaded = loaded or read_file(path)
+    session = OnnxSession(path, threads=threads, loaded=loaded)
     try:
         metadata = {key.removeprefix("dashdeploy."): json.loads(text) for key, text in session.metadata.items()}
         student = Student.model_validate(metadata)
@@ -119,14 +129,13 @@ def open_file(path: Path, *, threads: int | None) -> Model:
         what = problem(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{path}: not exported by dashdeploy (metadata: {what}). Export it again.") from error
     graphs = Graphs(("guided",), lambda name: HostSession(session, GUIDED))
-    data = path.with_name(path.name + ".data")
     return Model(
         label="student (ONNX Runtime)",
         runtime="onnxruntime",
         denoiser=GraphDenoiser(graphs, interface(student)),
         parameters=student.parameters,
-        file_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
-        sha256=file_sha256(path),
+        file_bytes=len(loaded.model) + sum(map(len, loaded.weights.values())),
+        sha256=hashlib.sha256(loaded.model).hexdigest(),
         classes=student.classes,
         precision=student.precision,
         resources=[session],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dashdeploy import manifest, stages
+from dashdeploy import checked, manifest, signing, stages
+from dashdeploy.artifact import Artifact
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.runtime import RUNTIMES
@@ -14,7 +15,12 @@ ARTIFACTS = "artifacts"
 
 
 def open_path(
-    path: str | Path, *, threads: int | None = None, provider: str | None = None, device: str | None = None
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    device: str | None = None,
+    public_key: str | None = None,
 ) -> Model:
     """Open a model as a Denoiser and a Sampler; `dashdeploy.runtime.open` says what the arguments mean.
 
@@ -22,30 +28,61 @@ def open_path(
     checked against it before anything in them is loaded.
 
     Raises:
-        UserError: nothing there that can be opened, it is damaged, or what it needs is not here.
+        UserError: nothing there that can be opened, it is damaged or not signed, or what it needs is not here.
     """
     path = Path(path)
+    public_key = checked.configured_key(public_key)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
             raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
-        if (path.parent / stages.MANIFEST).is_file():
-            stages.read_stage(path.parent)
         from dashdeploy.runtime.onnxruntime_model import open_file
 
-        return open_file(path, threads=threads)
+        return open_file(path, threads=threads, loaded=_of_artifact(path, public_key))
     folder = find_model(path)
-    stage = stages.read_stage(folder) if (folder / stages.MANIFEST).is_file() else None
-    artifact = manifest.read(stage).artifact if stage is not None and "artifact" in stage.manifest else None
+    stage, artifact = _read(folder, public_key)
     backend = artifact.backend if artifact is not None else "torch"
     if provider is not None and backend != "onnxruntime":
         raise UserError(f"{folder}: a provider is ONNX Runtime's, and this is a model for {backend}.")
-    how = Opening(threads, provider, device)
+    how = Opening(threads, provider, device, stage.manifest["files"] if stage is not None else None)
     if stage is None or artifact is None:
         from dashdeploy.runtime import torch_model
 
         return torch_model.open_model(folder, stage, how)
     opener: Open = resolve("runtime", RUNTIMES, backend)
     return opener(folder, artifact, how, sha256=stage.sha256)
+
+
+def _read(folder: Path, public_key: str | None) -> tuple[stages.Stage | None, Artifact | None]:
+    """The stage of a folder, checked, and the artifact that it is; None: there is no manifest, or no artifact."""
+    stage = stages.read_stage(folder) if (folder / stages.MANIFEST).is_file() else None
+    if stage is not None and public_key is not None:
+        signing.verify(stage, public_key)
+    if stage is not None and "artifact" in stage.manifest:
+        return stage, manifest.read(stage).artifact
+    if public_key is not None:
+        raise UserError(
+            f"{folder}: not an artifact, and with a public key ({checked.PUBLIC_KEY}, or the argument) only signed "
+            "artifacts are opened."
+        )
+    return stage, None
+
+
+def _of_artifact(path: Path, public_key: str | None) -> checked.GraphBytes | None:
+    """An .onnx file's bytes as the manifest beside it vouches for them; None: there is no manifest."""
+    stage, artifact = _read(path.parent, public_key)
+    if stage is None:
+        return None
+    graphs = artifact.graphs.values() if artifact is not None else ()
+    for graph in graphs:
+        if graph.file == path.name or graph.onnx == path.name:
+            files = [name for name in graph.files if name != graph.file or graph.onnx is None]
+            try:
+                return checked.read_graph(path.parent, path.name, files, stage.manifest["files"])
+            except ValueError as error:
+                raise UserError(str(error)) from error
+    raise UserError(
+        f"{path}: {path.parent / stages.MANIFEST} lists no such graph. Open the folder, or export it again."
+    )
 
 
 def find_model(path: Path) -> Path:

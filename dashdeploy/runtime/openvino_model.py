@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from dashdeploy.artifact import Artifact, Graph
+from dashdeploy.checked import GraphBytes
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, host_threads, open_graphs
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, host_threads, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import GUIDED
 
@@ -21,7 +22,8 @@ class OpenVinoSession:
     """One compiled graph, over torch tensors of the host.
 
     Args:
-        path: an .xml or .onnx file, or a model in memory.
+        source: the graph's bytes, or a model in memory.
+        what: the file, for messages.
         precision_hint: what OpenVINO computes float32 graphs in; f32 unless the artifact says otherwise. On CPUs with
             bf16 instructions OpenVINO would else take bf16 silently.
         streams: so many calls at once, from as many threads, each on one thread; None: all threads work on one call.
@@ -32,8 +34,9 @@ class OpenVinoSession:
 
     def __init__(
         self,
-        path: Path | Any,
+        source: GraphBytes | Any,
         *,
+        what: object = "the graph",
         inputs: tuple[str, ...],
         threads: int | None,
         precision_hint: str,
@@ -48,15 +51,17 @@ class OpenVinoSession:
         if streams is None and threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            source = str(path) if isinstance(path, Path) else path
-            model = openvino.Core().compile_model(source, "CPU", settings)
+            core = openvino.Core()
+            if isinstance(source, GraphBytes):
+                source = core.read_model(source.model, b"".join(source.weights.values()))
+            model = core.compile_model(source, "CPU", settings)
         except Exception as error:
             raise UserError(
-                f"{path}: not a whole OpenVINO model ({' '.join(str(error).split())[:200]}). Export it again."
+                f"{what}: not a whole OpenVINO model ({' '.join(str(error).split())[:200]}). Export it again."
             ) from error
         names = {name for tensor in model.inputs for name in tensor.get_names()}
         if not set(inputs) <= names:
-            raise UserError(f"{path}: its inputs are {sorted(names)}; expected {sorted(inputs)}")
+            raise UserError(f"{what}: its inputs are {sorted(names)}; expected {sorted(inputs)}")
         self.inputs, self.free = inputs, SimpleQueue[Any]()
         for _ in range(streams or 1):
             self.free.put(model.create_infer_request())
@@ -96,8 +101,14 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
 
     def session(graph: Graph, streams: int | None) -> Session:
         names = tuple(tensor.name for tensor in graph.inputs)
-        path = folder / graph.file
-        return OpenVinoSession(path, inputs=names, threads=how.threads, precision_hint=hint, streams=streams)
+        return OpenVinoSession(
+            read(folder, graph, how),
+            what=folder / graph.file,
+            inputs=names,
+            threads=how.threads,
+            precision_hint=hint,
+            streams=streams,
+        )
 
     return open_graphs(
         folder,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "backend.h"
 #include "error.h"
 #include "host_loop.h"
+#include "onnx_files.h"
 
 namespace dashdeploy::detail {
 namespace {
@@ -136,9 +138,11 @@ class OnnxRuntime final : public Backend {
     if (!providers.empty() && !cuda_ && providers.front() != "CPUExecutionProvider")
       fail(DD_UNSUPPORTED, "the artifact is for ONNX Runtime's ", providers.front(),
            "; this library knows CPU and CUDA");
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // read when the environment is made; a value that is there counts
     OrtEnv *env = nullptr;
     check(api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "dashdeploy", &env), "start");
     env_.reset(env);
+    check(api().DisableTelemetryEvents(env_.get()), "start");
   }
 
   std::unique_ptr<Loop> loop(bool narrow) override {
@@ -198,6 +202,9 @@ class OnnxRuntime final : public Backend {
                                                            names.size()),
             "weights");
     const std::string model = artifact_.read(graph.file);
+    for (const std::string &file : external_files(model, graph.file))
+      if (file == graph.file || std::find(graph.files.begin(), graph.files.end(), file) == graph.files.end())
+        fail(DD_DAMAGED, graph.file, ": its weights lie in '", file.substr(0, 100), "', which is none of its files");
     OrtSession *session = nullptr;
     check(api().CreateSessionFromArray(env_.get(), model.data(), model.size(), options.get(), &session), graph.file);
     Opened opened;

@@ -122,6 +122,8 @@ class TensorRtLoop final : public Loop {
 
   void sample(const float *) override { fail(DD_INTERNAL, "the whole sampler is not run by ", kTitle); }
 
+  bool finite() const override { return true; }
+
   void store(float *x) override {
     const auto before = std::chrono::steady_clock::now();
     copy(host_x_.get(), x_.get(), image_bytes(), cudaMemcpyDeviceToHost);
