@@ -110,7 +110,7 @@ def _walk(message: memoryview, kind: str, found: set[str], depth: int) -> None:
         elif kind == "external":
             entry[field] = bytes(part)
     if kind == "external" and entry.get(KEY) == b"location":
-        found.add(entry.get(VALUE, b"").decode("utf-8", "backslashreplace"))
+        found.add(entry.get(VALUE, b"").decode("utf-8", "surrogateescape"))
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -28,6 +29,8 @@ NEEDS: dict[str, tuple[Backend, GraphName, str]] = {
 """Triton backend -> the artifact's backend, the graph that it runs, and exporters that give one."""
 MODULES = ("model.py", "sampler.py", "reader.py")
 """What the python backend runs, beside noise.py and checked.py."""
+JSON_BYTES = 24
+"""Of one number in a request, at most."""
 SCHEMA = "manifest.schema.json"
 """The contract, which reader.py holds the manifest against."""
 
@@ -57,6 +60,11 @@ class TritonWriter(Writer):
             raise UserError(
                 f"{start}runs the {name} graph, and this artifact has {', '.join(artifact.graphs)}. "
                 f"Add {name} to the target's graphs, or take {fitting}."
+            )
+        if self.settings.public_key is not None and self.settings.backend != "python":
+            raise UserError(
+                f"{start}does not check signatures: public_key in {self.package.name} is for backend: python. Check the "
+                "package before it is served: dashdeploy verify"
             )
         engine = artifact.graphs[name].engine
         if engine is None:
@@ -93,6 +101,7 @@ class TritonWriter(Writer):
             ("README.md", "README.md"),
             ("client.py", "client.py"),
             ("kubernetes/inferenceservice.yaml", "inferenceservice.yaml"),
+            ("kubernetes/haproxy.cfg", "haproxy.cfg"),
             ("kubernetes/Dockerfile", f"Dockerfile.{self.settings.backend}"),
         ):
             (destination / place).parent.mkdir(exist_ok=True)
@@ -120,13 +129,19 @@ class TritonWriter(Writer):
     def _values(self, name: str, message: triton_config.Message, artifact: Artifact, steps: Schedule) -> dict[str, Any]:
         """What the templates' names stand for."""
         on_gpu = message["instance_group"][0]["kind"] == "KIND_GPU"
+        num_steps = len(steps.timesteps)
         return {
             "model": name,
             # A resource's name in Kubernetes has small letters, digits and hyphens.
             "service": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
             "backend": self.settings.backend,
             "num_classes": artifact.num_classes,
-            "num_steps": len(steps.timesteps),
+            "num_steps": num_steps,
+            # For the guard: sizes of one image's inputs, and room for them as JSON.
+            "sides": sorted(
+                {1, num_steps, *(side for tensor in message["input"] for side in tensor["dims"] if side > 0)}
+            ),
+            "body_bytes": 4096 + JSON_BYTES * (math.prod(artifact.image_shape) + num_steps),
             "guidance": guidance.label(artifact.sampling.guidance),
             "inputs": message["input"],
             "output": message["output"][0],

@@ -111,6 +111,8 @@ def _fits(value: Any, schema: dict[str, Any], defs: dict[str, Any], at: str) -> 
 
 def _fits_one(value: Any, choices: list[dict[str, Any]], defs: dict[str, Any], at: str) -> None:
     problems = []
+    if value is not None:  # the problem is told of what it should be, not that it is not null
+        choices = [choice for choice in choices if choice.get("type") != "null"]
     for choice in choices:
         try:
             return _fits(value, choice, defs, at)

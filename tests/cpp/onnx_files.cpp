@@ -1,4 +1,5 @@
-// The files that each ONNX model names, whose path comes as a line of stdin: a line each, or the reason why it is refused.
+// The files that each ONNX model names, whose path comes as a line of stdin: their names in hex on a line, or
+// "refused".
 #include "onnx_files.h"
 
 #include <fstream>
@@ -13,10 +14,14 @@ int main() {
     std::ifstream file(path, std::ios::binary);
     const std::string model{std::istreambuf_iterator<char>(file), {}};
     try {
-      std::cout << "names";
-      for (const std::string &name : dashdeploy::detail::external_files(model, "m")) std::cout << "\t" << name;
+      for (const std::string &name : dashdeploy::detail::external_files(model, "m")) {
+        std::cout << "x";
+        for (const unsigned char byte : name)
+          std::cout << "0123456789abcdef"[byte >> 4] << "0123456789abcdef"[byte & 15];
+        std::cout << " ";
+      }
     } catch (const dashdeploy::detail::Failure &) {
-      std::cout << "\trefused";
+      std::cout << "refused";
     }
     std::cout << "\n";
   }

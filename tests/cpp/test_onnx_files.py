@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -69,17 +70,17 @@ def test_cpp_and_python_find_the_same_names_and_refuse_the_same_models(program: 
     paths = [tmp_path / f"{number}.onnx" for number in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_bytes(text)
-    done = run(program, input="".join(f"{path}\n" for path in paths), text=True, errors="backslashreplace")
+    done = run(program, input="".join(f"{path}\n" for path in paths))
     assert done.returncode == 0, done.stderr
     said = done.stdout.split("\n")[:-1]
-    assert set(said[0].split("\t")[1:]) == NAMES
+    assert {bytes.fromhex(name[1:]).decode() for name in said[0].split()} == NAMES
     refused = 0
     for text, line in zip(texts, said, strict=True):
         try:
-            names = checked.external_files(text, source="m")
+            names = {f"x{os.fsencode(name).hex()}" for name in checked.external_files(text, source="m")}
         except ValueError:
             names, refused = {"refused"}, refused + 1
-        assert set(line.split("\t")[1:]) == names
+        assert set(line.split()) == names
     assert refused > 200
 
 

@@ -290,6 +290,14 @@ def test_the_model_takes_its_plan_and_its_threads_from_the_manifest(
     sampler.close()
 
 
+def test_a_public_key_is_the_python_backend_s_parameter(tiny_run: Path) -> None:
+    key = "RW" + "A" * 54
+    parsed = parsed_config(writer("triton", public_key=key).settings, contract_of(tiny_run))
+    assert parsed.parameters["public_key"].string_value == key
+    with pytest.raises(UserError, match=r"onnxruntime_onnx does not check signatures: public_key in triton-onnx"):
+        check(writer("triton-onnxruntime", public_key=key), artifact_of(tiny_run))
+
+
 def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:
     parsed = parsed_config(writer("triton", max_queue_size=7).settings, contract_of(tiny_run))
     assert parsed.dynamic_batching.default_queue_policy.max_queue_size == 7

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -138,7 +137,6 @@ class OnnxRuntime final : public Backend {
     if (!providers.empty() && !cuda_ && providers.front() != "CPUExecutionProvider")
       fail(DD_UNSUPPORTED, "the artifact is for ONNX Runtime's ", providers.front(),
            "; this library knows CPU and CUDA");
-    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // read when the environment is made; a value that is there counts
     OrtEnv *env = nullptr;
     check(api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "dashdeploy", &env), "start");
     env_.reset(env);

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <iostream>
@@ -274,6 +275,7 @@ int run(int count, char **values) {
 }  // namespace
 
 int main(int count, char **values) {
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // ONNX Runtime's, unless it was set otherwise
   try {
     return run(count, values);
   } catch (const std::invalid_argument &error) {
