@@ -22,6 +22,7 @@ class OnnxSession:
 
     Args:
         path: the graph's file. Its weights may lie in files beside it, and nowhere else.
+        inputs: the names that its inputs must have; None: any.
         loaded: its bytes where they were checked as they were read; None: read here.
 
     Raises:
@@ -32,7 +33,7 @@ class OnnxSession:
         self,
         path: Path,
         *,
-        inputs: Sequence[str] = GUIDED,
+        inputs: Sequence[str] | None = GUIDED,
         threads: int | None = None,
         providers: Sequence[str] = CPU,
         device_id: int = 0,
@@ -60,10 +61,10 @@ class OnnxSession:
             raise UserError(
                 f"{path}: not a whole ONNX model ({' '.join(str(error).split())[:200]}). Export it again."
             ) from error
-        names = {i.name for i in self.session.get_inputs()}
-        if names != set(inputs):
+        self.inputs = frozenset(i.name for i in self.session.get_inputs())
+        if inputs is not None and self.inputs != set(inputs):
             self.close()
-            raise UserError(f"{path}: its inputs are {sorted(names)}; expected {sorted(inputs)}")
+            raise UserError(f"{path}: its inputs are {sorted(self.inputs)}; expected {sorted(inputs)}")
         used = self.session.get_providers()
         if used[0] != providers[0]:
             self.close()

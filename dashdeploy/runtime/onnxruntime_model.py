@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
-from dashdeploy.artifact import Artifact, Graph, Student
-from dashdeploy.checked import GraphBytes
+from dashdeploy.artifact import Artifact, Graph
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
-from dashdeploy.manifest import problem
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs, read
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
-from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession, read_file
+from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
 
-CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRtRtxExecutionProvider")
+CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
 class HostSession:
@@ -108,35 +103,3 @@ def open_guided(path: Path, interface: Interface, *, threads: int | None = None)
     """A guided graph's file, without a manifest, as a Denoiser on the CPU; close it."""
     session = OnnxSession(path, threads=threads)
     return GraphDenoiser(Graphs(("guided",), lambda name: HostSession(session, GUIDED)), interface)
-
-
-def open_file(path: Path, *, threads: int | None, loaded: GraphBytes | None = None) -> Model:
-    """Open a guided graph's .onnx file on the CPU, by the metadata inside.
-
-    Args:
-        loaded: its bytes as a manifest vouches for them; None: there is no manifest.
-
-    Raises:
-        UserError: missing, truncated, another graph, or without this package's metadata.
-    """
-    loaded = loaded or read_file(path)
-    session = OnnxSession(path, threads=threads, loaded=loaded)
-    try:
-        metadata = {key.removeprefix("dashdeploy."): json.loads(text) for key, text in session.metadata.items()}
-        student = Student.model_validate(metadata)
-    except ValueError as error:  # a ValidationError is one
-        session.close()
-        what = problem(error) if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"{path}: not exported by dashdeploy (metadata: {what}). Export it again.") from error
-    graphs = Graphs(("guided",), lambda name: HostSession(session, GUIDED))
-    return Model(
-        label="student (ONNX Runtime)",
-        runtime="onnxruntime",
-        denoiser=GraphDenoiser(graphs, interface(student)),
-        parameters=student.parameters,
-        file_bytes=len(loaded.model) + sum(map(len, loaded.weights.values())),
-        sha256=hashlib.sha256(loaded.model).hexdigest(),
-        classes=student.classes,
-        precision=student.precision,
-        resources=[session],
-    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dashdeploy import checked, manifest, signing, stages
 from dashdeploy.artifact import Artifact
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
+from dashdeploy.recipe.schema import Data
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
 
@@ -35,7 +37,7 @@ def open_path(
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
             raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
-        from dashdeploy.runtime.onnxruntime_model import open_file
+        from dashdeploy.runtime.one_graph import open_file
 
         return open_file(path, threads=threads, loaded=_of_artifact(path, public_key))
     folder = find_model(path)
@@ -47,9 +49,13 @@ def open_path(
     if stage is None or artifact is None:
         from dashdeploy.runtime import torch_model
 
-        return torch_model.open_model(folder, stage, how)
-    opener: Open = resolve("runtime", RUNTIMES, backend)
-    return opener(folder, artifact, how, sha256=stage.sha256)
+        model = torch_model.open_model(folder, stage, how)
+    else:
+        opener: Open = resolve("runtime", RUNTIMES, backend)
+        model = opener(folder, artifact, how, sha256=stage.sha256)
+    if stage is not None and Data.model_validate(stage.manifest["recipe"]["data"]).gives_latents:
+        model.denoiser.interface = replace(model.denoiser.interface, latents=True)
+    return model
 
 
 def _read(folder: Path, public_key: str | None) -> tuple[stages.Stage | None, Artifact | None]:

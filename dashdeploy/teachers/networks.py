@@ -17,7 +17,7 @@ from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
-from dashdeploy.weights_file import read_safetensors
+from dashdeploy.weights_file import read_safetensors, require_finite
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
@@ -68,19 +68,33 @@ def _count(config: str, network: str) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def save(network: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def save(
+    network: Any, schedule: NoiseSchedule, folder: Path, *, clip_sample: bool = True, dtype: torch.dtype = torch.float32
+) -> None:
     """Write an eps-predicting network in diffusers format, in `unet/` or `transformer/`, and its `scheduler/`.
 
     `UNet2DModel.from_pretrained(folder, subfolder="unet")` opens it.
+
+    Args:
+        clip_sample: what the scheduler does to the predicted x_0; false for latents.
+        dtype: how the weights are stored.
+
+    Raises:
+        UserError: a weight is NaN or Inf, or does not fit into `dtype`; nothing is written.
     """
     name = type(network).__name__
     stored = CLASSES[name].from_config(network.config)
     stored.load_state_dict(network.state_dict())
     for parameter in stored.parameters():
         parameter.data = parameter.data.to(dtype)
+    require_finite(
+        stored.state_dict(),
+        source=f"the {name} to be written",
+        advice=f"Its training diverged, or its weights do not fit into {str(dtype).removeprefix('torch.')}.",
+    )
     stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    text = json.dumps(schedule.scheduler_config(), indent=2) + "\n"
+    text = json.dumps(schedule.scheduler_config(clip_sample=clip_sample), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
 
 
@@ -130,12 +144,14 @@ def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: P
 
 
 def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
-    """The noise schedule beside a model, and what the model predicts."""
+    """The noise schedule beside a model, and what the model predicts. Settings that are not followed are warned of."""
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
     config = _read_json(path, role)
     prediction = predictions.from_scheduler_config(config, source=str(path))
     schedule = schedules.from_scheduler_config(config, source=str(path))
+    for ignored in schedules.ignored_settings(config):
+        warnings.warn(f"{role} {path}: {ignored}", stacklevel=2)
     if config.get("rescale_betas_zero_snr"):
         warnings.warn(
             f"{role} {path}: rescale_betas_zero_snr: the last alphas_cumprod is set to {schedules.ZERO_SNR:.1g}, not "

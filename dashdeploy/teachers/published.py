@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 
 from dashdeploy.errors import UserError
+from dashdeploy.weights_file import require_finite
 
 State = dict[str, torch.Tensor]
 SCHEDULE = {"kind": "cosine", "beta_start": 1e-4, "beta_end": 0.9999}
@@ -167,7 +168,9 @@ def _weights(checkpoint: dict[str, Any], path: Path, weights: str) -> State:
             )
         state = shadow
     # DataParallel and torch.compile put these before every name.
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor.float() for name, tensor in state.items()}
+    named = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor.float() for name, tensor in state.items()}
+    require_finite(named, source=path, advice="Its training diverged, or the file is damaged. Take another checkpoint.")
+    return named
 
 
 def _renamed(state: State, path: Path, levels: int) -> State:

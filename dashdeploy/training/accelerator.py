@@ -26,7 +26,8 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
         work: the stage's work folder, for a tracker that keeps files. It need not exist yet.
 
     Raises:
-        UserError: the batch does not divide among the processes, or the tracker is not installed.
+        UserError: the batch does not divide among the processes, the tracker is not installed, or the device does not
+            train in the precision.
     """
     if config.tracker is not None and config.tracker not in [str(tracker) for tracker in get_available_trackers()]:
         package = config.tracker.replace("_", "-")
@@ -36,7 +37,15 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     # accelerate keeps the first precision for the whole process, and the stages of one run may differ in theirs.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
+    try:
+        accelerator = Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
+    except ValueError as error:  # a GPU without bf16
+        raise UserError(f"precision {config.precision}: {error} Set it to fp32.") from error
+    if mixed != "no" and not accelerator.native_amp:
+        raise UserError(
+            f"precision {config.precision} does not work on a {accelerator.device.type.upper()}: accelerate would "
+            "train in float32 without a word. Set it to bf16 or fp32."
+        )
     if config.batch_size % (accelerator.num_processes * config.gradient_accumulation):
         raise UserError(
             f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes × "

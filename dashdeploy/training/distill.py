@@ -71,7 +71,8 @@ def distill(
         # Write.
         if accelerator.is_main_process:
             with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
-                networks.save(module.denoiser.unet, schedule, draft.folder)
+                clip_sample = recipe.sampling.clip_sample
+                networks.save(module.denoiser.unet, schedule, draft.folder, clip_sample=clip_sample)
                 module.weights.save(draft.folder)
                 keep_record(draft, work, module, figures)
                 draft.figures.update(student.describe(), init=recipe.student.init.model_dump(mode="json"))

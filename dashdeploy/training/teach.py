@@ -59,7 +59,8 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> st
         if accelerator.is_main_process:
             with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
                 unet = module.denoiser.unet
-                networks.save(unet, schedule, draft.folder, dtype=getattr(torch, config.save_dtype))
+                dtype = getattr(torch, config.save_dtype)
+                networks.save(unet, schedule, draft.folder, clip_sample=not data.are_latents, dtype=dtype)
                 module.weights.save(draft.folder)
                 keep_record(draft, work, module, figures)
                 draft.figures.update(parameters=parameters(unet), classes=list(data.classes))
