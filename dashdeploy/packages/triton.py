@@ -63,8 +63,8 @@ class TritonWriter(Writer):
             )
         if self.settings.public_key is not None and self.settings.backend != "python":
             raise UserError(
-                f"{start}does not check signatures: public_key in {self.package.name} is for backend: python. Check the "
-                "package before it is served: dashdeploy verify"
+                f"{start}does not check signatures, and {self.package.name} has a public_key: that is for backend "
+                "python. Check the package before it is served, by dashdeploy verify."
             )
         engine = artifact.graphs[name].engine
         if engine is None:

@@ -294,7 +294,7 @@ def test_a_public_key_is_the_python_backend_s_parameter(tiny_run: Path) -> None:
     key = "RW" + "A" * 54
     parsed = parsed_config(writer("triton", public_key=key).settings, contract_of(tiny_run))
     assert parsed.parameters["public_key"].string_value == key
-    with pytest.raises(UserError, match=r"onnxruntime_onnx does not check signatures: public_key in triton-onnx"):
+    with pytest.raises(UserError, match=r"onnxruntime_onnx does not check signatures, and triton-onnxruntime has"):
         check(writer("triton-onnxruntime", public_key=key), artifact_of(tiny_run))
 
 
