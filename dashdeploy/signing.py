@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from dashdeploy import checked, stages
 from dashdeploy.errors import UserError
+from dashdeploy.files import write_whole
 from dashdeploy.lazy import require
 
 KDF_NONE, CHECKSUM = b"\0\0", b"B2"
@@ -48,9 +49,9 @@ def make_key_pair(name: Path) -> tuple[Path, Path]:
     try:
         with os.fdopen(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"untrusted comment: minisign secret key {number}\n{_encoded(whole)}\n")
-        public.write_text(f"untrusted comment: minisign public key {number}\n{_encoded(b'Ed' + key.number + half)}\n")
     except OSError as error:
         raise UserError(f"{secret}: cannot be written ({error.strerror}).") from error
+    write_whole(public, f"untrusted comment: minisign public key {number}\n{_encoded(b'Ed' + key.number + half)}\n")
     return secret, public
 
 
@@ -83,18 +84,17 @@ def sign(stage: stages.Stage, key: SecretKey) -> Path:
     """
     path = stage.folder / checked.SIGNATURE
     comment = f"file:{stages.MANIFEST}\thashed\tstage:{stage.manifest['stage']}"
-    draft = path.with_name(f".{path.name}")
     try:
-        message = hashlib.blake2b((stage.folder / stages.MANIFEST).read_bytes()).digest()
-        signature = _private(key).sign(message)
-        outer = _private(key).sign(signature + comment.encode())
-        draft.write_text(
-            f"untrusted comment: signature of dashdeploy, key {checked.shown(key.number)}\n"
-            f"{_encoded(b'ED' + key.number + signature)}\ntrusted comment: {comment}\n{_encoded(outer)}\n"
-        )
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
+        message = hashlib.blake2b(checked.read(stage.folder, stages.MANIFEST, None)).digest()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    signature = _private(key).sign(message)
+    outer = _private(key).sign(signature + comment.encode())
+    write_whole(
+        path,
+        f"untrusted comment: signature of dashdeploy, key {checked.shown(key.number)}\n"
+        f"{_encoded(b'ED' + key.number + signature)}\ntrusted comment: {comment}\n{_encoded(outer)}\n",
+    )
     return path
 
 
