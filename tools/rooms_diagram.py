@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "contracts and tools",
         (
             *("recipe", "objectives", "target", "artifact", "figures", "manifest", "checked", "signing", "stages"),
-            *("cuda", "errors", "fields", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+            *("cuda", "errors", "fields", "files", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
         ),
     ),
 )
