@@ -264,7 +264,7 @@ void Sampler::step(std::int64_t count, float *x, const std::int64_t *t, const st
     (*loop).load(x + first * size, labels + first, std::min(max_batch(), count - first));
     (*loop).step(t + first, t_prev + first, w + first);
     (*loop).store(x + first * size);
-    if (!all_finite(x + first * size, std::min(max_batch(), count - first) * size))
+    if (!(*loop).finite() || !all_finite(x + first * size, std::min(max_batch(), count - first) * size))
       fail(DD_NOT_FINITE, "the step", kGave);
   }
 }
