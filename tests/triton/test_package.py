@@ -193,7 +193,8 @@ def test_weights_beside_the_graph_are_carried_along(tiny_run: Path, tmp_path: Pa
     onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights)
     artifact = stages.Stage(tmp_path / "artifact", json.loads((tmp_path / "artifact" / stages.MANIFEST).read_text()))
     artifact.manifest["artifact"]["graphs"]["sampler"]["files"].append(weights)
-    artifact.manifest["files"][weights] = stages.file_sha256(tmp_path / "artifact" / weights)
+    for name in (path.name, weights):
+        artifact.manifest["files"][name] = stages.file_sha256(path.with_name(name))
     config = write(writer("triton-onnxruntime"), tmp_path / "package", artifact)
     version = tmp_path / "package" / "model_repository" / "tiny" / "1"
     assert {file.name for file in version.iterdir()} == {config.default_model_filename, weights}
