@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
+from dashdeploy.cli.output import Result, lines
+
 
 def keygen(
     name: Annotated[Path, typer.Argument(metavar="NAME", help="Writes NAME.key (secret) and NAME.pub.")],
-) -> None:
+) -> Result:
     """Make a key pair in minisign's format. The secret key has no password: who can read the file can sign."""
     from dashdeploy import signing
 
     secret, public = signing.make_key_pair(name)
-    print(f"{secret}  secret: dashdeploy export RUN --to TARGET --sign {secret}")
-    print(f"{public}  public: dashdeploy verify FOLDER --key {public}")
+    return lines(
+        {"secret": secret, "public": public},
+        f"{secret}  secret: dashdeploy export RUN --to TARGET --sign {secret}",
+        f"{public}  public: dashdeploy verify FOLDER --key {public}",
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.options import AsJson
+from dashdeploy.cli.output import Result, lines
 
 
 def verify(
@@ -22,14 +22,11 @@ def verify(
             help="Public key of minisign: its file, or the text RW….",
         ),
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Check every file against manifest.json, and manifest.json against its signature.
 
     Exit code 2, and the reason in one line, if a file was changed, the signature is missing, or another key made it.
     """
-    import json
-
     from dashdeploy import manifest, signing, stages
     from dashdeploy.errors import UserError
 
@@ -42,8 +39,8 @@ def verify(
     comment = signing.verify(stage, key)
     if "artifact" in stage.manifest:
         manifest.read(stage)
-    if as_json:
-        result = {"folder": str(folder), "files": len(stage.manifest["files"]), "trusted_comment": comment}
-        print(json.dumps(result, indent=2))
-        return
-    print(f"{folder}: {len(stage.manifest['files'])} files are whole, and {stages.MANIFEST} is signed ({comment})")
+    files = len(stage.manifest["files"])
+    return lines(
+        {"folder": folder, "files": files, "trusted_comment": comment},
+        f"{folder}: {files} files are whole, and {stages.MANIFEST} is signed ({comment})",
+    )

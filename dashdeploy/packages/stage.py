@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dashdeploy import checked, locate, signing, stages
 from dashdeploy import manifest as manifests
+from dashdeploy.artifact import Backend, BatchRange, GraphName
 from dashdeploy.errors import UserError
 from dashdeploy.export import export as artifacts
 from dashdeploy.lazy import resolve
-from dashdeploy.manifest import Manifest
 from dashdeploy.packages import PACKAGES, Writer
 from dashdeploy.packages.schema import Package
-from dashdeploy.recipe.schema import Recipe, Sampling
+from dashdeploy.recipe.load import recipe_in
+from dashdeploy.recipe.schema import Sampling, Solver
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.signing import SecretKey
-from dashdeploy.target import Target, load_target
+from dashdeploy.target import Profile, Target, load_target
 
 FOLDER = "packages"
 
@@ -64,21 +65,32 @@ def write_package(
     artifact = carry_out(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh, sign_with=sign_with)
     manifest = manifests.read(artifact)
     templates = locate.data_root("exporters") / package.package.kind
+    graphs = manifest.artifact.graphs
+    engines = [graph.engine for graph in graphs.values() if graph.engine is not None]
+    refuse(
+        package,
+        str(artifact.folder),
+        solver=manifest.artifact.sampling.solver,
+        backend=manifest.artifact.backend,
+        graphs=graphs,
+        profiles=engines[0].profiles if engines else (),
+    )
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
-    require_ddim(artifact.folder, manifest)
-    writer.check(artifact.folder, manifest)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
     if (signature := artifact.folder / checked.SIGNATURE).is_file():
         inputs["signature"] = stages.file_sha256(signature)
-    recipe = Recipe.model_validate(manifest.recipe)
+    recipe = recipe_in({"recipe": manifest.recipe}, source=artifact.folder / stages.MANIFEST)
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
-    done = None if fresh else stages.current(folder, key)
+    done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return _signed(done, sign_with)
-    folder.parent.mkdir(exist_ok=True)
-    with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
+    with (
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+    ):
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
+        stages.refuse_if_replaced(artifact)
     return _signed(stages.read_stage(folder), sign_with)
 
 
@@ -88,19 +100,32 @@ def _signed(stage: stages.Stage, key: SecretKey | None) -> stages.Stage:
     return stage
 
 
-def require_ddim(folder: Path, manifest: Manifest) -> None:
-    """Refuse an artifact whose recipe samples with another solver: what a package runs holds DDIM's update.
+def refuse(
+    package: Package,
+    source: str,
+    *,
+    solver: Solver,
+    backend: Backend,
+    graphs: Collection[GraphName],
+    profiles: Sequence[Profile | BatchRange],
+) -> None:
+    """Refuse an artifact that the package cannot carry: what it runs holds DDIM's update, too.
+
+    Args:
+        source: what messages call the artifact; the others are what its target or its manifest says of it.
 
     Raises:
-        UserError: it names the solver, and what to do.
+        UserError: it names what does not fit, and what to do.
     """
-    solver = manifest.artifact.sampling.solver
     if solver != "ddim":
         raise UserError(
-            f"{folder}: its recipe samples with {solver}, and packages run DDIM: their step and sampler "
+            f"{source}: its recipe samples with {solver}, and packages run DDIM: their step and sampler "
             "graphs hold its update, and the loop in C++ too. Set sampling.solver to ddim in the recipe, or run the "
             "artifact by dashdeploy.runtime."
         )
+    templates = locate.data_root("exporters") / package.package.kind
+    writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
+    writer.fits(source, backend, graphs, profiles)
 
 
 def refuse_same_names(wanted: Sequence[Target | Package]) -> None:

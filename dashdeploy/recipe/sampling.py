@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from dashdeploy.fields import Coefficient, Model, Number, Positive
+from dashdeploy.fields import Coefficient, Model, Number, Timesteps
 
 
 class Tag(Model):
@@ -51,9 +51,11 @@ class Sampling(Model):
     solver: Solver = Field(
         "ddim", description="ddim: first order (η = 0), as in the step and sampler graphs. dpmpp_2m: second order"
     )
-    num_inference_steps: Positive = Field(50, description="steps of the sampler")
+    num_inference_steps: Timesteps = Field(50, description="steps of the sampler")
     timestep_spacing: Literal["leading", "trailing", "linspace"] = Field(
         "trailing", description="how the steps are spread over T (arXiv:2305.08891, Table 2)"
     )
-    clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")
+    clip_sample: StrictBool = Field(
+        True, description="clip the predicted x_0 to [-1, 1] and recompute eps, at every step. false: clip nothing"
+    )
     guidance: Guidance = Field(2.0, description="guidance scale w (1 = off), {kind: tag, …} or {kind: interval, …}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,12 +42,25 @@ class Opening:
 
     hashes: SHA-256 of the folder's files by name, which each file has to have as it is read for loading. None: nothing
     vouches for them yet.
+
+    Raises:
+        UserError: the device is of another kind than those that are supported, or torch sees no GPU of its number.
     """
 
     threads: int | None = None
     provider: str | None = None
     device: str | None = None
     hashes: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.device is None:
+            return
+        named = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", self.device)
+        if named is None:
+            raise UserError(f"device {self.device!r}: expected cpu, cuda, or cuda:1 for the second GPU.")
+        count = torch.cuda.device_count()
+        if named[1] is not None and int(named[1]) >= count:
+            raise UserError(f"device {self.device!r}: torch sees {count} CUDA devices here. See `dashdeploy doctor`.")
 
 
 class Open(Protocol):

@@ -127,9 +127,14 @@ def _plain(value: Any) -> Any:
 
 
 def _labels(labels: int | Iterable[int] | NDArray[Any]) -> torch.Tensor:
-    given = labels if isinstance(labels, np.ndarray | torch.Tensor | int) else list(labels)
-    array = np.atleast_1d(np.asarray(given))
-    if array.dtype.kind not in "iu" or array.ndim != 1:
+    given: Any = labels.cpu() if isinstance(labels, torch.Tensor) else labels
+    if isinstance(given, Iterable) and not isinstance(given, np.ndarray | torch.Tensor):
+        given = list(given)
+    try:
+        array = np.atleast_1d(np.asarray(given))
+    except ValueError as error:
+        raise UserError(f"labels must be class indices, whole numbers (N,); got {given!r}") from error
+    if (array.dtype.kind not in "iu" and array.size) or array.ndim != 1:
         raise UserError(
             f"labels must be class indices, whole numbers (N,); got {array.dtype} of shape {tuple(array.shape)}"
         )

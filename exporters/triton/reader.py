@@ -16,7 +16,7 @@ from typing import Any
 
 import checked
 
-FORMAT = 3
+FORMAT = 4
 """Of the manifests that this module reads."""
 SCHEMA = "manifest.schema.json"
 SIGNATURES = {

@@ -70,6 +70,38 @@ def test_sample_writes_a_grid_of_the_asked_classes(
     assert max(abs(a - b) for a, b in zip(first.tobytes(), second.tobytes(), strict=True)) <= 1
 
 
+def test_sample_draws_by_the_recipe_where_nothing_is_said(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    pictures = []
+    for options in ((), ("--steps", "4", "-w", "2", "--solver", "ddim"), ("--steps", "50")):
+        out = tmp_path / f"{len(pictures)}.png"
+        assert call(capsys, "sample", run_copy, "--labels", "1", *options, "-o", out)[0] == 0
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@pytest.mark.parametrize("graph", ["guided", "cond", "step", "sampler"])
+def test_sample_opens_every_graph_of_an_artifact(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, graph: str
+) -> None:
+    file = run_copy / "artifacts" / "onnx-cpu" / f"{graph}.onnx"
+    assert call(capsys, "sample", file, "--labels", "1", "-o", tmp_path / "x.png")[0] == 0
+    if graph == "sampler":
+        said = refused(capsys, "sample", file, "--steps", "7", "-o", tmp_path / "y.png")
+        assert "holds 4 steps, and 7 were asked for" in said and "Give guided.onnx or the artifact's folder" in said
+        assert not (tmp_path / "y.png").exists()
+
+
+def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "folder.png", tmp_path / "none" / "x.png"):
+        assert str(out) in refused(capsys, "sample", run_copy, "--labels", "1", "-o", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.png", "runs"]
+
+
 @pytest.mark.parametrize("guidance", ["tag", "1", "0", "3.5"])
 def test_sample_takes_any_guidance(
     capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, guidance: str
@@ -96,9 +128,9 @@ def test_sample_takes_a_solver_and_names_the_nearest(
 def test_export_prints_the_artifact_and_its_parity_as_json(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
     code, out, _ = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--json")
     assert code == 0
-    (found,) = json.loads(out)
-    assert found["parity"]["worst"]["relative_error"] < 1e-4
-    assert {check["graph"] for check in found["sampling"]} == {"cond", "step", "sampler"}
+    (found,) = json.loads(out)["made"]
+    assert found["figures"]["parity"]["worst"]["relative_error"] < 1e-4
+    assert {check["graph"] for check in found["figures"]["sampling"]} == {"cond", "step", "sampler"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
@@ -115,7 +147,7 @@ def test_a_missing_teacher(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, 
     tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: nowhere/at/all}\n")
     said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
     assert "nowhere/at/all" in said
-    assert list((tmp_path / "runs" / "tiny").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_teacher_that_was_never_trained(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
@@ -160,7 +192,8 @@ def test_a_truncated_teacher_that_has_no_manifest(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_yaml: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_run / "teacher", tmp_path / "own")
-    (tmp_path / "own" / "manifest.json").unlink()
+    for name in ("manifest.json", "manifest.json.sha256"):
+        (tmp_path / "own" / name).unlink()
     truncate(tmp_path / "own" / "unet" / "diffusion_pytorch_model.safetensors")
     tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: own}\n")
     said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
@@ -174,7 +207,7 @@ def test_a_truncated_artifact(capsys: pytest.CaptureFixture[str], run_copy: Path
 
 def test_an_unwritable_run_folder(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    assert "cannot be written to" in refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert "cannot be written to" in refused(capsys, "run", tiny_yaml, "--run-dir", tmp_path / "runs")
 
 
 def test_an_unknown_target(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
@@ -216,7 +249,7 @@ def test_bench_refuses_an_artifact_of_another_student(capsys: pytest.CaptureFixt
 
 def test_a_folder_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("export", "bench"):
-        assert "not a finished stage" in refused(capsys, command, tmp_path)
+        assert "holds no finished student. `dashdeploy show" in refused(capsys, command, tmp_path)
 
 
 def test_the_module_runs_as_a_program() -> None:
