@@ -68,7 +68,7 @@ def main(name: str) -> None:
     print(f"held-out accuracy {right.mean():.4f} on {len(test)}")
     print(
         f'"{name}": NetworkSpec("{path.name}", "{file_sha256(path)}", image_size={size}, channels={channels}, '
-        f"num_classes={data.num_classes}, width={training.width}),"
+        f"classes={data.classes}, width={training.width}),"
     )
 
 

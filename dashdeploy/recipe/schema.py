@@ -202,9 +202,11 @@ class Latency(Model):
     )
     warmup: Count = Field(3, description="untimed runs before the timed ones")
     repeats: Whole = Field(20, ge=3, description="timed single steps for each batch size")
-    sampler_repeats: Positive = Field(3, description="timed whole samplers for each batch size")
+    sampler_repeats: Positive = Field(
+        6, description="timed whole samplers for each batch size; a confidence interval needs 6"
+    )
     sampler_budget_s: Number = Field(
-        20.0, gt=0, description="past this time a row gets no further whole-sampler repeats, seconds"
+        60.0, gt=0, description="past this time a row gets no further whole-sampler repeats, seconds"
     )
     threads: Positive | None = Field(None, description="CPU threads of every runtime; null: all cores")
 
@@ -212,7 +214,14 @@ class Latency(Model):
 class Quality(Model):
     """What the quality benchmark measures."""
 
-    num_images: Whole = Field(1000, ge=16, description="images of each model at each guidance")
+    num_images: Whole = Field(
+        1000,
+        ge=16,
+        description="images of each model at each guidance and sampling seed, of the classes in the data's proportions",
+    )
+    seeds: Annotated[int, Field(ge=1, le=100), WHOLE] = Field(
+        1, description="sampling seeds: so often num_images are drawn anew; FID is the mean over them"
+    )
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
     features: Text = Field("auto", description="auto (the dataset's network), a network's name, or inception")
     features_weights: Text | None = Field(None, description="inception: its weights file")

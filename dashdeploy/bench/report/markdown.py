@@ -55,7 +55,8 @@ def _markdown(record: Record, shown: Sequence[Table]) -> str:
     intro = (
         f"Recipe `{record.recipe}`, seed {record.seed}, measured {record.created:%Y-%m-%d} on {where} "
         f"({record.threads} threads; {versions}). FID and KID in features of {features.name} "
-        f"(SHA-256 `{features.sha256[:12]}…`), against {record.quality.num_reference} real images."
+        f"(SHA-256 `{features.sha256[:12]}…`), {record.quality.num_images} images against "
+        f"{record.quality.num_reference} real ones; intervals of FID are of the expectation at that number of images."
     )
     parts = [escape(intro)]
     for table in shown:

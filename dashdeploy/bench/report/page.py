@@ -18,8 +18,9 @@ from markupsafe import Markup
 
 from dashdeploy.bench.record import grids
 from dashdeploy.bench.record.grids import Grids, read_grids
-from dashdeploy.bench.record.parts import SCOPES, ArtifactChecks
+from dashdeploy.bench.record.parts import ArtifactChecks
 from dashdeploy.bench.record.record import Record, load_record
+from dashdeploy.bench.record.times import SCOPES
 from dashdeploy.bench.report import check_tables, plots, tables, verdict
 from dashdeploy.report.cells import count, fixed, significant
 from dashdeploy.report.grid import grid_png

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dashdeploy.bench.record import speed
-from dashdeploy.bench.record.parts import LatencyRow, PlanInfo
+from dashdeploy.bench.record.parts import PlanInfo
 from dashdeploy.bench.record.record import parse
+from dashdeploy.bench.record.times import LatencyRow, Pair
 from dashdeploy.errors import UserError
 
 STEPS = tuple(range(999, 0, -20))
@@ -73,7 +74,7 @@ def test_the_faster_branches_count() -> None:
 def test_pairs_say_which_branches_they_compare_and_why_one_is_missing() -> None:
     rows = [row("teacher", 50), row("teacher", 30, branches="two-pass"), row("s", 10, plan="few"), row("u", 5)]
     assert [p for p in speed.pairs(PLANS, rows, slow="teacher", fast="u", batch_sizes=[8]) if p.scope == "sampler"] == [
-        speed.Pair(
+        Pair(
             batch_size=8,
             scope="sampler",
             slow="teacher",
@@ -81,6 +82,8 @@ def test_pairs_say_which_branches_they_compare_and_why_one_is_missing() -> None:
             slow_branches="two-pass",
             fast_branches="batched",
             ratio=6.0,
+            low=6.0,
+            high=6.0,
             refused="",
         )
     ]
