@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {
 
 
 def jobs(comparison: Comparison) -> list[tuple[str, int]]:
-    """Every (variant, seed), seed by seed, so that a comparison that stops early still compares; then the fresh ones."""
+    """Every (variant, seed), seed by seed, so that one that stops early still compares; then the fresh seeds."""
     again = comparison.confirmation
     return [
         *((variant, seed) for seed in comparison.seeds for variant in comparison.variants),

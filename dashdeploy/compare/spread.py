@@ -28,7 +28,7 @@ class Spread:
     def of(cls, trainings: Sequence[Sequence[float]]) -> Spread:
         """From the values of each training's samplings, by the components of variance of a one-way layout.
 
-        With S samplings of each training, the means of the trainings vary by σ²_training + σ²_sampling / S. A difference
+        With S samplings of each training, the means of the trainings vary by σ²_training + σ²_sampling / S. A variance
         below zero is taken as zero. Trainings and samplings are told apart only where there are two of each.
         """
         values = [value for samplings in trainings for value in samplings]

@@ -25,8 +25,8 @@ def quality(summary: Summary) -> Table:
         gaps = [row.gap.get(name) for name in GAP_HEADINGS]
         teacher = [labels.get(row.teacher or "", MISSING)] if several else []
         rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
-    gaps = "; each gap is against the student's teacher" if several else ""
-    return _table(f"{drawn(summary)}; FID of {summary.num_images} images{gaps}", headings, rows)
+    against = "; each gap is against the student's teacher" if several else ""
+    return _table(f"{drawn(summary)}; FID of {summary.num_images} images{against}", headings, rows)
 
 
 def drawn(summary: Summary) -> str:
@@ -118,22 +118,27 @@ def _percent(share: Spread | None) -> Spread | None:
 
 def all_of(summary: Summary) -> list[Table]:
     """Every table that the summary has figures for; timestep weights unless all are uniform."""
-    shown = [quality(summary)]
-    shown += [spreads(summary)] if any(s.sampling is not None for row in summary.rows for s in row.fid.values()) else []
+    shown = _distances(summary)
     shown += [other_quality(summary)] if any(row.kid or row.accuracy for row in summary.rows) else []
-    shown += [to_teacher(summary)] if any(row.fid_to_teacher for row in summary.students) else []
     shown += [shares(summary)] if summary.shares else []
-    shown += [closed(summary)] if summary.closed else []
     uneven = any(abs(mass - 0.1) > UNIFORM_WITHIN for row in summary.rows for mass in row.weight_by_decile)
     shown += [weights(summary)] if uneven else []
     return [*shown, *(_confirmed(summary.confirmed) if summary.confirmed else ())]
 
 
+def _distances(summary: Summary) -> list[Table]:
+    """FID with its spread, and what it says of the distance to the teacher."""
+    shown = [quality(summary)]
+    shown += [spreads(summary)] if any(s.sampling is not None for row in summary.rows for s in row.fid.values()) else []
+    shown += [to_teacher(summary)] if any(row.fid_to_teacher for row in summary.students) else []
+    return [*shown, *([closed(summary)] if any(summary.closed.values()) else [])]
+
+
 def _confirmed(summary: Summary) -> list[Table]:
     """The tables of the chosen variants at fresh seeds."""
     seeds = ", ".join(map(str, summary.seeds))
-    title = f"The chosen variants, trained and drawn again with seeds {seeds} that had no part in the choice"
-    return [replace(table, title=f"{title}: {table.title}") for table in all_of(summary)]
+    title = f"The chosen variants, trained and drawn again with seeds {seeds}, which had no part in the choice"
+    return [replace(table, title=f"{title}. {table.title}") for table in _distances(summary)]
 
 
 def markdown(summary: Summary) -> str:

@@ -30,7 +30,7 @@ def slower(payload: Payload, factor: float, model: str = "student-onnx-cpu") -> 
     other = copy.deepcopy(payload)
     for row in other["latency"]:
         if row["model"] == model:
-            row |= {k: v * factor for k, v in row.items() if k.endswith("_ms")}
+            row |= {k: v * factor for k, v in row.items() if k.endswith("_ms") and v is not None}
     other["pairs"] = []
     return other
 
