@@ -40,7 +40,7 @@ from dashdeploy.target import GateLimits
 
 SCALES = (1.0, 2.0, 4.0)
 LEFT_IN_FLOAT = (0, 1, 2, 4, 8, 12, 16, 20)
-NUM_IMAGES, BATCH, REPEATS = 1000, 64, 5
+NUM_IMAGES, BATCH, REPEATS = 1000, 64, 7
 
 
 def profile(path: Path, work: Path, threads: int, shape: tuple[int, ...]) -> dict[str, float]:
