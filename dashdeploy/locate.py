@@ -48,7 +48,7 @@ def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     path = (folder or Path()) / name
     if is_path(name):
         for literal in (path, path.with_name(path.name + _SUFFIX) if path.name else path):
-            if _is_file(literal):
+            if os.path.isfile(literal):  # Path.is_file raises for a name that is too long
                 return literal
     known = available(kind)
     stem = name.removesuffix(_SUFFIX)
@@ -57,11 +57,21 @@ def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     return known[stem]
 
 
-def _is_file(path: Path) -> bool:
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder of this name; not so for a name that no file system takes."""
+    return os.path.exists(path)  # Path.exists raises for a name that is too long
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with a leading ~ or ~user replaced by the home folder.
+
+    Raises:
+        UserError: that user has none.
+    """
     try:
-        return path.is_file()
-    except OSError:  # a name that is too long for the file system
-        return False
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no home folder for ~ here. Give an absolute path.") from error
 
 
 def is_path(name: str) -> bool:

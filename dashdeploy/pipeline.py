@@ -11,6 +11,7 @@ from dashdeploy.packages import schema
 from dashdeploy.packages.stage import carry_out, place, summary
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
+from dashdeploy.training import ranks
 from dashdeploy.training.distill import distill
 from dashdeploy.training.student import describe_student
 from dashdeploy.training.teach import key_of, teach
@@ -20,36 +21,45 @@ def run_all(
     recipe: Recipe,
     run_folder: Path,
     *,
-    base: Path | None,
     fresh: bool = False,
     banks: Path | None = None,
     say: Callable[[str], None],
 ) -> stages.Stage:
     """Carry out all four stages and return the last.
 
+    Of several processes of one launch all train, and the main one alone exports, measures and says how far it is.
+
     Args:
-        base, banks: see `distill`.
+        banks: see `distill`.
         fresh: make every stage again but the teacher, which `dashdeploy teach --fresh` does.
         say: called with a line as each stage ends.
+
+    Raises:
+        UserError: a stage fails, or a teacher or student would replace another: see `teach` and `distill`.
     """
+    say = say if ranks.state().is_main_process else lambda line: None
     check_measurable(recipe)
     if recipe.teacher.path is None:
         teach(recipe, run_folder)
-    say(f"teacher   {choose.find(recipe, run_folder, base=base)}")
-    student = distill(recipe, run_folder, base=base, fresh=fresh, banks=banks)
+    say(f"teacher   {choose.find(recipe, run_folder)}")
+    student = distill(recipe, run_folder, fresh=fresh, banks=banks)
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
-    for name in recipe.export:
-        made = carry_out(run_folder, schema.load(name), sampling=recipe.sampling, fresh=fresh)
-        say(f"artifact  {summary(made)}")
-    measured = bench(run_folder, recipe, base=base, fresh=fresh)
-    say(f"report    {measured.folder / 'report.html'}")
-    return measured
+
+    def deploy() -> stages.Stage:
+        for name in recipe.export:
+            made = carry_out(run_folder, schema.load(name), sampling=recipe.sampling, fresh=fresh)
+            say(f"artifact  {summary(made)}")
+        measured = bench(run_folder, recipe, fresh=fresh)
+        say(f"report    {measured.folder / 'report.html'}")
+        return measured
+
+    return ranks.in_main(deploy)
 
 
-def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str]:
+def describe(recipe: Recipe, run_folder: Path) -> list[str]:
     """What `run_all` would do, one line a stage; nothing is written."""
-    config, teacher = recipe.distill, _teacher_at_hand(recipe, run_folder, base=base)
+    config, teacher = recipe.distill, _teacher_at_hand(recipe, run_folder)
     if teacher is not None:
         lines = [f"teach    not needed: the teacher is {teacher}"]
     else:
@@ -72,9 +82,9 @@ def describe(recipe: Recipe, run_folder: Path, *, base: Path | None) -> list[str
     return lines
 
 
-def _teacher_at_hand(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
+def _teacher_at_hand(recipe: Recipe, run_folder: Path) -> Path | None:
     """The folder of the teacher that `run_all` would take as it is; None: it would train one."""
-    teacher = choose.find(recipe, run_folder, base=base)
+    teacher = choose.find(recipe, run_folder)
     if teacher is None or recipe.teacher.path is not None:
         return teacher
     return teacher if stages.current(teacher, key_of(recipe)) else None

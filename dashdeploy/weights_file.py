@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dashdeploy.errors import UserError
+from dashdeploy.errors import reading
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -17,10 +16,5 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: it is damaged or not there.
     """
-    try:
+    with reading(path, "safetensors file"):
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file ({error}; {path.stat().st_size if path.exists() else 0} bytes). "
-            "Copy it again, or make it again."
-        ) from error

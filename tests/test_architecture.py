@@ -15,7 +15,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 GROUND = {
     *("recipe", "objectives", "fields", "target", "artifact", "figures", "manifest"),
-    *("cuda", "stages", "errors", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+    *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
 }
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}

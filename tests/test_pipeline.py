@@ -26,7 +26,7 @@ def test_the_artifact_samples_as_the_recipe_at_hand_says(tiny_run: Path, tiny_te
         overrides = [*QUICK[1:], "export=[onnx-cpu]", f"sampling.num_inference_steps={steps}"]
         recipe = load_text(tiny_text, name="tiny", overrides=overrides)
         before = stages.read_stage(tmp_path / "tiny" / "artifacts" / "onnx-cpu").manifest["key"]
-        run_all(recipe, tmp_path / "tiny", base=None, say=told.append)
+        run_all(recipe, tmp_path / "tiny", say=told.append)
         artifact = stages.read_stage(tmp_path / "tiny" / "artifacts" / "onnx-cpu")
         assert (artifact.manifest["key"] != before) is exported
         assert len(artifact.manifest["artifact"]["sampler"]["timesteps"]) == steps
@@ -38,7 +38,7 @@ def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str
 
     def made(*overrides: str) -> dict[str, str]:
         recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
-        run_all(recipe, folder, base=None, say=lambda line: None)
+        run_all(recipe, folder, say=lambda line: None)
         return {name: stages.read_stage(folder / name).manifest["key"] for name in ("teacher", "student", "bench")}
 
     def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
@@ -55,7 +55,7 @@ def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str
 
     def said_of_teacher(*overrides: str) -> str:
         recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
-        return describe(recipe, folder, base=None)[0]
+        return describe(recipe, folder)[0]
 
     assert "not needed" in said_of_teacher("data.horizontal_flip=true")
     assert "12 steps of 16 images" in said_of_teacher()

@@ -34,7 +34,6 @@ def bench(
     run_folder: Path,
     recipe: Recipe,
     *,
-    base: Path | None = None,
     fresh: bool = False,
     interval: GuidanceInterval | None = None,
 ) -> stages.Stage:
@@ -51,7 +50,7 @@ def bench(
     student, artifacts = _exported(run_folder)
     manifests = {name: manifest.read(stage) for name, stage in artifacts.items()}
     data = load_dataset(recipe.data)
-    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student, base=base)
+    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student)
     quality_config = recipe.bench.quality
     extractor = open_extractor(quality_config.features, recipe.data.name, weights=quality_config.features_weights)
     interval = interval or guidance_interval.choose(recipe)
@@ -66,16 +65,18 @@ def bench(
         "interval": interval.model_dump(mode="json") if interval else None,
     }
     key = stages.stage_key("bench", recipe, {**inputs, "record": record.FORMAT})
-    finished = None if fresh else stages.current(run_folder / "bench", key)
-    if finished is not None:
-        return finished
+    folder = run_folder / "bench"
+    done = None if fresh else stages.finished(folder, key)
+    if done is not None:
+        return done
     folders = {record.TEACHER: teacher_folder, record.STUDENT: student.folder}
     folders |= {name: stage.folder for name, stage in artifacts.items()}
     cache = run_folder / f".{samples.FOLDER}"
     with ExitStack() as stack:
         threads = recipe.bench.latency.threads or machine()["cores"]
+        work = stack.enter_context(stages.exclusive(folder))
         opened, left_out = models.open_all(folders, threads, stack)
-        with stages.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
+        with stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft:
             measured, images = measure(
                 opened,
                 student,
@@ -92,7 +93,7 @@ def bench(
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             grids.write_grids(draft.folder / grids.FILE, images)
             write_report(draft.folder)
-    return stages.read_stage(run_folder / "bench")
+    return stages.read_stage(folder)
 
 
 def measure(
@@ -200,12 +201,10 @@ def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
 
 
-def _teacher(
-    run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage, *, base: Path | None
-) -> tuple[Path, str]:
+def _teacher(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> tuple[Path, str]:
     """Folder and SHA-256 of the teacher that the student was made from."""
     used = Path(student.figures["teacher"])
-    folder = used if used.is_dir() else choose.find(recipe, run_folder, base=base)
+    folder = used if used.is_dir() else choose.find(recipe, run_folder)
     if folder is None:
         raise UserError(f"{run_folder}: no teacher to compare with; give teacher.path or run `dashdeploy teach`")
     sha256 = choose.open_teacher(folder, recipe, data).sha256

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dashdeploy.cli.options import MOST_SIDE
+
 
 class Weights(StrEnum):
     """Which weights of a checkpoint to take."""
@@ -21,7 +23,7 @@ def adopt(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The teacher's folder, a new one.")],
     *,
     image_size: Annotated[
-        int, typer.Option(help="Side of the images that the network was trained on, in pixels.", min=1)
+        int, typer.Option(help="Side of the images that the network was trained on, in pixels.", min=1, max=MOST_SIDE)
     ] = 32,
     weights: Annotated[
         Weights, typer.Option(help="Take the averaged weights, or those of the last step.")

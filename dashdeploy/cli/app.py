@@ -13,7 +13,7 @@ import typer
 
 from dashdeploy import __version__
 from dashdeploy.cli import adopt, bench, compare, diff, distill, doctor, export, exporters, recipes, run, sample, teach
-from dashdeploy.errors import Interrupted, UserError
+from dashdeploy.errors import Interrupted, UserError, fault, printable
 
 # In the order of the work. Another command: import its module above and add one line here.
 COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
@@ -59,19 +59,22 @@ for _name, _command in COMMANDS.items():
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0; 2 for a user's mistake, with one `error: …` on stderr; 130 after Ctrl-C; 1, with a
-    traceback, for anything else.
+    Exit codes: 0; 2 for a user's mistake and for what the machine refuses (a full disk, no permission, no memory),
+    with one `error: …` on stderr; 130 after Ctrl-C; 1, with a traceback, for anything else.
 
     Args:
         args: what follows the program's name; None: of this process.
     """
     try:
         app(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # not through rich, which takes [brackets] for markup and wraps
-        sys.exit(2)
     except Interrupted as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        print(f"stopped: {printable(str(stopped))}", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        line = str(error) if isinstance(error, UserError) else fault(error)
+        if line is None:
+            raise
+        print(f"error: {printable(line)}", file=sys.stderr)  # not by rich: it takes [brackets] for markup, wraps
+        sys.exit(2)

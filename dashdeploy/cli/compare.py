@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.options import DEFAULT_RUN_DIR, AsJson, Fresh, RunDir
+from dashdeploy.cli.options import DEFAULT_RUN_DIR, MOST_THREADS, AsJson, Fresh, RunDir
 
 
 def compare(
@@ -20,7 +20,9 @@ def compare(
     ] = "1/1",
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="CPU threads of every run. Default: as the recipe says."),
+        typer.Option(
+            metavar="N", min=1, max=MOST_THREADS, help="CPU threads of every run. Default: as the recipe says."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order; do nothing.")] = False,
     fresh: Fresh = False,
@@ -33,7 +35,6 @@ def compare(
     Writes compare.json, compare.md, fid.svg and gap.svg. To spread the runs over devices, give each a shard. To spread
     the batches of each run, start this command by `accelerate launch`.
     """
-    from dashdeploy import locate
     from dashdeploy.recipe.comparison import load_comparison
 
     variants = load_comparison(comparison)
@@ -41,9 +42,8 @@ def compare(
     from dashdeploy.compare.compare import compare as carry_out
     from dashdeploy.compare.compare import designs, jobs
 
-    base = locate.find("recipes", variants.recipe).parent
     if dry_run:
-        students = designs(variants, run_dir / variants.name, base=base)
+        students = designs(variants, run_dir / variants.name)
         for variant, seed in jobs(variants)[part[0] :: part[1]]:
             print(f"{variant}  seed {seed}: {students[variant]}")
         return
@@ -53,7 +53,7 @@ def compare(
     from dashdeploy.compare.tables import all_of
     from dashdeploy.report.table import print_tables
 
-    summary = carry_out(variants, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
+    summary = carry_out(variants, run_dir, shard=part, threads=threads, fresh=fresh, say=warn)
     if summary is None:
         return
     if as_json:

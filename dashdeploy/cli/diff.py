@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.options import AsJson
+from dashdeploy.cli.options import AsJson, finite
 
 _RECORD = "A record: a bench.json, a bench folder, or a run folder."
 
@@ -17,23 +17,38 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", help=_RECORD)],
     *,
     max_slowdown: Annotated[
-        float, typer.Option("--max-slowdown", metavar="RATIO", help="Largest median latency of B over A's.")
+        float,
+        typer.Option("--max-slowdown", metavar="RATIO", help="Largest median latency of B over A's.", callback=finite),
     ] = 1.10,
     max_fid_increase: Annotated[
-        float, typer.Option("--max-fid-increase", metavar="SHARE", help="Largest increase of FID, as a share of A's.")
+        float,
+        typer.Option(
+            "--max-fid-increase", metavar="SHARE", help="Largest increase of FID, as a share of A's.", callback=finite
+        ),
     ] = 0.05,
     max_gap_error_increase: Annotated[
         float,
         typer.Option(
-            "--max-gap-error-increase", metavar="X", help="Largest increase of the guidance gap's relative error."
+            "--max-gap-error-increase",
+            metavar="X",
+            help="Largest increase of the guidance gap's relative error.",
+            callback=finite,
         ),
     ] = 0.02,
     max_memory_increase: Annotated[
         float,
-        typer.Option("--max-memory-increase", metavar="SHARE", help="Largest increase of peak memory, as a share."),
+        typer.Option(
+            "--max-memory-increase",
+            metavar="SHARE",
+            help="Largest increase of peak memory, as a share.",
+            callback=finite,
+        ),
     ] = 0.10,
     max_size_increase: Annotated[
-        float, typer.Option("--max-size-increase", metavar="SHARE", help="Largest increase of file size, as a share.")
+        float,
+        typer.Option(
+            "--max-size-increase", metavar="SHARE", help="Largest increase of file size, as a share.", callback=finite
+        ),
     ] = 0.05,
     only_beyond: Annotated[
         bool,

@@ -24,5 +24,5 @@ def distill(
         return print_dry_run(job)
     from dashdeploy.training.distill import distill as distill_stage
 
-    stage = distill_stage(job.recipe, job.make_folder(), base=job.base, fresh=fresh)
+    stage = distill_stage(job.recipe, job.make_folder(), fresh=fresh)
     print(stage.folder)

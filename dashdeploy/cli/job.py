@@ -17,12 +17,10 @@ class Job:
     """A recipe to carry out.
 
     Attributes:
-        base: the folder of the recipe's file.
         run_dir: the folder of run folders; this recipe's is run_dir/<name>.
     """
 
     recipe: Recipe
-    base: Path
     run_dir: Path
 
     @property
@@ -50,7 +48,7 @@ def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job
     path = locate.find("recipes", recipe)
     if is_comparison(path):
         raise UserError(f"{recipe}: a comparison, not a recipe. Carry it out with: dashdeploy compare {recipe}")
-    return Job(load_recipe(recipe, overrides=overrides), path.parent, run_dir)
+    return Job(load_recipe(recipe, overrides=overrides), run_dir)
 
 
 def print_dry_run(job: Job) -> None:
@@ -60,7 +58,7 @@ def print_dry_run(job: Job) -> None:
 
     print(resolved_yaml(job.recipe), end="")
     print("\n# what `dashdeploy run` would do:")
-    for line in describe(job.recipe, job.folder, base=job.base):
+    for line in describe(job.recipe, job.folder):
         print(f"#   {line}")
 
 

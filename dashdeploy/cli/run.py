@@ -22,5 +22,5 @@ def run(
     from dashdeploy.bench.report.show import show
     from dashdeploy.pipeline import run_all
 
-    stage = run_all(job.recipe, job.make_folder(), base=job.base, fresh=fresh, say=warn)
+    stage = run_all(job.recipe, job.make_folder(), fresh=fresh, say=warn)
     show(stage.folder)

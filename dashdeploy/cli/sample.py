@@ -7,6 +7,13 @@ from typing import Annotated, cast
 
 import typer
 
+from dashdeploy.cli.options import LARGEST_SEED, MOST_STEPS, MOST_THREADS
+
+MOST_COLUMNS = 1000
+MOST_IMAGES = 20_000
+"""Of one picture."""
+LARGEST_CLASS = 1 << 24  # of an artifact's manifest
+
 
 def sample(
     model: Annotated[
@@ -17,17 +24,19 @@ def sample(
     labels: Annotated[
         str | None, typer.Option(help="Class indices, as in 0,3,7 or 0-9; a row each. Default: the first ten classes.")
     ] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, max=MOST_COLUMNS, help="Images of each class.")] = 8,
     guidance: Annotated[
         str, typer.Option("--guidance", "-w", help="Guidance scale (1 = off), tag, or an interval as in 3@0.2-0.8.")
     ] = "2",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps of the sampler.")] = 50,
     solver: Annotated[
         str, typer.Option(help="ddim, or dpmpp_2m: second order (DPM-Solver++ 2M), for few steps.")
     ] = "ddim",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
-    scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel this many times.")] = 4,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the runtime's choice.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the noise.")] = 0,
+    scale: Annotated[int, typer.Option(min=1, max=64, help="Enlarge each pixel this many times.")] = 4,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads; default: the runtime's choice.")
+    ] = None,
     provider: Annotated[
         str | None, typer.Option(help="ONNX Runtime provider in place of the artifact's, as in CUDAExecutionProvider.")
     ] = None,
@@ -39,6 +48,7 @@ def sample(
     from dashdeploy.diffusion import guidance as scales
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
     from dashdeploy.errors import UserError, unknown
+    from dashdeploy.files import write_whole
     from dashdeploy.recipe.schema import Sampling, Solver
     from dashdeploy.report.grid import grid_png
     from dashdeploy.runtime.opening import open_path
@@ -56,6 +66,10 @@ def sample(
                 "diffusers' DiTPipeline, which decodes them."
             )
         chosen = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
+        if (count := len(chosen) * columns) > MOST_IMAGES:
+            raise UserError(
+                f"--labels, --columns: {count:,} images in one picture; at most {MOST_IMAGES:,}. Take fewer."
+            )
         images = generate(
             opened.sample,
             interface,
@@ -65,10 +79,7 @@ def sample(
             batch_size=64,
             device=opened.device,
         )
-    try:
-        out.write_bytes(grid_png(images.numpy(), columns=columns, scale=scale))
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error})") from error
+    write_whole(out, grid_png(images.numpy(), columns=columns, scale=scale))
     print(out)
 
 
@@ -80,8 +91,18 @@ def parse_labels(text: str) -> list[int]:
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()):
-            raise UserError(f"--labels {text!r}: expected class indices, as in 0,3,7 or 0-9")
-        classes += range(int(low), int(high or low) + 1)
+            raise UserError(f"--labels {text[:60]!r}: expected class indices, as in 0,3,7 or 0-9")
+        span = range(_index(low), _index(high or low) + 1)
+        if span.stop > LARGEST_CLASS or len(classes) + len(span) > MOST_IMAGES:
+            most = f"at most {MOST_IMAGES:,} classes, and no index from {LARGEST_CLASS:,}"
+            raise UserError(f"--labels {text[:60]!r}: {most}")
+        classes += span
     if not classes:
         raise UserError(f"--labels {text!r}: no class index")
     return classes
+
+
+def _index(digits: str) -> int:
+    """A class index; of one with more digits than any has, the first that is too large."""
+    digits = digits.lstrip("0")
+    return LARGEST_CLASS if len(digits) > len(str(LARGEST_CLASS)) else int(digits or 0)

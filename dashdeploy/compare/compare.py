@@ -18,6 +18,7 @@ from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
 from dashdeploy.compare.teachers import teacher_of
 from dashdeploy.errors import UserError
+from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.teachers import choose
@@ -43,7 +44,7 @@ def jobs(comparison: Comparison) -> list[tuple[str, int]]:
     ]
 
 
-def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
+def designs(comparison: Comparison, root: Path) -> dict[str, str]:
     """Variant -> one line on its student; nothing is run or written.
 
     Raises:
@@ -53,7 +54,7 @@ def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]
     for variant in comparison.variants:
         recipe = recipe_of(comparison, variant, comparison.seeds[0])
         try:
-            students[variant] = describe_student(recipe, choose.find(recipe, root / variant, base=base))
+            students[variant] = describe_student(recipe, choose.find(recipe, root / variant))
         except UserError as error:
             raise UserError(f"variant {variant}: {error}") from None
     return students
@@ -63,7 +64,6 @@ def compare(
     comparison: Comparison,
     run_dir: Path,
     *,
-    base: Path,
     shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
     fresh: bool = False,
@@ -72,7 +72,6 @@ def compare(
     """Carry out the runs of this shard that are missing, and write the summary once the runs of all shards are there.
 
     Args:
-        base: the folder of the recipe's file, where a relative teacher.path is looked for.
         shard: (i, n): every n-th run, starting with the i-th (from 0). Shards may run on several machines that share
             run_dir.
         threads: CPU threads of training and measuring. None: as the recipe says.
@@ -84,7 +83,7 @@ def compare(
     Raises:
         UserError: as by `designs`, before anything is made.
     """
-    designs(comparison, run_dir / comparison.name, base=base)
+    designs(comparison, run_dir / comparison.name)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
@@ -94,7 +93,7 @@ def compare(
         recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
-        run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=lambda text: None)
+        run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=lambda text: None)
     runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
     if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
         say(f"not finished by other shards: {', '.join(missing)}")
@@ -112,10 +111,10 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         "machine": machine(),
         "versions": stages.versions(),
     }
-    (root / "compare.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (root / "compare.md").write_text(tables.markdown(summary), encoding="utf-8")
+    write_whole(root / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(root / "compare.md", tables.markdown(summary))
     for name, svg in plots.all_of(summary).items():
-        (root / f"{name}.svg").write_text(svg, encoding="utf-8")
+        write_whole(root / f"{name}.svg", svg)
 
 
 def _share_samples(root: Path, folder: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from dashdeploy import stages
 from dashdeploy.recipe.comparison import Comparison, recipe_of
+from dashdeploy.training import ranks
 from dashdeploy.training.teach import key_of, teach
 
 TEACHERS = ".teachers"
@@ -30,10 +29,7 @@ def teacher_of(comparison: Comparison, variant: str, root: Path, *, more: Mappin
     if recipe.teacher.path is not None:
         return {}
     folder = stages.open_run(root / TEACHERS, key_of(recipe)[:16])
-    state = PartialState()
-    with stages.in_turn(folder / "lock", what="the teacher") if state.is_main_process else nullcontext():
-        # The processes of one launch look for the teacher together, once their main process has the lock.
-        state.wait_for_everyone()
+    with ExitStack() as stack:
+        ranks.in_main(lambda: stack.enter_context(stages.in_turn(folder / "lock", what="the teacher")))
         stage = teach(recipe, folder)
-        state.wait_for_everyone()
     return {"teacher.path": str(stage.folder.absolute())}

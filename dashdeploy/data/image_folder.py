@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
+from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -37,7 +38,7 @@ def load(config: Data) -> LabelledImages:
     """
     if config.path is None:
         raise UserError("dataset image_folder: set data.path to a folder with one subfolder of images for each class")
-    root = Path(config.path).expanduser()
+    root = expanded(config.path)
     classes = _visible(root, "data.path", folders=True)
     if not classes:
         raise UserError(f"{root}: has no subfolders; expected <class name>/<image> in it")

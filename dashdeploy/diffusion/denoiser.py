@@ -16,27 +16,63 @@ from dashdeploy.errors import UserError
 
 @dataclass(frozen=True)
 class Interface:
-    """What a caller must know of a denoiser. The null class is index K."""
+    """What a caller must know of a denoiser. The null class is index K.
+
+    Attributes:
+        image_shape: (C, H, W).
+        latents: it is known to predict the noise of latents, which nothing here decodes.
+    """
 
     num_classes: int
     image_shape: tuple[int, int, int]
     schedule: NoiseSchedule
+    latents: bool = False
 
     @property
     def null_class(self) -> int:
         return self.num_classes
 
+    @property
+    def makes_images(self) -> bool:
+        """Whether its samples are grey or RGB images, and not latents."""
+        return not self.latents and self.image_shape[0] in (1, 3)
+
     def check_labels(self, labels: torch.Tensor) -> None:
-        """Refuse a label outside of 0..K−1.
+        """Refuse labels that are not (B,) int64, B ≥ 1, in 0..K−1. The null class is not a label to sample.
 
         Raises:
             UserError: it names the first bad label and the valid range.
         """
+        if labels.dtype != torch.int64 or labels.dim() != 1 or not len(labels):
+            raise UserError(
+                f"labels must be class indices, one or more, (B,) int64; got {tuple(labels.shape)} {_dtype(labels)}"
+            )
         bad = labels[(labels < 0) | (labels >= self.num_classes)]
         if bad.numel():
             raise UserError(
                 f"class index {int(bad[0])} is out of range: this model has classes 0..{self.num_classes - 1}"
             )
+
+    def check_start(self, noise: torch.Tensor, labels: torch.Tensor) -> None:
+        """Refuse what no sampler can start from: bad labels, or noise that is not finite (B, C, H, W) float32.
+
+        float64 passes too: a loop in torch may compute in it.
+
+        Raises:
+            UserError: what was given and what was expected.
+        """
+        self.check_labels(labels)
+        expected = (len(labels), *self.image_shape)
+        if noise.dtype not in (torch.float32, torch.float64) or tuple(noise.shape) != expected:
+            raise UserError(
+                f"noise must be {expected} float32 for {len(labels)} labels; got {tuple(noise.shape)} {_dtype(noise)}"
+            )
+        if not noise.isfinite().all():
+            raise UserError("noise holds NaN or Inf; it must be standard normal")
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 class Denoiser(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from dashdeploy.recipe.schema import Guidance, Sampling, Solver
 
 CLEAN = -1
 """The timestep of the clean image, where ᾱ = 1."""
+LARGEST_SCALE = 1e6
+"""Of guidance, as in an artifact's manifest."""
 
 
 class Step(NamedTuple):
@@ -29,7 +32,11 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sampler does: its timesteps (descending), the guidance scale at each, and where the last step ends."""
+    """What a sampler does: its timesteps (descending), the guidance scale at each, and where the last step ends.
+
+    Raises:
+        UserError: not one guidance scale from 0 to LARGEST_SCALE for each timestep, or timesteps that do not descend.
+    """
 
     timesteps: tuple[int, ...]
     weights: tuple[float, ...]
@@ -37,17 +44,66 @@ class Plan:
     solver: Solver = "ddim"
     end: int = CLEAN
 
+    def __post_init__(self) -> None:
+        path = (*self.timesteps, self.end)
+        if len(path) < 2 or any(now <= after for now, after in itertools.pairwise(path)) or self.end < CLEAN:
+            raise UserError(f"timesteps must descend to {CLEAN} or more; got {list(path)[:12]}")
+        if len(self.weights) != len(self.timesteps):
+            raise UserError(f"{len(self.weights)} guidance scales for {len(self.timesteps)} steps; give one for each")
+        if bad := [w for w in self.weights if not 0 <= w <= LARGEST_SCALE]:
+            raise UserError(f"guidance must be a number from 0 to {LARGEST_SCALE:g} (1 = off), not {bad[0]:g}")
+
     def steps(self) -> Iterator[Step]:
         """The steps in order."""
         return map(Step, self.timesteps, (*self.timesteps[1:], self.end), self.weights)
 
 
 class Sample(Protocol):
-    """Draws images: noise (B, C, H, W) float32, y (B,) int64 -> (B, C, H, W) float32 in [−1, 1]."""
+    """Draws samples: noise (B, C, H, W) float32, y (B,) int64 -> (B, C, H, W) float32.
+
+    With plan.clip_sample they are within [−1, 1]; without it nothing bounds them.
+    """
 
     def __call__(
         self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, /, *, on_step: Callable[[int], None] | None = None
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """Draw.
+
+        Raises:
+            UserError: labels or noise that no sampler can start from, or a step whose values are not finite.
+        """
+        ...
+
+
+class Watch:
+    """Whether what each step gave is finite. A device is waited for at the end only.
+
+    It looks at eps and not at x: clipping the predicted x_0 turns an infinite eps into a finite x.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._finite: list[torch.Tensor] = []
+
+    def see(self, values: torch.Tensor) -> None:
+        """What the next step's network or graph gave: (B, …)."""
+        self._finite.append(values.isfinite().all())
+
+    def end(self) -> None:
+        """Look at all of them.
+
+        Raises:
+            UserError: it names the first step with NaN or Inf.
+        """
+        finite = torch.stack(self._finite).tolist()
+        if all(finite):
+            return
+        i = finite.index(False)
+        t, w = self.plan.timesteps[i], self.plan.weights[i]
+        raise UserError(
+            f"step {i + 1} of {len(finite)} (t = {t}, w = {w:g}): the network gave NaN or Inf. Look at the loss of its "
+            "training; try a smaller guidance scale, or fp32 where it computes in less."
+        )
 
 
 def timesteps(num_inference_steps: int, num_train_timesteps: int, spacing: str) -> list[int]:
@@ -100,18 +156,22 @@ def ddim(
     *,
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """DDIM with η = 0 (Song et al. 2021): images (B, C, H, W) in [−1, 1] from noise of that shape and labels y (B,).
+    """DDIM with η = 0 (Song et al. 2021): samples (B, C, H, W) from noise and labels, see `Sample`.
 
     on_step is called with the number of each step that is done, from 0.
     """
+    denoiser.interface.check_start(noise, y)
+    watch = Watch(plan)
     alpha_bar = denoiser.interface.schedule.alphas_cumprod_from_clean.to(noise.device)
     x = noise
     for i, (t, t_prev, w) in enumerate(plan.steps()):
         eps = predict(denoiser, x, t, y, w)
+        watch.see(eps)
         x = ddim_step(x, eps, alpha_bar[t + 1], alpha_bar[t_prev + 1], clip_sample=plan.clip_sample)
         if on_step is not None:
             on_step(i)
-    return x.clamp(-1, 1)
+    watch.end()
+    return x
 
 
 @torch.no_grad()
@@ -129,12 +189,16 @@ def dpmpp_2m(
     to the clean image: λ is ∞ there, and no second order exists. (The authors do that below 15 steps; their
     trajectories end before λ = ∞.) With clip_sample the predicted x_0 is clipped to [−1, 1] before it is extrapolated.
     """
+    denoiser.interface.check_start(noise, y)
+    watch = Watch(plan)
     alpha_bar = denoiser.interface.schedule.alphas_cumprod_from_clean.double()
     alphas, sigmas = alpha_bar.sqrt().tolist(), (1 - alpha_bar).sqrt().tolist()
     x, x_0_before, h_before = noise, None, math.nan
     for i, (t, t_prev, w) in enumerate(plan.steps()):
         (alpha, sigma), (alpha_prev, sigma_prev) = ((alphas[s + 1], sigmas[s + 1]) for s in (t, t_prev))
-        x_0 = (x - sigma * predict(denoiser, x, t, y, w)) / alpha
+        eps = predict(denoiser, x, t, y, w)
+        watch.see(eps)
+        x_0 = (x - sigma * eps) / alpha
         if plan.clip_sample:
             x_0 = x_0.clamp(-1, 1)
         # λ = log(α/σ); h is the step in it (Section 3).
@@ -147,7 +211,8 @@ def dpmpp_2m(
         x_0_before, h_before = x_0, h
         if on_step is not None:
             on_step(i)
-    return x.clamp(-1, 1)
+    watch.end()
+    return x
 
 
 SOLVERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
@@ -173,14 +238,46 @@ def generate(
     device: torch.device | str = "cpu",
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """(N, C, H, W) uint8 images of `labels` (N,); image i starts from `noise.normal(seed, i, …)` in any batch."""
+    """(N, C, H, W) uint8 images of `labels` (N,); image i starts from `noise.normal(seed, i, …)` in any batch.
+
+    Values past [−1, 1] saturate.
+
+    Raises:
+        UserError: the samples are latents, or as `draw`.
+    """
+    if not interface.makes_images:
+        raise UserError(
+            f"the model makes latents {interface.image_shape} (C, H, W), not images, and nothing here decodes them. "
+            "Put the network into diffusers' DiTPipeline, or take the latents themselves: dashdeploy.open(…).sample(…)."
+        )
+    batches = draw(
+        sample, interface, plan, labels=labels, seed=seed, batch_size=batch_size, device=device, on_step=on_step
+    )
+    return torch.cat([to_uint8(batch).cpu() for batch in batches])
+
+
+def draw(
+    sample: Sample,
+    interface: Interface,
+    plan: Plan,
+    *,
+    labels: torch.Tensor,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int], None] | None = None,
+) -> Iterator[torch.Tensor]:
+    """The samples of `labels` (N,) int64 on the CPU, batch by batch: (B, C, H, W) on `device`, see `Sample`.
+
+    Raises:
+        UserError: a label, seed or batch size out of range, or as `Sample`.
+    """
     interface.check_labels(labels)
-    images = []
+    if not 0 <= seed < noise.SEEDS or batch_size < 1:
+        raise UserError(f"expected 0 ≤ seed < 2^64 and batch_size ≥ 1; got {seed} and {batch_size}")
     for start in range(0, len(labels), batch_size):
         y = labels[start : start + batch_size].to(device)
-        drawn = initial_noise(seed, start, len(y), interface.image_shape).to(device)
-        images.append(to_uint8(sample(drawn, y, plan, on_step=on_step)).cpu())
-    return torch.cat(images)
+        yield sample(initial_noise(seed, start, len(y), interface.image_shape).to(device), y, plan, on_step=on_step)
 
 
 def initial_noise(seed: int, first: int, count: int, image_shape: tuple[int, int, int]) -> torch.Tensor:
@@ -190,5 +287,5 @@ def initial_noise(seed: int, first: int, count: int, image_shape: tuple[int, int
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """[−1, 1] float -> 0..255 uint8, rounded to nearest."""
+    """[−1, 1] float -> 0..255 uint8, rounded to nearest; values past the range saturate."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

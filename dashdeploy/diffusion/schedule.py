@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,33 @@ ZERO_SNR = 2.0**-24
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """betas (T,) float64; everything else follows from them."""
+    """betas (T,) float64; everything else follows from them.
+
+    Args:
+        source: where the betas come from, for the message.
+
+    Raises:
+        UserError: they are not numbers between 0 and 1; or ᾱ of a timestep is 1 or 0 in float32, where nothing can be
+            divided by √(1 − ᾱ) or √ᾱ.
+    """
 
     betas: NDArray[np.float64]
+    source: str = field(default="noise schedule", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        betas = self.betas
+        if betas.ndim != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
+            raise UserError(f"{self.source}: betas must be numbers between 0 and 1, one for each timestep")
+        alphas_cumprod = self.alphas_cumprod
+        bad = ((alphas_cumprod >= 1) | (alphas_cumprod <= 0)).nonzero()
+        if len(bad):
+            t = int(bad[0])
+            what, advice = ("no noise", "larger") if alphas_cumprod[t] >= 1 else ("no signal", "smaller")
+            raise UserError(
+                f"{self.source}: at timestep {t} of {len(betas)} alphas_cumprod is {float(alphas_cumprod[t]):g} in "
+                f"float32 (beta {betas[t]:.3g}): {what} is left, and no image can be computed from it. Take {advice} "
+                f"betas{'' if advice == 'larger' else ', or fewer timesteps'}."
+            )
 
     @property
     def num_train_timesteps(self) -> int:
@@ -57,14 +81,20 @@ class NoiseSchedule:
         alpha_bar = self.alphas_cumprod.to(x_0.device)[t].view(-1, 1, 1, 1)
         return alpha_bar.sqrt() * x_0 + (1.0 - alpha_bar).sqrt() * eps
 
-    def scheduler_config(self) -> dict[str, Any]:
-        """The same schedule as a diffusers DDIMScheduler configuration."""
+    def scheduler_config(self, *, clip_sample: bool) -> dict[str, Any]:
+        """The same schedule as a diffusers DDIMScheduler configuration.
+
+        With ``use_clipped_model_output=clip_sample`` at each step, that scheduler's images are ours.
+
+        Args:
+            clip_sample: clip the predicted x_0 to [−1, 1]; false for latents, which have no fixed range.
+        """
         return {
             "_class_name": "DDIMScheduler",
             "num_train_timesteps": self.num_train_timesteps,
             "trained_betas": self.betas.tolist(),
             "prediction_type": "epsilon",
-            "clip_sample": True,
+            "clip_sample": clip_sample,
             "clip_sample_range": 1.0,
             "set_alpha_to_one": True,
             "timestep_spacing": "trailing",
@@ -76,11 +106,16 @@ def from_recipe(config: schema.NoiseSchedule) -> NoiseSchedule:
     """The schedule of a recipe.
 
     linear: Ho et al. 2020. cosine: Nichol & Dhariwal 2021 Eq. 17, β clipped to [beta_start, beta_end].
+
+    Raises:
+        UserError: a timestep has no noise or no signal, see `NoiseSchedule`.
     """
     steps = config.num_train_timesteps
     if config.kind == "linear":
-        return NoiseSchedule(np.linspace(config.beta_start, config.beta_end, steps))
-    return NoiseSchedule(np.clip(cosine_betas(steps), config.beta_start, config.beta_end))
+        betas = np.linspace(config.beta_start, config.beta_end, steps)
+    else:
+        betas = np.clip(cosine_betas(steps), config.beta_start, config.beta_end)
+    return NoiseSchedule(betas, source="noise_schedule")
 
 
 def cosine_betas(steps: int, *, offset: float = 0.008) -> NDArray[np.float64]:
@@ -95,14 +130,23 @@ def from_scheduler_config(config: dict[str, Any], *, source: str) -> NoiseSchedu
     With rescale_betas_zero_snr the last ᾱ would be 0, where eps says nothing of x_0 and no sampler can divide by √ᾱ;
     it becomes ZERO_SNR, as in diffusers' Euler scheduler.
 
+    The sampler's settings are the recipe's: of those here, `ignored_settings` names what diffusers would do otherwise.
+
     Raises:
-        UserError: a scheduler without betas, a beta schedule that is not supported, or zero SNR with eps prediction.
+        UserError: a scheduler without betas, a beta schedule that is not supported, a timestep without noise or signal,
+            zero SNR with eps prediction, or images of another range than [−1, 1].
     """
     scheduler = config.get("_class_name", "DDIMScheduler")
     if scheduler not in SCHEDULERS:
         raise UserError(
             f"{source}: it is a {scheduler}; supported are {', '.join(SCHEDULERS)}. A model of another kind of noise "
             "(flow matching, EDM) is not a DDPM; for one that is, save its betas as a DDIMScheduler's configuration."
+        )
+    limit = config.get("clip_sample_range", 1.0)
+    if config.get("clip_sample", True) and not config.get("thresholding") and limit != 1:
+        raise UserError(
+            f"{source}: clip_sample_range is {limit}: images are within [-1, 1] here, in training and in sampling. Set "
+            "it to 1 if the model was trained on such images, or clip_sample to false if it was trained on latents."
         )
     steps = int(config.get("num_train_timesteps", 1000))
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
@@ -115,7 +159,7 @@ def from_scheduler_config(config: dict[str, Any], *, source: str) -> NoiseSchedu
         raise UserError(
             f"{source}: beta_schedule {kind!r} is not supported; expected {', '.join(BETAS)}, or trained_betas"
         )
-    if betas.shape != (steps,) or not (np.isfinite(betas).all() and (betas > 0).all() and (betas < 1).all()):
+    if betas.shape != (steps,) or not ((betas > 0) & (betas < 1)).all():
         raise UserError(f"{source}: betas must be {steps} numbers between 0 and 1")
     if config.get("rescale_betas_zero_snr"):
         if config.get("prediction_type", "epsilon") == "epsilon":
@@ -125,14 +169,36 @@ def from_scheduler_config(config: dict[str, Any], *, source: str) -> NoiseSchedu
                 "false if it was trained without."
             )
         betas = zero_terminal_snr(betas)
-    return NoiseSchedule(betas)
+    return NoiseSchedule(betas, source=source)
+
+
+def ignored_settings(config: dict[str, Any]) -> list[str]:
+    """What a diffusers scheduler configuration asks of its sampler that ours does not do, a sentence each.
+
+    clip_sample and timestep_spacing are the recipe's `sampling` to say. variance_type is of samplers that add noise
+    (η > 0), which ours does not.
+    """
+    said = []
+    if not config.get("set_alpha_to_one", True):
+        said.append(
+            "set_alpha_to_one is false, and samplers here end at the clean image all the same, not at alphas_cumprod[0]"
+        )
+    if config.get("thresholding"):
+        said.append("thresholding is not done here: sampling.clip_sample clips to [-1, 1] or not at all")
+    if config.get("steps_offset"):
+        said.append(f"steps_offset {config['steps_offset']} is not added here: leading timesteps begin at 0")
+    return said
 
 
 def zero_terminal_snr(betas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Betas shifted and scaled so that √ᾱ ends at 0 (Lin et al. 2023, Algorithm 1), but ᾱ no lower than ZERO_SNR."""
+    """Betas shifted and scaled so that √ᾱ ends at 0 (Lin et al. 2023, Algorithm 1), but ᾱ no lower than ZERO_SNR.
+
+    Where several timesteps would be at that floor, it falls by a millionth a timestep: no beta is 0.
+    """
     root = np.sqrt(np.cumprod(1.0 - betas))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    alphas_cumprod = np.maximum(root**2, ZERO_SNR)
+    floor = ZERO_SNR * (1 + 1e-6 * np.arange(len(betas))[::-1])
+    alphas_cumprod = np.maximum(root**2, floor)
     return 1.0 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
 
 

@@ -48,21 +48,21 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
     key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
-    done = None if fresh else stages.current(folder, key)
+    done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return done
     backend.ready()
     denoiser = formats.load(student.folder, role="student")
     refuse_network(target, denoiser, run_folder)
     described = describe.student(student, recipe, target, denoiser.interface)
-    folder.parent.mkdir(exist_ok=True)
     with (
-        stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
-        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as scratch,
         _progress() as progress,
     ):
         artifact, checks = make(
-            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(work), progress=progress
+            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(scratch), progress=progress
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
         draft.figures.update(checks.model_dump(mode="json"))
@@ -92,7 +92,7 @@ def make(
     if target.precision != "fp32":
         gate = guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed)
     traced, float_graph = trace(denoiser, recipe, target, work=work, progress=progress)
-    models, int8 = quantize(traced, denoiser, recipe, target, gate, work=work, progress=progress)
+    models, int8 = quantize(traced, denoiser, recipe, target, sampling, work=work, progress=progress)
     saved = save(models, described, sampler, target, folder)
     built = backend.build(folder, saved, int8=int8, progress=progress)
     macs = describe.macs(denoiser)
@@ -183,13 +183,17 @@ def quantize(
     denoiser: TorchDenoiser,
     recipe: Recipe,
     target: Target,
-    gate: guidance_gate.Gate | None,
+    sampling: Sampling,
     *,
     work: Path,
     progress: Progress,
 ) -> tuple[dict[GraphName, onnx.ModelProto], decide.Int8 | None]:
-    """The graphs in memory, in int8 where the target says so, and how; NNCF quantizes later, in its backend."""
-    if target.precision != "int8" or gate is None:
+    """The graphs in memory, in int8 where the target says so, and how; NNCF quantizes later, in its backend.
+
+    Args:
+        sampling: the recipe's, with the sampler graph's number of steps.
+    """
+    if target.precision != "int8":
         return {name: onnx_file.load(path) for name, path in traced.items()}, None
     by_nncf = target.calibration.quantizer == "nncf"
     draws = decide.draw(denoiser, recipe.sampling, target, seed=recipe.seed)
@@ -204,7 +208,7 @@ def quantize(
         calibrated["guided"],
         target,
         denoiser.interface,
-        gate,
+        guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed, search=True),
         work=work,
         progress=progress,
     )
@@ -251,8 +255,12 @@ def summary(stage: stages.Stage) -> str:
     if checks.parity is not None:
         parts.append(f"parity with torch {checks.parity.worst.relative_error:.1e}")
     if checks.gate is not None:
-        overall = checks.gate.rungs[-1].overall
-        parts.append(f"guidance gate: gap error {overall.relative_error:.4f}, cosine {overall.energy_cosine:.4f}")
+        rung = checks.gate.rungs[-1]
+        overall, bound = rung.overall, rung.bounds[0]
+        parts.append(
+            f"guidance gate: gap error {overall.relative_error:.4f} (≤ {bound.relative_error:.4f} on other draws), "
+            f"cosine {overall.energy_cosine:.4f} (≥ {bound.energy_cosine:.4f})"
+        )
     if checks.verified:
         parts.append(checks.verified)
     return f"{stage.folder}  {', '.join([*parts, *_not_used(artifact)])}"

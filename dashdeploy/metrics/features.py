@@ -16,6 +16,7 @@ from torch import nn
 
 from dashdeploy.data import fashion_mnist
 from dashdeploy.errors import UserError
+from dashdeploy.locate import expanded
 from dashdeploy.metrics.inception import Inception
 from dashdeploy.stages import file_sha256
 from dashdeploy.weights_file import read_safetensors
@@ -190,7 +191,7 @@ def open_extractor(features: str, dataset: str, *, weights: str | None) -> Extra
     if features == "inception":
         if weights is None:
             raise UserError("features: inception needs its weights: --weights FILE, or bench.quality.features_weights")
-        return InceptionFeatures(Path(weights))
+        return InceptionFeatures(expanded(weights))
     name = dataset if features == "auto" else features
     if name not in SPECS:
         raise UserError(

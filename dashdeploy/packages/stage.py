@@ -56,11 +56,13 @@ def write_package(
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
     recipe = Recipe.model_validate(manifest.recipe)
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
-    done = None if fresh else stages.current(folder, key)
+    done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return done
-    folder.parent.mkdir(exist_ok=True)
-    with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
+    with (
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+    ):
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
     return stages.read_stage(folder)
 

@@ -3,6 +3,7 @@
 A recipe may extend another: `extends: digits` (a name, or a path relative to the file) takes every value of the other
 that the file does not give. Sections are merged key by key; lists and all other values replace what they are laid
 over, `null` too; a section that names another `kind` starts anew. The name is not inherited: it names the run folder.
+A relative path is relative to the file in which it stands, and in an override to the working folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError
-from dashdeploy.recipe import yaml_values
+from dashdeploy.recipe import paths, yaml_values
 from dashdeploy.recipe.document import Document
 from dashdeploy.recipe.problems import shown
 from dashdeploy.recipe.schema import Recipe
@@ -41,7 +42,10 @@ def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -
 
 
 def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None) -> Recipe:
-    """A recipe from YAML text; `name` is what error messages call it, paths are relative to the working folder."""
+    """A recipe from YAML text; `name` is what error messages call it.
+
+    Paths in the text stay as they are, so that `resolved_yaml` loads to an equal recipe.
+    """
     document = Document(text, name=name, model=Recipe)
     return _overridden(_on_its_base(document, folder=Path(), chain={Path(name): name}), overrides)
 
@@ -82,7 +86,9 @@ def read_recipe(path: Path, *, chain: dict[Path, str] | None = None) -> Document
     chain = chain or {}
     if path.resolve() in chain:
         raise UserError(f"{' → '.join([*chain.values(), _shown(path)])}: recipes extend each other in a circle")
-    return _on_its_base(read(Recipe, path), folder=path.parent, chain={**chain, path.resolve(): _shown(path)})
+    document = read(Recipe, path)
+    paths.anchor(document.values, path.parent)
+    return _on_its_base(document, folder=path.parent, chain={**chain, path.resolve(): _shown(path)})
 
 
 def _on_its_base(document: Document[Recipe], *, folder: Path, chain: dict[Path, str]) -> Document[Recipe]:
@@ -106,6 +112,7 @@ def _on_its_base(document: Document[Recipe], *, folder: Path, chain: dict[Path, 
 def _overridden(document: Document[Recipe], overrides: Sequence[str] | None) -> Recipe:
     for override in overrides or ():
         document.override(override)
+    paths.anchor(document.values, Path(), wanted=lambda path: isinstance(document.origin(path), str))
     return document.validated()
 
 

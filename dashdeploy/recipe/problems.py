@@ -50,10 +50,10 @@ def begin(path: KeyPath, values: dict[str, Any], root: type[BaseModel]) -> Any:
 
 _WORDING = {
     "missing": "required key is missing",
-    "greater_than": "must be > {gt:g}, got {got}",
-    "greater_than_equal": "must be ≥ {ge:g}, got {got}",
-    "less_than": "must be < {lt:g}, got {got}",
-    "less_than_equal": "must be ≤ {le:g}, got {got}",
+    "greater_than": "must be > {gt}, got {got}",
+    "greater_than_equal": "must be ≥ {ge}, got {got}",
+    "less_than": "must be < {lt}, got {got}",
+    "less_than_equal": "must be ≤ {le}, got {got}",
     "string_type": "must be text (in quotes if it looks like a number), got {got}",
     "string_pattern_mismatch": "must match {pattern}, got {got}",
     "too_short": "must have {min_length} or more values, got {got}",
@@ -124,8 +124,15 @@ def _worded(
         choices = re.findall("'([^']*)'", context["expected"])
         return path, f"must be {context['expected']}, got {got}{_did_you_mean(details['input'], choices)}"
     if kind in _WORDING:
-        return path, _WORDING[kind].format(**context, got=got)
+        return path, _WORDING[kind].format(**{name: _bound(value) for name, value in context.items()}, got=got)
     return path, f"{re.sub('^[A-Z][a-z]+ should ', 'must ', details['msg'])}, got {got}"
+
+
+def _bound(value: Any) -> Any:
+    """A whole number with all its digits, 1e9 as well as 10**9; others shortened."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{int(value):,}" if value == int(value) else f"{value:g}"
+    return value
 
 
 def _did_you_mean(name: Any, choices: list[str]) -> str:

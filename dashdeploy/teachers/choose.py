@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.locate import data_root
+from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import formats
 
@@ -26,11 +27,11 @@ class Teacher:
     denoiser: TorchDenoiser
 
 
-def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
+def find(recipe: Recipe, run_folder: Path) -> Path | None:
     """The teacher's folder: run_folder/teacher if `teach` has made it, else teacher.path, else None.
 
-    A relative teacher.path is looked for beside the recipe (`base`), among the packaged recipes, and in the working
-    directory.
+    A relative teacher.path is one of the recipes that ship, or of a recipe that was made in Python: it is looked for
+    beside the shipped recipes and in the working folder.
 
     Raises:
         UserError: teacher.path is given and does not exist.
@@ -40,16 +41,15 @@ def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
         return trained
     if recipe.teacher.path is None:
         return None
-    path = Path(recipe.teacher.path).expanduser()
+    path = expanded(recipe.teacher.path)
     if path.suffix in (".pth", ".pt", ".ckpt"):
         raise UserError(
             f"teacher.path {recipe.teacher.path!r}: a teacher is a folder in diffusers format. A checkpoint of the "
             "paper's code becomes one by `dashdeploy adopt CHECKPOINT FOLDER`."
         )
-    folders = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
-    roots = list(dict.fromkeys(folders))
+    roots = [Path()] if path.is_absolute() else [data_root("recipes"), Path.cwd()]
     for root in roots:
-        if (root / path).is_dir():
+        if os.path.isdir(root / path):  # Path.is_dir raises for a name that is too long
             return root / path
     tried = ", ".join(str((root / path).absolute()) for root in roots)
     raise UserError(

@@ -16,7 +16,7 @@ from dashdeploy.diffusion import prediction as predictions
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading, writing
 from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -78,7 +78,8 @@ def save(network: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dt
     stored.load_state_dict(network.state_dict())
     for parameter in stored.parameters():
         parameter.data = parameter.data.to(dtype)
-    stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
+    with writing(folder / FOLDERS[name]):
+        stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     text = json.dumps(schedule.scheduler_config(), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
@@ -148,10 +149,8 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
 def _read_json(path: Path, role: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{role} {path}: no such file. Expected a folder in diffusers format.")
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{role} {path}: not valid JSON ({error})") from error
+    with reading(path, f"configuration of a {role} in JSON"):
+        value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise UserError(f"{role} {path}: expected a JSON object")
     return value

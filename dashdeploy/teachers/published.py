@@ -17,7 +17,6 @@ which is the paper's: cosine, β in [1e-4, 0.9999].
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any, Literal
 
 import torch
 
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 
 State = dict[str, torch.Tensor]
 SCHEDULE = {"kind": "cosine", "beta_start": 1e-4, "beta_end": 0.9999}
@@ -138,13 +137,9 @@ def unet_arguments(state: State, path: Path, *, image_size: int) -> dict[str, An
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Expected a checkpoint such as ckpt_epoch_0500.pth.")
-    try:
+    again = "It may hold code, which is never run: save only its state dicts, by torch.save."
+    with reading(path, "checkpoint of plain tensors", again=again):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read without running code that it holds, or is damaged "
-            f"({' '.join(str(error).split())[:200]}). Save only its state dicts, by torch.save."
-        ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}; expected a dict with model_state_dict")
     return checkpoint

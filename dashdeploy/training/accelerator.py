@@ -14,6 +14,7 @@ from accelerate.tracking import get_available_trackers
 
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
+from dashdeploy.training import ranks
 
 TRACKER = "tracker"
 """The folder of a tracker that keeps files, within the work folder and then the stage's."""
@@ -36,6 +37,7 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     # accelerate keeps the first precision for the whole process, and the stages of one run may differ in theirs.
     AcceleratorState._reset_state()
+    ranks.state()
     accelerator = Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
     if config.batch_size % (accelerator.num_processes * config.gradient_accumulation):
         raise UserError(

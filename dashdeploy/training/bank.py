@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -20,6 +21,7 @@ from dashdeploy import seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
+from dashdeploy.training import ranks
 from dashdeploy.training.batches import Batch, FreshDraws
 
 BANK_SHARE = 0.25
@@ -68,7 +70,8 @@ def banked(
             f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
             f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
         )
-    if accelerator.is_main_process:
+
+    def make() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Another shard of a comparison may be making the same bank.
         with stages.in_turn(path.with_suffix(".lock"), what="the teacher bank"):
@@ -78,7 +81,8 @@ def banked(
                 with bank_progress(num_draws) as advance:
                     made = build_bank(draws, num_draws=num_draws, device=accelerator.device, on_draws=advance)
                 save_bank(made, path, key=key)
-    accelerator.wait_for_everyone()
+
+    ranks.in_main(make)
     bank = load_bank(path, key=key)
     assert bank is not None
     return TeacherBank(bank, batch_size=batch_size, seed=recipe.seed)
@@ -142,24 +146,22 @@ def _kept(batch: Batch) -> Batch:
 
 
 def save_bank(bank: Batch, path: Path, *, key: str) -> None:
-    """Write a bank to a file beside `path` and rename it: what is at `path` is whole."""
-    part = path.with_suffix(".part")
-    save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
-    part.replace(path)
+    """Write a bank; a kill leaves the old one or the new one."""
+    with stages.replacing(path) as part:
+        save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
 
 
 def load_bank(path: Path, *, key: str) -> Batch | None:
-    """The bank at `path` if there is one with this key, else None.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The bank at `path` if there is one with this key, else None. A damaged one is none, and a line says so."""
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            return Batch(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}). Remove it; it will be computed again.") from error
+        if stages.undamaged(path):
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("key") != key:
+                    return None
+                return Batch(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, TypeError):
+        pass  # not a bank
+    print(f"{path}: damaged (see {path.name}.sha256); the bank is made again", file=sys.stderr, flush=True)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from dashdeploy import seeds
 from dashdeploy.errors import Interrupted, UserError
 from dashdeploy.recipe import schema
-from dashdeploy.training import checkpoint, ema
+from dashdeploy.training import checkpoint, ema, ranks
 from dashdeploy.training.accelerator import tracking
 from dashdeploy.training.batches import Source
 from dashdeploy.training.progress import METRICS, Reporter, read_metrics
@@ -101,9 +102,7 @@ def train(
                 record = report.write(done, state.window.mean(), learning_rate=rate(step))
             stopping = any_process(accelerator, stop)
             if stopping or done % config.checkpoint_every == 0 or done == config.steps:
-                if accelerator.is_main_process:
-                    state.save(folder, step=done, key=key)
-                accelerator.wait_for_everyone()
+                ranks.in_main(partial(state.save, folder, step=done, key=key))
             if stopping and done < config.steps:
                 raise Interrupted(f"step {done} of {config.steps} is saved. Run the same command to resume.")
         if module.weights.learns:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
 
@@ -21,6 +20,7 @@ from dashdeploy.recipe import schema
 from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import networks, unet2d
+from dashdeploy.training import ranks
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.hints import Hints, middle_features
 from dashdeploy.training.step import TrainStep
@@ -114,6 +114,6 @@ def _importance_draws(
     seed = seeds.derive(recipe.seed, "importance")
     source = FreshDraws(train_data, teacher.interface.schedule, batch_size=min(num_draws, IMPORTANCE_BATCH), seed=seed)
     starts = range(0, num_draws, IMPORTANCE_BATCH)
-    shown = PartialState().is_main_process
+    shown = ranks.state().is_main_process
     for start in track(starts, "importance", console=Console(stderr=True), transient=True, disable=not shown):
         yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))

@@ -38,7 +38,7 @@ def test_the_schema_of_an_artifact_s_manifest_holds_what_every_runtime_reads(
     assert call("schema", "--artifact") == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"format", "files", "artifact", "figures"} <= set(schema["required"])
-    assert schema["properties"]["format"] == {"maximum": 3, "minimum": 3, "title": "Format", "type": "integer"}
+    assert schema["properties"]["format"] == {"maximum": 4, "minimum": 4, "title": "Format", "type": "integer"}
     assert {"host", "sampling", "graphs", "betas"} <= set(schema["$defs"]["Artifact"]["required"])
 
 

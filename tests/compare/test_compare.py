@@ -128,7 +128,7 @@ def test_a_change_of_the_teaching_of_a_ready_teacher_is_refused(
     small.write_text(small.read_text().replace("label: DASH}", "label: DASH, set: {teach.steps: 9, teacher.path: x}}"))
     code, _, err = call(capsys, small, "--run-dir", tmp_path / "runs")
     assert code == 2
-    assert "variant dash: it changes teach.steps, and its teacher is ready: teacher.path 'x'" in err
+    assert f"variant dash: it changes teach.steps, and its teacher is ready: teacher.path '{tmp_path / 'x'}'" in err
 
 
 def test_a_dry_run_prints_the_order_and_writes_nothing(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_snr_is_signal_over_noise() -> None:
 
 def test_a_saved_scheduler_configuration_gives_the_same_schedule_back_and_loads_in_diffusers() -> None:
     ours = schedule.from_recipe(NoiseSchedule(kind="cosine", beta_start=1e-4, beta_end=0.9999))
-    config = ours.scheduler_config()
+    config = ours.scheduler_config(clip_sample=True)
     assert schedule.from_scheduler_config(config, source="x").sha256 == ours.sha256
     theirs = DDIMScheduler.from_config(config)
     torch.testing.assert_close(theirs.alphas_cumprod, ours.alphas_cumprod, rtol=1e-3, atol=1e-7)
@@ -85,6 +87,10 @@ def test_schedules_that_differ_have_different_hashes() -> None:
         ({"rescale_betas_zero_snr": True}, "Set prediction_type to what the model predicts"),
         ({"trained_betas": [0.1, 0.2]}, "betas must be 1000"),
         ({"trained_betas": [2.0] * 1000}, "between 0 and 1"),
+        ({"trained_betas": [float("nan")] * 1000}, "between 0 and 1"),
+        ({"beta_start": 1e-9}, r"at timestep 0 of 1000 alphas_cumprod is 1 in float32 \(beta 1e-09\)"),
+        ({"trained_betas": [0.5] * 1000}, r"at timestep \d+ of 1000 alphas_cumprod is 0 .*or fewer timesteps"),
+        ({"clip_sample_range": 2.0}, "clip_sample_range is 2.0: images are within"),
     ],
 )
 def test_a_scheduler_that_is_not_supported_is_refused(config: dict, message: str) -> None:
@@ -97,3 +103,44 @@ def test_the_table_from_the_clean_image_has_each_timestep_one_further() -> None:
     table = ours.alphas_cumprod_from_clean
     assert table.shape == (1001,) and float(table[0]) == 1.0
     assert torch.equal(table[1:], ours.alphas_cumprod)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"set_alpha_to_one": False}, ["set_alpha_to_one is false"]),
+        ({"thresholding": True, "clip_sample_range": 1.5}, ["thresholding is not done here"]),
+        ({"steps_offset": 1, "set_alpha_to_one": False}, ["set_alpha_to_one", "steps_offset 1 is not added"]),
+        # What changes nothing here: without clipping its range, and the variance of samplers that add noise.
+        ({"clip_sample": False, "clip_sample_range": 2.0}, []),
+        ({"_class_name": "DDPMScheduler", "variance_type": "learned_range"}, []),
+        ({"timestep_spacing": "leading", "clip_sample": False}, []),
+        (schedule.from_recipe(NoiseSchedule()).scheduler_config(clip_sample=False), []),
+    ],
+)
+def test_settings_of_a_scheduler_that_are_not_followed_are_told(config: dict, said: list[str]) -> None:
+    schedule.from_scheduler_config(config, source="x")
+    found = schedule.ignored_settings(config)
+    assert len(found) == len(said)
+    assert all(start in text for start, text in zip(said, found, strict=True))
+
+
+def test_the_settings_that_are_told_are_all_that_diffusers_has() -> None:
+    followed = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"}
+    followed |= {"rescale_betas_zero_snr", "clip_sample_range"}
+    told = {"set_alpha_to_one", "thresholding", "steps_offset"}
+    of_the_recipe = {"clip_sample", "timestep_spacing"}
+    nothing = {"variance_type", "dynamic_thresholding_ratio", "sample_max_value"}  # the last two: of thresholding
+    known = {name for kind in (DDIMScheduler, DDPMScheduler) for name in inspect.signature(kind.__init__).parameters}
+    assert known - {"self"} == followed | told | of_the_recipe | nothing
+
+
+def test_betas_that_leave_a_timestep_without_noise_or_signal_make_no_schedule() -> None:
+    # 2⁻²⁵ is the least that float32 still takes from 1, once rounded.
+    schedule.NoiseSchedule(np.array([2.0**-24, 0.02]))
+    with pytest.raises(UserError, match="at timestep 0 of 2 alphas_cumprod is 1 in float32"):
+        schedule.NoiseSchedule(np.array([2.0**-26, 0.02]))
+    with pytest.raises(UserError, match=r"^noise_schedule: at timestep 0"):
+        schedule.from_recipe(NoiseSchedule(beta_start=1e-12))
+    with pytest.raises(UserError, match="alphas_cumprod is 0 in float32"):
+        schedule.from_recipe(NoiseSchedule(beta_end=0.9999))

@@ -111,6 +111,7 @@ def test_the_hash_and_the_resolved_text_do_not_tell_how_a_recipe_was_written() -
     recipe = extension("distill: {objective: {kind: dash, gap: 0.5}}")
     whole = yaml.safe_load(BASE) | {"name": "more"}
     whole["distill"]["objective"]["gap"] = 0.5
+    whole["teacher"]["path"] = str(Path("there").absolute())
     same = load_text(yaml.safe_dump(whole), name="whole")
     assert recipe == same and resolved_yaml(recipe) == resolved_yaml(same)
     assert depends_on(recipe, "student") == depends_on(same, "student")

@@ -80,7 +80,8 @@ class ModelInfo(Part):
     Attributes:
         file_bytes: size of its weights; of an artifact, size of the graph that makes a guided prediction.
         artifact_bytes: size of all graphs of an artifact.
-        peak_rss_mib: resident memory of a process that runs guided steps at the largest batch.
+        peak_rss_mib: resident memory of a process that runs `graph` at the largest batch. One for ONNX Runtime or
+            OpenVINO has loaded its runtime and numpy only; any other torch too.
         precision: fp32, fp16, bf16 or int8.
         graph: what runs the whole sampler at the recipe's plan: one graph for all steps (sampler), a graph for a step
             (step), or a graph for a guided prediction with the update outside (guided).

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from dashdeploy.bench.record.parts import ArtifactChecks
 from dashdeploy.bench.record.record import Record, load_record
 from dashdeploy.bench.record.times import SCOPES
 from dashdeploy.bench.report import check_tables, plots, tables, verdict
+from dashdeploy.files import write_whole
 from dashdeploy.report.cells import count, fixed, significant
 from dashdeploy.report.grid import grid_png
 from dashdeploy.report.plots import SERIES
@@ -42,12 +42,8 @@ def write_report(folder: Path) -> Path:
     """
     record = load_record(folder)
     page = render(record, read_grids(folder / grids.FILE, record))
-    path, draft = folder / FILE, folder / f".{FILE}.{os.getpid()}"
-    try:
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    path = folder / FILE
+    write_whole(path, page)
     return path
 
 

@@ -186,9 +186,12 @@ def check_gate(
 
 
 def _worst(reference: TorchDenoiser, target: Target, gate: Gate) -> str:
-    """Names the worst layer of a half precision; int8's search has named one already."""
-    if target.precision not in ("fp16", "bf16"):
-        return ""
+    """What to do: for a half precision with the worst layer's name, which the search of int8 has named already."""
+    if target.precision == "int8":
+        return (
+            " The layers in float were enough on the draws that they were chosen on, and are not on these. Raise "
+            "gate.num_draws, so that the choice knows more, or the gate's limits."
+        )
     rewritten = rewrite.for_export(reference, group_norm=target.group_norm, precision=target.precision)
     layer, error = worst_layer.find(reference, rewritten, gate.probes)
     return (
