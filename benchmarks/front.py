@@ -31,7 +31,7 @@ from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, initial_noise, plan
-from dashdeploy.metrics.features import open_extractor
+from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Sampling, Tag
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import open_path
@@ -91,7 +91,7 @@ def judged(
 ) -> list[dict[str, Any]]:
     """Quality and distance to the exact solution of each."""
     config = recipe.bench.quality
-    extractor = open_extractor(config.features, recipe.data.name, weights=config.features_weights)
+    extractor = committed(recipe.data.name)
     reference = quality.reference(data, extractor)
     interface = model.denoiser.interface
     y = labels[:EXACT_IMAGES]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from dashdeploy.errors import UserError, unknown
+from dashdeploy.errors import UserError, nearest, shown, unknown
 
 Kind = Literal["recipes", "exporters"]
 
@@ -53,8 +53,27 @@ def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     known = available(kind)
     stem = name.removesuffix(_SUFFIX)
     if stem not in known:
-        raise unknown(_NOUNS[kind], name, known)
+        raise _not_found(kind, name, path)
     return known[stem]
+
+
+def _not_found(kind: Kind, name: str, path: Path) -> UserError:
+    """The error for a name that is neither a file nor one that ships, by what it may have been meant as."""
+    noun, known, called = _NOUNS[kind], available(kind), shown(name)
+    other: Kind = "exporters" if kind == "recipes" else "recipes"
+    if os.path.isdir(path) and (is_path(name) or path.parts):
+        if os.path.isdir(path / "student") or os.path.isdir(path / "teacher"):
+            return UserError(f"{called}: a run folder, not a {noun}. `dashdeploy show {called}` says what comes next.")
+        return UserError(f"{called}: a folder, and a {noun} is a YAML file.")
+    if name.removesuffix(_SUFFIX) in available(other):
+        names = ", ".join(sorted(known))
+        return UserError(f"{called}: not a name of {kind}, but of {other}. Known {kind}: {names}.")
+    if os.path.isfile(path) or os.path.isfile(f"{path}{_SUFFIX}"):
+        file = name if os.path.isfile(path) else f"{name}{_SUFFIX}"
+        return UserError(f"{called}: no {noun} of this name ships with dashdeploy. The file here is ./{shown(file)}.")
+    if is_path(name) and nearest(name.removesuffix(_SUFFIX), known) is None:
+        return UserError(f"{called}: no such file. Give a YAML file, or a name that `dashdeploy {kind} ls` lists.")
+    return unknown(noun, name, known)
 
 
 def exists(path: str | Path) -> bool:
@@ -80,6 +99,15 @@ def is_path(name: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore."""
+    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore.
+
+    Raises:
+        UserError: it is, and this user has no home folder.
+    """
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "dashdeploy"
+    if xdg.is_absolute():
+        return xdg / "dashdeploy"
+    try:
+        return Path("~/.cache").expanduser() / "dashdeploy"
+    except RuntimeError as error:
+        raise UserError("there is no home folder to keep downloads in: set XDG_CACHE_HOME to a folder.") from error

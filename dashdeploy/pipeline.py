@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dashdeploy import stages
-from dashdeploy.bench.bench import bench, check_measurable
+from dashdeploy.bench.bench import bench
 from dashdeploy.packages import schema
 from dashdeploy.packages.stage import carry_out, place, summary
+from dashdeploy.preflight.examine import require
+from dashdeploy.preflight.facts import Facts
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
 from dashdeploy.training import ranks
 from dashdeploy.training.distill import distill
 from dashdeploy.training.student import describe_student
-from dashdeploy.training.teach import key_of, teach
+from dashdeploy.training.teach import teach
 
 
 def run_all(
@@ -35,10 +37,11 @@ def run_all(
         say: called with a line as each stage ends.
 
     Raises:
-        UserError: a stage fails, or a teacher or student would replace another: see `teach` and `distill`.
+        UserError: the preflight finds something that a stage would lack, or a stage fails.
     """
     say = say if ranks.state().is_main_process else lambda line: None
-    check_measurable(recipe)
+    for warning in require(recipe, run_folder, fresh=fresh).warnings:
+        say(f"warning   {warning}")
     if recipe.teacher.path is None:
         teach(recipe, run_folder)
     say(f"teacher   {choose.find(recipe, run_folder)}")
@@ -57,34 +60,41 @@ def run_all(
     return ranks.in_main(deploy)
 
 
-def describe(recipe: Recipe, run_folder: Path) -> list[str]:
-    """What `run_all` would do, one line a stage; nothing is written."""
-    config, teacher = recipe.distill, _teacher_at_hand(recipe, run_folder)
-    if teacher is not None:
-        lines = [f"teach    not needed: the teacher is {teacher}"]
+def describe(recipe: Recipe, run_folder: Path, facts: Facts) -> list[str]:
+    """What `run_all` would do, one line a stage; nothing is written.
+
+    Args:
+        facts: what the preflight found, which no problem stands against.
+    """
+    config, teach_config = recipe.distill, recipe.teach
+    if facts.teacher is not None:
+        lines = [f"teach    not needed: the teacher is {facts.teacher.folder}"]
     else:
-        assert recipe.teach is not None
-        size = f"{recipe.teach.steps} steps of {recipe.teach.batch_size} images"
-        lines = [f"teach    {size} into {run_folder / 'teacher'}"]
-    lines.append(
-        f"distill  {config.objective.kind}, {config.steps} steps of {config.batch_size} images into "
-        f"{run_folder / 'student'}: {describe_student(recipe, teacher)}"
-    )
+        assert teach_config is not None
+        size = f"{teach_config.steps} steps of {teach_config.batch_size} images"
+        lines = [_line(facts, "teach", "teacher", f"{size} into {run_folder / 'teacher'}")]
+    assert facts.student is not None
+    training = f"{config.objective.kind}, {config.steps} steps of {config.batch_size} images"
+    size = describe_student(recipe, facts.student)
+    lines.append(_line(facts, "distill", "student", f"{training} into {run_folder / 'student'}: {size}"))
     for name in recipe.export:
         target = schema.load(name)
-        lines.append(f"export   {target.description} into {run_folder / place(target) / target.name}")
+        stage = f"{place(target)}/{target.name}"
+        lines.append(_line(facts, "export", stage, f"{target.description} into {run_folder / stage}"))
     quality, sizes = recipe.bench.quality, recipe.bench.latency.batch_sizes
     timed = f"latency at batch {', '.join(map(str, sizes))}; " if sizes else ""
-    lines.append(
-        f"bench    {timed}quality of "
-        f"{quality.num_images} images at {len(quality.guidance)} guidances into {run_folder / 'bench'}"
-    )
-    return lines
+    drawn = f"quality of {quality.num_images} images at {len(quality.guidance)} guidances"
+    scored = "guidance fidelity, no FID" if quality.features == "none" else drawn
+    lines.append(_line(facts, "bench", "bench", f"{timed}{scored} into {run_folder / 'bench'}"))
+    return lines + [f"warning  {warning}" for warning in facts.warnings]
 
 
-def _teacher_at_hand(recipe: Recipe, run_folder: Path) -> Path | None:
-    """The folder of the teacher that `run_all` would take as it is; None: it would train one."""
-    teacher = choose.find(recipe, run_folder)
-    if teacher is None or recipe.teacher.path is not None:
-        return teacher
-    return teacher if stages.current(teacher, key_of(recipe)) else None
+def _line(facts: Facts, verb: str, stage: str, what: str) -> str:
+    """A stage's line, with whether it is finished or why it is made again."""
+    reasons = facts.reasons.get(stage)
+    if reasons is None:
+        return f"{verb:8} {what}"
+    if not reasons:
+        return f"{verb:8} finished: {what}"
+    more = [f"and {len(reasons) - 3} more"] if len(reasons) > 3 else []
+    return f"{verb:8} again ({'; '.join([*reasons[:3], *more])}): {what}"

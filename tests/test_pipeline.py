@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from dashdeploy import stages
+from dashdeploy.errors import UserError
 from dashdeploy.pipeline import describe, run_all
 from dashdeploy.recipe.load import load_text
+from dashdeploy.training.teach import teach
 
 QUICK = [
     "export=[]",
@@ -36,9 +38,11 @@ def test_the_artifact_samples_as_the_recipe_at_hand_says(tiny_run: Path, tiny_te
 def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str, tmp_path: Path) -> None:
     folder = stages.open_run(tmp_path, "tiny")
 
-    def made(*overrides: str) -> dict[str, str]:
+    def made(*overrides: str, fresh: bool = False) -> dict[str, str]:
         recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
-        run_all(recipe, folder, say=lambda line: None)
+        if fresh:
+            teach(recipe, folder, fresh=True)
+        run_all(recipe, folder, fresh=fresh, say=lambda line: None)
         return {name: stages.read_stage(folder / name).manifest["key"] for name in ("teacher", "student", "bench")}
 
     def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
@@ -48,9 +52,14 @@ def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str
     assert changed(first, made("distill.log_every=3")) == []
     sampled = made("sampling.num_inference_steps=3")
     assert changed(first, sampled) == ["bench"]
-    distilled = made("distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    other = ("distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    with pytest.raises(UserError, match=r"student: finished with other values: distill\.learning_rate .* → 0\.0001\."):
+        made(*other)
+    distilled = made(*other, fresh=True)
     assert changed(sampled, distilled) == ["student", "bench"]
-    mirrored = made("data.horizontal_flip=true", "distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    with pytest.raises(UserError, match=r"teacher: finished with other values: .*horizontal_flip .* → true"):
+        made("data.horizontal_flip=true", *other)
+    mirrored = made("data.horizontal_flip=true", *other, fresh=True)
     assert changed(distilled, mirrored) == ["teacher", "student", "bench"]
 
     def said_of_teacher(*overrides: str) -> str:

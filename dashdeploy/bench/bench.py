@@ -23,7 +23,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.metrics.features import Extractor, open_extractor
 from dashdeploy.recipe.schema import GuidanceInterval, Recipe
 from dashdeploy.runtime.model import Model
-from dashdeploy.runtime.opening import artifact_folders
+from dashdeploy.runtime.opening import artifact_folders, stale
 from dashdeploy.teachers import choose
 
 GRID_COLUMNS = 8
@@ -52,14 +52,18 @@ def bench(
     data = load_dataset(recipe.data)
     teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student)
     quality_config = recipe.bench.quality
-    extractor = open_extractor(quality_config.features, recipe.data.name, weights=quality_config.features_weights)
+    extractor = open_extractor(
+        quality_config.features, data, weights=quality_config.features_weights, holdout=recipe.data.holdout
+    )
+    if extractor is None:
+        recipe = _only_grids(recipe, data)
     interval = interval or guidance_interval.choose(recipe)
     inputs = {
         "student": student.sha256,
         "teacher": teacher_sha256,
         "artifacts": {stage.folder.name: stage.sha256 for stage in artifacts.values()},
         "data": data.sha256,
-        "features": extractor.sha256,
+        "features": extractor.sha256 if extractor else None,
         "machine": machine(),
         "versions": stages.versions(),
         "interval": interval.model_dump(mode="json") if interval else None,
@@ -93,6 +97,7 @@ def bench(
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             grids.write_grids(draft.folder / grids.FILE, images)
             write_report(draft.folder)
+            stages.refuse_if_replaced(student, *artifacts.values())
     return stages.read_stage(folder)
 
 
@@ -102,7 +107,7 @@ def measure(
     manifests: dict[str, manifest.Manifest],
     recipe: Recipe,
     data: LabelledImages,
-    extractor: Extractor,
+    extractor: Extractor | None,
     interval: GuidanceInterval | None,
     *,
     threads: int,
@@ -120,7 +125,7 @@ def measure(
     plans = {record.RECIPE_PLAN: guidance_interval.plan_info(recipe.sampling.guidance, run_plan)}
     studied = _with_cond_graph(opened, manifests) if interval else None
     recipe_jobs = quality.jobs(recipe, opened)
-    study_jobs = guidance_interval.jobs(studied, interval) if studied and interval else {}
+    study_jobs = guidance_interval.jobs(studied, interval) if studied and interval and extractor else {}
 
     drawn = quality.measure(
         opened, {**recipe_jobs, **study_jobs}, recipe, data, extractor, folders=folders, cache=cache
@@ -156,12 +161,12 @@ def measure(
         plans=plans,
         latency=tuple(latency_rows),
         quality=parts.Quality(
-            features=parts.Features(name=extractor.name, sha256=extractor.sha256),
+            features=_features(extractor),
             num_images=recipe.bench.quality.num_images,
             num_reference=drawn.num_reference,
             class_counts=tuple(np.bincount(drawn.labels.numpy(), minlength=data.num_classes).tolist()),
             seeds=quality.sampling_seeds(recipe),
-            rows=tuple(drawn.rows[job] for job in recipe_jobs),
+            rows=tuple(drawn.rows[job] for job in recipe_jobs if job in drawn.rows),
         ),
         fidelity=guidance_fidelity,
         checks=tuple(artifact_checks.artifact_checks(name, read) for name, read in manifests.items()),
@@ -174,6 +179,21 @@ def measure(
     quoted, note = baselines.quoted(measured)
     notes = (*measured.notes, *([note] if note else []))
     return measured.model_copy(update={"baselines": quoted, "notes": notes}), _grids(drawn, recipe)
+
+
+def _only_grids(recipe: Recipe, data: LabelledImages) -> Recipe:
+    """The recipe with as many images as the report's grids show, at its own guidance: none of them is scored."""
+    most = GRID_COLUMNS * data.num_classes
+    quality = recipe.bench.quality
+    changes = {"num_images": min(quality.num_images, most), "guidance": (recipe.sampling.guidance,), "bootstrap": 0}
+    bench = recipe.bench.model_copy(update={"quality": quality.model_copy(update=changes)})
+    return recipe.model_copy(update={"bench": bench})
+
+
+def _features(extractor: Extractor | None) -> parts.Features | None:
+    if extractor is None:
+        return None
+    return parts.Features(name=extractor.name, sha256=extractor.sha256, held_out_accuracy=extractor.held_out_accuracy)
 
 
 def check_measurable(recipe: Recipe) -> None:
@@ -193,10 +213,12 @@ def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     """The student, and its artifacts by their keys in the record."""
     student = stages.read_stage(run_folder / "student")
     artifacts = [stages.read_stage(folder) for folder in artifact_folders(run_folder)]
-    stale = [a.folder.name for a in artifacts if a.manifest["inputs"]["student"] != student.sha256]
-    if stale:
+    other = [a.folder.name for a in artifacts if stale(a.folder, a.manifest)]
+    if other:
+        again = " ".join(f"--to {name}" for name in other)
         raise UserError(
-            f"{run_folder}: {', '.join(stale)} was exported from another student. Run `dashdeploy export` again."
+            f"{run_folder}: {', '.join(other)} was exported from another student. Run `dashdeploy export {run_folder} "
+            f"{again}`, or remove the folder."
         )
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
 

@@ -5,23 +5,42 @@ Nothing here or at the top of a command's file imports torch, numpy or the recip
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
-from dashdeploy import __version__
-from dashdeploy.cli import adopt, bench, compare, diff, distill, doctor, export, exporters, recipes, run, sample, teach
+from dashdeploy import __version__, terminal
+from dashdeploy.cli import (
+    adopt,
+    bench,
+    compare,
+    diff,
+    distill,
+    doctor,
+    export,
+    exporters,
+    ls,
+    output,
+    recipes,
+    run,
+    sample,
+    show,
+    teach,
+)
 from dashdeploy.errors import Interrupted, UserError, fault, printable
 
 # In the order of the work. Another command: import its module above and add one line here.
-COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
+COMMANDS: dict[str, Callable[..., output.Result | None] | typer.Typer] = {
     "run": run.run,
     "teach": teach.teach,
     "distill": distill.distill,
     "export": export.export,
     "bench": bench.bench,
+    "show": show.show,
+    "ls": ls.ls,
     "diff": diff.diff,
     "compare": compare.compare,
     "sample": sample.sample,
@@ -46,7 +65,14 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Compress a class-conditional diffusion model and deploy it with its guidance intact."""
+    """Compress a class-conditional diffusion model and deploy it with its guidance intact.
+
+    Results go to stdout (with --json as one JSON object), progress to stderr (with --quiet none).
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the folder that you are in has been deleted. Change to another one first.") from error
 
 
 for _name, _command in COMMANDS.items():
@@ -54,6 +80,7 @@ for _name, _command in COMMANDS.items():
         app.add_typer(_command, name=_name)
     else:
         app.command(_name)(_command)
+output.share_options(app)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -65,10 +92,11 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: what follows the program's name; None: of this process.
     """
+    terminal.prepare_streams()
     try:
         app(args)
     except Interrupted as stopped:
-        print(f"stopped: {printable(str(stopped))}", file=sys.stderr)
+        terminal.tell(f"stopped: {printable(str(stopped))}")
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -76,5 +104,5 @@ def main(args: Sequence[str] | None = None) -> None:
         line = str(error) if isinstance(error, UserError) else fault(error)
         if line is None:
             raise
-        print(f"error: {printable(line)}", file=sys.stderr)  # not by rich: it takes [brackets] for markup, wraps
+        terminal.tell(f"error: {printable(line)}")  # not by rich: it takes [brackets] for markup, wraps
         sys.exit(2)

@@ -27,7 +27,6 @@ RunDir = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved recipe and what would be done; do nothing.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 # The limits are those of the same numbers in recipes (dashdeploy/fields.py), which take time to import.
 MOST_THREADS = 1024
 MOST_STEPS = 100_000

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from dashdeploy.cli.options import LARGEST_SEED, MOST_STEPS, MOST_THREADS
+from dashdeploy.cli.output import Result, lines
 
 MOST_COLUMNS = 1000
 MOST_IMAGES = 20_000
@@ -41,13 +43,13 @@ def sample(
         str | None, typer.Option(help="ONNX Runtime provider in place of the artifact's, as in CUDAExecutionProvider.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: the artifact's own.")] = None,
-) -> None:
+) -> Result:
     """Draw images of each class and write them as one PNG grid."""
     import torch
 
     from dashdeploy.diffusion import guidance as scales
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
-    from dashdeploy.errors import UserError, unknown
+    from dashdeploy.errors import UserError, shown, unknown
     from dashdeploy.files import write_whole
     from dashdeploy.recipe.schema import Sampling, Solver
     from dashdeploy.report.grid import grid_png
@@ -55,6 +57,8 @@ def sample(
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
+    if not os.path.isdir(out.parent):
+        raise UserError(f"--out {shown(out)}: the folder {shown(out.parent)} does not exist. Make it, or give another.")
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
     sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance), solver=cast(Solver, solver))
@@ -80,7 +84,8 @@ def sample(
             device=opened.device,
         )
     write_whole(out, grid_png(images.numpy(), columns=columns, scale=scale))
-    print(out)
+    made = {"file": out, "labels": chosen, "columns": columns, "seed": seed}
+    return lines({**made, "sampling": sampling.model_dump(mode="json")}, out)
 
 
 def parse_labels(text: str) -> list[int]:

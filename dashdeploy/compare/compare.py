@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.teachers import choose
+from dashdeploy.training import ranks
 from dashdeploy.training.student import describe_student
 
 BANKS = ".banks"
@@ -81,8 +83,11 @@ def compare(
         the summary; None: other shards have not finished.
 
     Raises:
-        UserError: as by `designs`, before anything is made.
+        UserError: as by `designs`, before anything is made; a run fails, or its finished student has other values and
+            `fresh` is not given.
     """
+    if not ranks.state().is_main_process:
+        say = _silent
     designs(comparison, run_dir / comparison.name)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
@@ -93,7 +98,16 @@ def compare(
         recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
-        run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=lambda text: None)
+        try:
+            run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=_silent)
+        except UserError as error:
+            raise UserError(f"variant {variant}, seed {seed}: {error}") from error
+    return ranks.in_main(lambda: _sum_up(comparison, root, say=say))
+
+
+def _sum_up(comparison: Comparison, root: Path, *, say: Callable[[str], None]) -> Summary | None:
+    """Write and return the summary, if the runs of all shards are there."""
+    todo = jobs(comparison)
     runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
     if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
         say(f"not finished by other shards: {', '.join(missing)}")
@@ -117,17 +131,22 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         write_whole(root / f"{name}.svg", svg)
 
 
+def _silent(text: str) -> None:
+    """Says nothing."""
+
+
 def _share_samples(root: Path, folder: Path) -> None:
     """Give all runs one cache of images, so that the teacher's are made once."""
     common, link = root / f".{samples.FOLDER}", folder / f".{samples.FOLDER}"
     common.mkdir(exist_ok=True)
     if not link.exists():
-        link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
+        with suppress(FileExistsError):  # another process of the same launch has just made it
+            link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
 
 
 def _sampling_seed(comparison: Comparison, variant: str, seed: int) -> dict[str, Any]:
     """The change that gives each training noise of its own for its images; variants of one seed share it."""
-    return {"bench.seed": recipe_of(comparison, variant, seed).bench.seed + seed}
+    return {"bench.seed": (recipe_of(comparison, variant, seed).bench.seed + seed) % 2**63}
 
 
 def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[str, Any]:
@@ -140,9 +159,9 @@ def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[
 
 
 def _finished(folder: Path) -> Run | None:
-    path = folder / "bench" / "bench.json"
-    if not path.is_file():
+    if not (folder / "bench" / stages.MANIFEST).is_file():
         return None
+    path = stages.read_stage(folder / "bench").folder / "bench.json"
     student = stages.read_manifest(folder / "student")
     teacher = Path(student["figures"]["teacher"])
     # A ready teacher may have no manifest, and another machine may have it in another folder.

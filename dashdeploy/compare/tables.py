@@ -26,7 +26,8 @@ def quality(summary: Summary) -> Table:
         teacher = [labels.get(row.teacher or "", MISSING)] if several else []
         rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
     against = "; each gap is against the student's teacher" if several else ""
-    return _table(f"{drawn(summary)}; FID of {summary.num_images} images{against}", headings, rows)
+    of = f"; FID of {summary.num_images} images" if scales else ""
+    return _table(f"{drawn(summary)}{of}{against}", headings, rows)
 
 
 def drawn(summary: Summary) -> str:
@@ -143,7 +144,8 @@ def _confirmed(summary: Summary) -> list[Table]:
 
 def markdown(summary: Summary) -> str:
     """Every table with its title."""
-    head = f"{size(summary.students)}FID of {summary.num_images} images in features of {summary.features}."
+    of = f"FID of {summary.num_images} images in features of {summary.features}." if summary.features else "No FID."
+    head = f"{size(summary.students)}{of}"
     return "\n\n".join([head, *(f"**{t.title}**\n\n{to_markdown(t)}" for t in all_of(summary))]) + "\n"
 
 

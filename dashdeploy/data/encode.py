@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dashdeploy.data import latents
 from dashdeploy.data.images import LabelledImages, to_float
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Data
+from dashdeploy.terminal import say
 
 BATCH = 32
 
@@ -40,7 +40,7 @@ def encoded(images: LabelledImages, vae: Path) -> LabelledImages:
         part = path.with_suffix(".part.npz")
         np.savez(part, latents=encoding, labels=images.labels, classes=np.array(images.classes))
         part.replace(path)
-        print(f"encoded {len(images)} images by {vae}; the latents are kept in {path}", file=sys.stderr)
+        say(f"encoded {len(images)} images by {vae}; the latents are kept in {path}")
     return latents.load(Data(name="latents", path=str(path)))
 
 

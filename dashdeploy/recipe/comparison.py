@@ -50,7 +50,7 @@ class Confirm(Model):
     variants: Annotated[tuple[Text, ...], DISTINCT] = Field(
         min_length=1, description="the chosen ones, and what they are compared with"
     )
-    seeds: Annotated[tuple[Count, ...], DISTINCT] = Field(min_length=1, description="other ones than the comparison's")
+    seeds: Annotated[tuple[Seed, ...], DISTINCT] = Field(min_length=1, description="other ones than the comparison's")
 
 
 class Comparison(Model):

@@ -234,7 +234,11 @@ class Quality(Model):
         1, description="sampling seeds: so often num_images are drawn anew; FID is the mean over them"
     )
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
-    features: Text = Field("auto", description="auto (the dataset's network), a network's name, or inception")
+    features: Text = Field(
+        "auto",
+        description="network of FID and KID: auto (the dataset's), a network's name, inception, fit (a small "
+        "classifier is trained on the recipe's images) or none (no FID; images are drawn only for the report's grids)",
+    )
     features_weights: Text | None = Field(None, description="inception: its weights file, relative to this file")
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",

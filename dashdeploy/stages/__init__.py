@@ -10,10 +10,21 @@ from __future__ import annotations
 
 from dashdeploy.stages.hashes import digest, file_sha256, files_below, folder_sha256
 from dashdeploy.stages.lock import clear, exclusive, in_turn, work_path
-from dashdeploy.stages.read import FORMAT, MANIFEST, SIDECAR, Stage, current, read_manifest, read_stage, sidecar_text
-from dashdeploy.stages.reuse import finished, refuse_to_replace
+from dashdeploy.stages.read import (
+    FORMAT,
+    MANIFEST,
+    SIDECAR,
+    Stage,
+    current,
+    is_stage,
+    read_manifest,
+    read_stage,
+    refuse_if_replaced,
+    sidecar_text,
+)
+from dashdeploy.stages.reuse import differences, finished, refuse_to_replace
 from dashdeploy.stages.vouched import replacing, undamaged
-from dashdeploy.stages.write import Draft, open_run, stage_key, versions, write_stage
+from dashdeploy.stages.write import Draft, open_run, replacing_folder, stage_key, versions, write_stage
 
 __all__ = [
     "FORMAT",
@@ -23,6 +34,7 @@ __all__ = [
     "Stage",
     "clear",
     "current",
+    "differences",
     "digest",
     "exclusive",
     "file_sha256",
@@ -30,11 +42,14 @@ __all__ = [
     "finished",
     "folder_sha256",
     "in_turn",
+    "is_stage",
     "open_run",
     "read_manifest",
     "read_stage",
+    "refuse_if_replaced",
     "refuse_to_replace",
     "replacing",
+    "replacing_folder",
     "sidecar_text",
     "stage_key",
     "undamaged",

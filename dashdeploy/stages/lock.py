@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TextIO
 
 from dashdeploy.errors import UserError
 from dashdeploy.stages.read import MANIFEST, read_stage
+from dashdeploy.terminal import say
 
 WORK = ".work"
 LOCK, DRAFT, REPLACED = "lock", "draft", "replaced"
@@ -131,6 +131,6 @@ def in_turn(lock: Path, *, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for {what}, which another process is making", file=sys.stderr, flush=True)
+            say(f"waiting for {what}, which another process is making")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dashdeploy.errors import UserError
 from dashdeploy.stages.hashes import digest, file_sha256
@@ -30,6 +33,36 @@ class Stage:
     def sha256(self) -> str:
         """Hash over the hashes of all its files."""
         return digest(self.manifest["files"])
+
+
+class _Figures(BaseModel):
+    """Those figures of a student or teacher that other stages read."""
+
+    model_config = ConfigDict(strict=True)
+
+    classes: list[str] | None = None
+    parameters: int | None = None
+    compression: float | None = None
+    teacher: str | None = None
+
+
+class _Manifest(BaseModel):
+    """What every stage's manifest has; an artifact's is read whole in dashdeploy/manifest.py."""
+
+    model_config = ConfigDict(strict=True)
+
+    stage: str
+    key: str
+    inputs: dict[str, Any]
+    figures: _Figures
+    seed: int
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+
+
+def is_stage(folder: Path) -> bool:
+    """Whether there is a manifest or its hash, be it a link to nothing: then `read_stage` has to accept the folder."""
+    return any(os.path.lexists(folder / name) for name in (MANIFEST, SIDECAR))
 
 
 def current(folder: Path, key: str) -> Stage | None:
@@ -65,6 +98,17 @@ def read_stage(folder: Path) -> Stage:
     return Stage(folder, manifest)
 
 
+def refuse_if_replaced(*read: Stage) -> None:
+    """Refuse to write a result of these stages if another process has replaced one of them since it was read.
+
+    Raises:
+        UserError: it names the stage.
+    """
+    for stage in read:
+        if read_manifest(stage.folder) != stage.manifest:
+            raise UserError(f"{stage.folder}: another process made it again meanwhile. Run the same command again.")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """A stage's manifest, checked against its hash; the files that it lists are not checked.
 
@@ -86,6 +130,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{sidecar}: missing; it holds the manifest's SHA-256. Make the stage again.")
     if sidecar.read_bytes() != sidecar_text(path):
         raise UserError(f"{path}: damaged or changed since it was made (its SHA-256 differs from {SIDECAR}'s).")
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not a manifest ({where}: {first['msg']}). Make the stage again.") from error
     return manifest
 
 

@@ -39,6 +39,12 @@ def refuse_to_replace(folder: Path, stage: keys.Stage, recipe: Recipe, inputs: d
         manifest = read_stage(folder).manifest
     except UserError as error:
         raise UserError(f"{folder}: is there already, and cannot be used: {error} {way_out}") from error
+    what = "; ".join(differences(manifest, stage, recipe, inputs)) or "another version of dashdeploy made it"
+    raise UserError(f"{folder}: finished with other values: {what}. {way_out}")
+
+
+def differences(manifest: dict[str, Any], stage: keys.Stage, recipe: Recipe, inputs: dict[str, Any]) -> list[str]:
+    """``distill.steps 100 → 200`` for each value in which a finished stage differs from what would be made now."""
     ours, whole = manifest["recipe"], recipe.model_dump(mode="json")
     told = [
         *(
@@ -49,8 +55,7 @@ def refuse_to_replace(folder: Path, stage: keys.Stage, recipe: Recipe, inputs: d
         *_changes(manifest["inputs"], inputs, "input"),
         *_changes(keys.without(ours, keys.left_out(recipe, stage)), keys.depends_on(recipe, stage)),
     ]
-    what = "; ".join(dict.fromkeys(told)) or "another version of dashdeploy made it"
-    raise UserError(f"{folder}: finished with other values: {what}. {way_out}")
+    return list(dict.fromkeys(told))
 
 
 def _changes(before: Any, now: Any, name: str = "") -> Iterator[str]:

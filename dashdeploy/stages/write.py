@@ -18,7 +18,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe import keys
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.stages.hashes import digest, file_sha256, files_below
-from dashdeploy.stages.lock import DRAFT, take_place
+from dashdeploy.stages.lock import DRAFT, LOCK, take_place
 from dashdeploy.stages.read import FORMAT, MANIFEST, SIDECAR, sidecar_text
 
 VERSIONED = (
@@ -88,11 +88,10 @@ def write_stage(folder: Path, work: Path, *, key: str, recipe: Recipe, inputs: d
     Args:
         work: what `exclusive` gave: the stage's lock is held until this ends.
     """
-    draft = Draft(work / DRAFT)
-    draft.folder.mkdir()
-    try:
+    with replacing_folder(folder, work) as path:
+        draft = Draft(path)
         yield draft
-        files = {str(name): file_sha256(draft.folder / name) for name in files_below(draft.folder)}
+        files = {str(name): file_sha256(path / name) for name in files_below(path)}
         manifest = {
             "format": FORMAT,
             "stage": folder.name,
@@ -105,18 +104,31 @@ def write_stage(folder: Path, work: Path, *, key: str, recipe: Recipe, inputs: d
             "versions": versions(),
             "recipe": recipe.model_dump(mode="json"),
         }
-        (draft.folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        (draft.folder / SIDECAR).write_bytes(sidecar_text(draft.folder / MANIFEST))
-        _follow_the_umask(draft.folder)
+        (path / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (path / SIDECAR).write_bytes(sidecar_text(path / MANIFEST))
+
+
+@contextmanager
+def replacing_folder(folder: Path, work: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` at the end; after an error nothing has changed.
+
+    Args:
+        work: what `exclusive` gave.
+    """
+    draft = work / DRAFT
+    draft.mkdir()
+    try:
+        yield draft
+        _follow_the_umask(draft, of_file=(work / LOCK).stat().st_mode & 0o666)
     except BaseException:
-        shutil.rmtree(draft.folder, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
         raise
     take_place(folder, work)
 
 
-def _follow_the_umask(folder: Path) -> None:
+def _follow_the_umask(folder: Path, *, of_file: int) -> None:
     """Give all below `folder` the modes that new files and folders have, whatever wrote them; programs stay such."""
-    of_folder, of_file = folder.stat().st_mode & 0o777, (folder / MANIFEST).stat().st_mode & 0o666
+    of_folder = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         if path.is_dir():
             path.chmod(of_folder)

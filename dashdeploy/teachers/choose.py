@@ -14,8 +14,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import formats
-
-CONFIGS = ("config.json", "scheduler_config.json")
+from dashdeploy.teachers.identity import sha256
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
         UserError: it is damaged, or its classes, image shape or noise schedule are not the recipe's; all that differ
             are named.
     """
-    if (folder / stages.MANIFEST).is_file():
+    if stages.is_stage(folder):
         stages.read_stage(folder)
     denoiser = formats.load(folder, role="teacher")
     interface = denoiser.interface
@@ -99,9 +98,3 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     if problems:
         raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
     return Teacher(folder, sha256(folder), denoiser)
-
-
-def sha256(folder: Path) -> str:
-    """A teacher's hash: over its tensors (weights and λ) and its model and scheduler configuration."""
-    kept = [p for p in sorted(folder.rglob("*")) if p.suffix == ".safetensors" or p.name in CONFIGS]
-    return stages.digest({str(p.relative_to(folder)): stages.file_sha256(p) for p in kept})

@@ -17,17 +17,27 @@ from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError, reading, writing
+from dashdeploy.peak_memory import machine_bytes
+from dashdeploy.teachers import scheduler_config
 from dashdeploy.weights_file import read_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 CLASSES: dict[str, Any] = {UNET: UNet2DModel, DIT: DiTTransformer2DModel}
+DEPTHS = {UNET: "layers_per_block", DIT: "num_layers"}
+TRAINING_BYTES = 20
+"""Of each parameter in float32: the weight, its gradient, AdamW's two moments, the average."""
 FOLDERS = {UNET: "unet", DIT: "transformer"}
 """The network's folder in a pipeline, as diffusers names it."""
 
 
 def create(config: dict[str, Any], *, network: str = UNET) -> Any:
-    """A freshly initialised network in train mode, without label dropout."""
+    """A freshly initialised network in train mode, without label dropout.
+
+    Raises:
+        UserError: this machine's memory cannot hold it.
+    """
+    refuse_parameters(count_parameters(config, network=network), what="a network of")
     return without_label_dropout(CLASSES[network](**config))
 
 
@@ -54,11 +64,59 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def count_parameters(config: dict[str, Any], *, network: str = UNET) -> int:
     """Parameters of a network of this configuration, without allocating them."""
-    if network == UNET:
-        return _count(json.dumps(config), network)
-    # All blocks of a DiT have the same number. Making all 28 of a large one takes seconds, for each candidate.
-    one, two = (_count(json.dumps({**config, "num_layers": n}), network) for n in (1, 2))
-    return one + (two - one) * (int(config["num_layers"]) - 1)
+    depth = DEPTHS[network]
+    # Each further layer has as many parameters as the one before. Making all of a deep network takes seconds, for each
+    # candidate.
+    one, two = (_count(json.dumps({**config, depth: n}), network) for n in (1, 2))
+    return one + (two - one) * (int(config[depth]) - 1)
+
+
+def refuse_huge(config: dict[str, Any], *, network: str = UNET, what: str) -> None:
+    """Refuse a network that this machine's memory cannot train, before anything of it is made.
+
+    Args:
+        what: what messages call it.
+
+    Raises:
+        UserError: AdamW, the average and the gradients of the 3×3 convolutions alone would take more.
+    """
+    if network != UNET:
+        return
+    layers, widths = config["layers_per_block"], config["block_out_channels"]
+    refuse_parameters(sum((2 * layers + 1) * 9 * width**2 for width in widths), what=f"{what} more than")
+
+
+def refuse_parameters(count: int, *, what: str) -> None:
+    """Refuse so many parameters where weights, gradients, AdamW's state and the average exceed this machine's memory.
+
+    Raises:
+        UserError: they do.
+    """
+    needed, there = count * TRAINING_BYTES, machine_bytes()
+    if needed > there:
+        raise UserError(
+            f"{what} {count:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{there / 2**30:,.0f}. Give it fewer channels or layers."
+        )
+
+
+def try_forward(config: dict[str, Any], *, network: str = UNET, what: str) -> None:
+    """Run a network of this configuration on shapes alone, without memory for its values.
+
+    Raises:
+        UserError: it cannot be made, or does not take images of its size.
+    """
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            module = CLASSES[network](**{**config, DEPTHS[network]: min(2, config[DEPTHS[network]])}).eval()
+            labels = torch.zeros(2, dtype=torch.long)
+            x = torch.zeros(2, config["in_channels"], height, width)
+            module(x, timestep=labels, class_labels=labels)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} cannot take images of {height}×{width} pixels: {detail}") from error
 
 
 @functools.cache
@@ -135,6 +193,7 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
     config = _read_json(path, role)
+    scheduler_config.check(config, source=f"{role} {path}")
     prediction = predictions.from_scheduler_config(config, source=str(path))
     schedule = schedules.from_scheduler_config(config, source=str(path))
     if config.get("rescale_betas_zero_snr"):

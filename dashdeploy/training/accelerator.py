@@ -27,25 +27,33 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
         work: the stage's work folder, for a tracker that keeps files. It need not exist yet.
 
     Raises:
-        UserError: the batch does not divide among the processes, or the tracker is not installed.
+        UserError: see `refuse`.
     """
-    if config.tracker is not None and config.tracker not in [str(tracker) for tracker in get_available_trackers()]:
-        package = config.tracker.replace("_", "-")
-        raise UserError(f"tracker: {config.tracker} is not installed here. Install it with: pip install {package}")
+    refuse(config, processes=ranks.state().num_processes)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     # accelerate keeps the first precision for the whole process, and the stages of one run may differ in theirs.
     AcceleratorState._reset_state()
     ranks.state()
-    accelerator = Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
-    if config.batch_size % (accelerator.num_processes * config.gradient_accumulation):
+    return Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
+
+
+def refuse(config: schema.Training, *, processes: int) -> None:
+    """What cannot be trained here.
+
+    Raises:
+        UserError: the batch does not divide among the processes, or the tracker is not installed.
+    """
+    if config.tracker is not None and config.tracker not in [str(tracker) for tracker in get_available_trackers()]:
+        package = config.tracker.replace("_", "-")
+        raise UserError(f"tracker: {config.tracker} is not installed here. Install it with: pip install {package}")
+    if config.batch_size % (processes * config.gradient_accumulation):
         raise UserError(
-            f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes × "
+            f"batch_size {config.batch_size} does not divide among {processes} processes × "
             f"{config.gradient_accumulation} accumulation steps; choose a multiple of "
-            f"{accelerator.num_processes * config.gradient_accumulation}"
+            f"{processes * config.gradient_accumulation}"
         )
-    return accelerator
 
 
 @contextmanager

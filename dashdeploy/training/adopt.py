@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dashdeploy import stages
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
@@ -41,10 +42,11 @@ def adopt(checkpoint: Path, folder: Path, *, image_size: int = 32, weights: Lite
     network = networks.restore(checkpoint_parts.config, checkpoint_parts.state, folder=checkpoint, role="teacher")
     steps = {} if checkpoint_parts.lam is None else {"num_train_timesteps": len(checkpoint_parts.lam)}
     schedule = schedules.from_recipe(schema.NoiseSchedule.model_validate({**published.SCHEDULE, **steps}))
-    networks.save(network, schedule, folder)
-    if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
-        kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)
-        TimestepWeights(kind, schedule, frozen_lambda=checkpoint_parts.lam.float()).save(folder)
+    with stages.exclusive(folder) as work, stages.replacing_folder(folder, work) as draft:
+        networks.save(network, schedule, draft)
+        if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
+            kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)
+            TimestepWeights(kind, schedule, frozen_lambda=checkpoint_parts.lam.float()).save(draft)
     return Adopted(
         folder=folder,
         parameters=sum(p.numel() for p in network.parameters()),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dashdeploy import stages
 from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
-from dashdeploy.students.architecture import design
+from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import choose, networks
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.bank import banked
@@ -45,8 +47,7 @@ def distill(
     schedule = teacher.denoiser.interface.schedule
     weights = transfer(config.timestep_weights, schedule, teacher_folder)
     student = design(recipe.student, networks.config_of(teacher.denoiser.unet))
-    shared = {"data": data.sha256, "horizontal_flip": data.horizontal_flip, "teacher": teacher.sha256}
-    inputs = {**shared, "student": student.config}
+    shared, inputs = inputs_of(data, teacher, student)
     key = stages.stage_key("student", recipe, inputs)
     look = partial(ready, folder, "student", key=key, recipe=recipe, inputs=inputs, fresh=fresh)
     if done := look():
@@ -80,3 +81,11 @@ def distill(
 
         write(folder, work, module, figures, key=key, recipe=recipe, inputs=inputs, contents=contents)
     return stages.read_stage(folder)
+
+
+def inputs_of(
+    data: LabelledImages, teacher: choose.Teacher, student: StudentDesign
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a bank, and what the student, depend on beside the recipe's fields."""
+    shared = {"data": data.sha256, "horizontal_flip": data.horizontal_flip, "teacher": teacher.sha256}
+    return shared, {**shared, "student": student.config}

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from dashdeploy import seeds
 from dashdeploy.errors import Interrupted, UserError
 from dashdeploy.recipe import schema
+from dashdeploy.terminal import say, warn
 from dashdeploy.training import checkpoint, ema, ranks
 from dashdeploy.training.accelerator import tracking
 from dashdeploy.training.batches import Source
@@ -68,7 +69,7 @@ def train(
         Reporter(folder, title, config, start=start, accelerator=accelerator) as report,
         stop_signals() as stop,
     ):
-        report.say(weight_by_decile(module))
+        say_weight_by_decile(module)
         for step in range(start, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
@@ -106,7 +107,7 @@ def train(
             if stopping and done < config.steps:
                 raise Interrupted(f"step {done} of {config.steps} is saved. Run the same command to resume.")
         if module.weights.learns:
-            report.say(weight_by_decile(module))
+            say_weight_by_decile(module)
     average.copy_to(module.denoiser.unet.parameters())
     return record if start < config.steps else read_metrics(folder / METRICS)[-1]
 
@@ -130,10 +131,9 @@ def not_finite(step: int, figures: dict[str, float], folder: Path) -> UserError:
     )
 
 
-def weight_by_decile(module: TrainStep) -> str:
-    """A line that says how the timestep weights spread over t, and a second where some timesteps hardly train."""
+def say_weight_by_decile(module: TrainStep) -> None:
+    """A line that says how the timestep weights spread over t, and a warning where some timesteps hardly train."""
     shares = module.weights.mass_by_decile()
-    line = "timestep weight by decile of t (clean → noise): " + " ".join(f"{share:.1%}" for share in shares)
+    say("timestep weight by decile of t (clean → noise): " + " ".join(f"{share:.1%}" for share in shares))
     if starved := module.weights.starved():
-        line += f"\nwarning: deciles {starved} hold less than 1 % of the weight each: those timesteps hardly train"
-    return line
+        warn(f"deciles {starved} hold less than 1 % of the timestep weight each: those timesteps hardly train")

@@ -36,7 +36,7 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> st
     if config is None:
         raise UserError(f"recipe {recipe.name} has no teach section: its teacher is {recipe.teacher.path}")
     data, schedule = _data_and_schedule(recipe)
-    inputs = _inputs(data, schedule)
+    inputs = inputs_of(data, schedule)
     key = stages.stage_key("teacher", recipe, inputs)
     look = partial(ready, folder, "teacher", key=key, recipe=recipe, inputs=inputs, fresh=fresh)
     if done := look():
@@ -73,7 +73,7 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> st
 
 def key_of(recipe: schema.Recipe) -> str:
     """The key of the teacher that `teach` would train."""
-    return stages.stage_key("teacher", recipe, _inputs(*_data_and_schedule(recipe)))
+    return stages.stage_key("teacher", recipe, inputs_of(*_data_and_schedule(recipe)))
 
 
 def teacher_step(seed: int, config: schema.Teach, data: LabelledImages, schedule: NoiseSchedule) -> TrainStep:
@@ -98,6 +98,6 @@ def _data_and_schedule(recipe: schema.Recipe) -> tuple[LabelledImages, NoiseSche
     return load_dataset(recipe.data), schedules.from_recipe(recipe.noise_schedule or schema.NoiseSchedule())
 
 
-def _inputs(data: LabelledImages, schedule: NoiseSchedule) -> dict[str, str | bool]:
+def inputs_of(data: LabelledImages, schedule: NoiseSchedule) -> dict[str, str | bool]:
     """What the teacher depends on beside the recipe's fields."""
     return {"data": data.sha256, "horizontal_flip": data.horizontal_flip, "schedule": schedule.sha256}

@@ -16,10 +16,12 @@ def call(*arguments: str | Path) -> int:
 
 def test_targets_are_listed_copied_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert call("ls", "--json") == 0
-    assert "onnx-cpu" in {row["name"] for row in json.loads(capsys.readouterr().out)}
+    assert "onnx-cpu" in {row["name"] for row in json.loads(capsys.readouterr().out)["exporters"]}
     assert call("cp", "onnx-cpu", tmp_path) == 0
     copied = tmp_path / "onnx-cpu.yaml"
     assert call("validate", copied) == 0
+    assert call("cp", "onnx-cpu", tmp_path / "mine.yaml") == 0
+    assert "\nname: mine\n" in (tmp_path / "mine.yaml").read_text()
     copied.write_text(copied.read_text().replace("opset: 22", "opsett: 22"))
     assert call("validate", copied) == 2
     assert "opsett: unknown key; did you mean 'opset'?" in capsys.readouterr().err

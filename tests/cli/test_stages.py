@@ -96,9 +96,9 @@ def test_sample_takes_a_solver_and_names_the_nearest(
 def test_export_prints_the_artifact_and_its_parity_as_json(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
     code, out, _ = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--json")
     assert code == 0
-    (found,) = json.loads(out)
-    assert found["parity"]["worst"]["relative_error"] < 1e-4
-    assert {check["graph"] for check in found["sampling"]} == {"cond", "step", "sampler"}
+    (found,) = json.loads(out)["made"]
+    assert found["figures"]["parity"]["worst"]["relative_error"] < 1e-4
+    assert {check["graph"] for check in found["figures"]["sampling"]} == {"cond", "step", "sampler"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
@@ -216,7 +216,7 @@ def test_bench_refuses_an_artifact_of_another_student(capsys: pytest.CaptureFixt
 
 def test_a_folder_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("export", "bench"):
-        assert "not a finished stage" in refused(capsys, command, tmp_path)
+        assert "holds no finished student. `dashdeploy show" in refused(capsys, command, tmp_path)
 
 
 def test_the_module_runs_as_a_program() -> None:

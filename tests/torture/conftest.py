@@ -11,7 +11,7 @@ import pytest
 
 WARM = (
     *("diffusers", "onnx", "onnxruntime", "matplotlib", "rich.progress", "accelerate"),
-    *("dashdeploy.pipeline", "dashdeploy.bench.bench", "dashdeploy.bench.report.show", "dashdeploy.compare.compare"),
+    *("dashdeploy.pipeline", "dashdeploy.bench.bench", "dashdeploy.show.look", "dashdeploy.compare.compare"),
     *("dashdeploy.runtime.opening", "dashdeploy.runtime.onnxruntime_model", "dashdeploy.runtime.torch_model"),
     *(
         "dashdeploy.training.distill",

@@ -78,7 +78,8 @@ def test_recipes_in_signed_manifests(copied: Copy, whole_run: Path, tmp_path: Pa
         name, recipe = case
         (folder / "run").mkdir()
         student = copied("student", folder / "run")
-        signed(student, json.dumps({**tree, "recipe": recipe}).encode())
+        figures = {**tree["figures"], "teacher": "nowhere"}
+        signed(student, json.dumps({**tree, "recipe": recipe, "figures": figures}).encode())
         return verdict(command([name, "run", *(["--to", "none"] if name == "export" else [])], cwd=folder))
 
     # Of an export the recipe alone is read before the unknown target; a bench would take long, so it lacks a teacher.

@@ -27,6 +27,8 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "both.yaml", "--run-dir", "full"),
 }
 """Command -> its arguments; everything that it writes goes into `full`."""
+QUICK = ("sample", "recipes cp", "exporters cp", "distill")
+"""Those that `make test` runs too."""
 COPIED = ("export", "package", "bench")
 """They write into a run folder, which lies in `full`."""
 SIZES_KIB = (8, 64, 256, 1024)
@@ -58,7 +60,9 @@ def visible(folder: Path) -> set[str]:
     return {str(path) for path in found if not any(part.startswith(".") for part in path.parts)}
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.torture] * (name not in QUICK)) for name in WRITERS]
+)
 def test_a_full_disk_is_one_line_and_space_mends_it(name: str, desk: Path, tmp_path: Path) -> None:
     if why := can_mount(tmp_path):
         pytest.skip(f"no small file systems here: {why}")

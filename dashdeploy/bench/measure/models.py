@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from dashdeploy.artifact import GraphName
 from dashdeploy.bench.measure import artifact_checks, loading, memory
-from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import ModelInfo
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import Manifest
+from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import open_path
+from dashdeploy.terminal import warn
 
 
 def open_all(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[dict[str, Model], list[str]]:
@@ -39,7 +40,7 @@ def open_all(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[
             if name not in artifacts or len(notes) + 1 == len(artifacts):
                 raise
             notes.append(f"{folder.name} does not run here and is left out: {error}")
-            print(f"warning: {notes[-1]}", file=sys.stderr)
+            warn(notes[-1])
     return models, notes
 
 
@@ -87,7 +88,7 @@ def _cost_to_hold(
     folders: dict[str, Path],
     models: dict[str, Model],
     manifests: dict[str, Manifest],
-    graphs: dict[str, GraphName],
+    graphs: Mapping[str, GraphName],
     recipe: Recipe,
     *,
     threads: int,

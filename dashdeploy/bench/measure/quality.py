@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dashdeploy import seeds
 from dashdeploy.bench.measure import samples
-from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import Estimate, QualityRow, SeedFigures
 from dashdeploy.bench.record.record import STUDENT, TEACHER
 from dashdeploy.data.images import LabelledImages
@@ -20,6 +19,7 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.metrics import frechet, kernel
 from dashdeploy.metrics.features import Extractor
+from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Guidance, Quality, Recipe, Sampling
 from dashdeploy.runtime.model import Model
 
@@ -75,7 +75,7 @@ def measure(
     wanted: dict[Job, Guidance],
     recipe: Recipe,
     data: LabelledImages,
-    extractor: Extractor,
+    extractor: Extractor | None,
     *,
     folders: dict[str, Path],
     cache: Path,
@@ -83,12 +83,13 @@ def measure(
     """Draw and score the images of every job; the teacher's jobs come first, for the distances to its images.
 
     Args:
+        extractor: None: the images are drawn and not scored.
         folders: by model; images are also looked for in their subfolder `samples`.
         cache: where images are looked for and kept.
     """
     config, drawn_with = recipe.bench.quality, sampling_seeds(recipe)
     train, _ = data.split(recipe.data.holdout)
-    real, labels = reference(train, extractor), class_labels(config.num_images, train)
+    real, labels = reference(train, extractor) if extractor else None, class_labels(config.num_images, train)
     rows: dict[Job, QualityRow] = {}
     images: dict[Job, torch.Tensor] = {}
     of_teacher: dict[str, list[Features]] = {}
@@ -112,12 +113,16 @@ def measure(
                     )
                     samples.save(cache, key, drawn)
                 sets.append(drawn)
+            images[name, label] = sets[0]
+            if extractor is None or real is None:
+                continue
             teacher = of_teacher.get(label) if name != TEACHER else None
             row, features = score(name, scale, sets, labels, real, teacher, extractor, config, seeds=drawn_with)
             if name == TEACHER:
                 of_teacher[label] = features
-            rows[name, label], images[name, label] = row, sets[0]
-    return Measured(rows, images, labels, len(real.features), tuple(dict.fromkeys(reused)))
+            rows[name, label] = row
+    num_reference = 0 if real is None else len(real.features)
+    return Measured(rows, images, labels, num_reference, tuple(dict.fromkeys(reused)))
 
 
 def sampling_seeds(recipe: Recipe) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ longest part of measuring a student.
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from dashdeploy import stages
 from dashdeploy.diffusion import noise
 from dashdeploy.diffusion.sampling import Plan
+from dashdeploy.terminal import warn
 
 FOLDER = "samples"
 
@@ -35,7 +35,7 @@ def load(folders: list[Path], name: str, *, shape: tuple[int, int, int, int]) ->
         if not path.is_file():
             continue
         if (images := _read(path, name)) is None:
-            print(f"{path}: damaged (see {path.name}.sha256); its images are drawn again", file=sys.stderr, flush=True)
+            warn(f"{path}: damaged (see {path.name}.sha256); its images are drawn again")
         elif images.shape == shape:
             return torch.from_numpy(images)
     return None

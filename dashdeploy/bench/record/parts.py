@@ -151,23 +151,35 @@ class QualityRow(Part):
 
 
 class Features(Part):
-    """The network in whose features distances are computed."""
+    """The network in whose features distances are computed.
+
+    held_out_accuracy: of a classifier that was fitted to the recipe's images; None: of any other network.
+    """
 
     name: str
     sha256: str
+    held_out_accuracy: float | None = None
+
+    @property
+    def title(self) -> str:
+        """What pages call it."""
+        if self.held_out_accuracy is None:
+            return self.name
+        return f"{self.name} (held-out accuracy {100 * self.held_out_accuracy:.1f} %)"
 
 
 class Quality(Part):
     """Quality of all models.
 
     Attributes:
+        features: None: none were wanted, and there are no rows.
         num_images: of each model at each guidance and sampling seed.
         num_reference: real images.
         class_counts: images of each class among the num_images.
         seeds: of the sampling.
     """
 
-    features: Features
+    features: Features | None
     num_images: int
     num_reference: int
     class_counts: tuple[int, ...]

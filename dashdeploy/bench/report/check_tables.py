@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from dashdeploy.bench.record.record import Record
 from dashdeploy.bench.report.columns import t_range
@@ -37,7 +38,7 @@ def ladder_table(title: str, gate: GateFigures) -> Table:
 
 def rung_table(gate: GateFigures, rung: Rung) -> Table:
     """One rung in each range of t, judged by its bounds on other draws; then the limits."""
-    judged = rung.bounds[1:] or rung.bins
+    judged: Sequence[GapRow | Bounds] = rung.bounds[1:] or rung.bins
     rows = [
         (t_range(row.t_low, row.t_high), *_figures(row), "fail" if past_limits(gate, held) else "pass")
         for row, held in zip(rung.bins, judged, strict=True)

@@ -54,10 +54,14 @@ def _markdown(record: Record, shown: Sequence[Table]) -> str:
     features = record.quality.features
     intro = (
         f"Recipe `{record.recipe}`, seed {record.seed}, measured {record.created:%Y-%m-%d} on {where} "
-        f"({record.threads} threads; {versions}). FID and KID in features of {features.name} "
-        f"(SHA-256 `{features.sha256[:12]}…`), {record.quality.num_images} images against "
-        f"{record.quality.num_reference} real ones; intervals of FID are of the expectation at that number of images."
+        f"({record.threads} threads; {versions})."
     )
+    if features is not None:
+        intro += (
+            f" FID and KID in features of {features.title} (SHA-256 `{features.sha256[:12]}…`), "
+            f"{record.quality.num_images} images against {record.quality.num_reference} real ones; intervals of FID "
+            "are of the expectation at that number of images."
+        )
     parts = [escape(intro)]
     for table in shown:
         parts += [f"**{escape(table.title)}**", to_markdown(table)]

@@ -187,7 +187,7 @@ def _training_table(record: Record) -> Table:
 
 def _conditions(record: Record) -> dict[str, dict[str, str]]:
     """Name -> value as text, by group."""
-    settings = record.settings.model_dump(mode="json")
+    settings, features = record.settings.model_dump(mode="json"), record.quality.features
     timesteps = settings.pop("timesteps")
     groups: dict[str, dict[str, Any]] = {
         "Machine": record.machine.model_dump(mode="json"),
@@ -196,7 +196,7 @@ def _conditions(record: Record) -> dict[str, dict[str, str]]:
         "Timesteps": {f"{len(timesteps)} steps": ", ".join(map(str, timesteps))},
         "SHA-256": {
             **{record.label(key): model.sha256 for key, model in record.models.items()},
-            f"features {record.quality.features.name}": record.quality.features.sha256,
+            **({f"features {features.title}": features.sha256} if features else {}),
         },
     }
     return {title: {name: _text(value) for name, value in values.items()} for title, values in groups.items()}

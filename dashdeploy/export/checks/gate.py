@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 from dashdeploy import seeds
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.export.checks import interval, trajectories
 from dashdeploy.figures import Bounds, GapRow, Rung
@@ -62,13 +63,20 @@ class Gate:
         """Measure a denoiser; no failures are a pass."""
         outputs = gap.predict(denoiser, self.probes, batch_size=self.batch_size)
         broken = [p for part, out in zip(("uncond", "cond"), outputs, strict=True) for p in unusable(out, part)]
-        settings = {"scale": self.scale, "num_train_timesteps": self.num_train_timesteps, "bins": self.limits.t_bins}
-        overall, all_bins = gap.fidelity(outputs, self.reference, self.probes, **settings)
+        overall, all_bins = gap.fidelity(
+            outputs,
+            self.reference,
+            self.probes,
+            scale=self.scale,
+            num_train_timesteps=self.num_train_timesteps,
+            bins=self.limits.t_bins,
+        )
         bins = tuple(row for row in all_bins if row.num)
         if broken:
             return Rung(name=name, overall=overall, bins=bins, excess=math.inf, failures=tuple(broken))
-        found = interval.bounds(outputs, self.reference, self.probes, **settings)
-        bounds = tuple(bound for row, bound in zip([overall, *all_bins], found, strict=True) if row.num)
+        edges = [(row.t_low, row.t_high) for row in (overall, *bins)]
+        w = torch.tensor([guidance.weight(self.scale, int(t), self.num_train_timesteps) for t in self.probes.t])
+        bounds = tuple(interval.bounds(outputs, self.reference, self.probes, w=w, ranges=edges))
         held = over_limits([overall, *bins], bounds, self.limits, margin=self.margin)
         return Rung(
             name=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +11,6 @@ from dashdeploy import seeds
 from dashdeploy.diffusion import guidance
 from dashdeploy.figures import Bounds
 from dashdeploy.metrics.gap import Probes
-from dashdeploy.recipe.schema import Guidance
 
 RESAMPLES = 400
 QUANTILE = 0.975
@@ -22,26 +22,27 @@ def bounds(
     reference: tuple[torch.Tensor, torch.Tensor],
     probes: Probes,
     *,
-    scale: Guidance,
-    num_train_timesteps: int,
-    bins: int,
+    w: torch.Tensor,
+    ranges: Sequence[tuple[int, int]],
     seed: int = 0,
 ) -> list[Bounds]:
-    """Bounds of the figures of `gap.fidelity`, over all t and in each range, in its order.
+    """Bounds of the figures of `gap.fidelity` in each range of t, low ≤ t < high.
 
     Draws of one trajectory are resampled together, because they are not independent. Every figure is a ratio of sums
     over draws, so that a resample is a weighted sum.
+
+    Args:
+        given, reference: (eps_uncond, eps_cond) on all probes.
+        w: (N,) guidance scale of each probe.
     """
-    w = torch.tensor([guidance.weight(scale, int(t), num_train_timesteps) for t in probes.t]).double()
-    sums = _sums(given, reference, w)
+    sums = _sums(given, reference, w.double())
     of = torch.arange(len(probes.t)) if probes.trajectory is None else probes.trajectory.unique(return_inverse=True)[1]
     groups = int(of.max()) + 1
     generator = torch.Generator().manual_seed(seeds.derive(seed, "bounds"))
     rows = torch.randint(0, groups, (RESAMPLES, groups), generator=generator)
     counts = torch.zeros(RESAMPLES, groups, dtype=torch.float64).scatter_add_(1, rows, torch.ones(rows.shape).double())
-    edges = [round(i * num_train_timesteps / bins) for i in range(bins + 1)]
     results = []
-    for low, high in [(0, num_train_timesteps), *itertools.pairwise(edges)]:
+    for low, high in ranges:
         inside = ((probes.t >= low) & (probes.t < high)).double()[:, None]
         by_group = torch.zeros(groups, sums.shape[1], dtype=torch.float64).index_add_(0, of, sums * inside)
         results.append(_bounds(counts @ by_group))
@@ -52,9 +53,8 @@ def _sums(
     given: tuple[torch.Tensor, torch.Tensor], reference: tuple[torch.Tensor, torch.Tensor], w: torch.Tensor
 ) -> torch.Tensor:
     """(N, 9) float64: of each draw the squared error and energy of both branches and of the guided output, and gaps."""
-    ours, theirs = (tuple(branch.double() for branch in pair) for pair in (given, reference))
-    pairs = [*zip(ours, theirs, strict=True)]
-    pairs.append((guidance.combine(*ours, w), guidance.combine(*theirs, w)))
+    ours, theirs = ((uncond.double(), cond.double()) for uncond, cond in (given, reference))
+    pairs = [*zip(ours, theirs, strict=True), (guidance.combine(*ours, w), guidance.combine(*theirs, w))]
     flat = [((a - b).flatten(1).square().sum(1), b.flatten(1).square().sum(1)) for a, b in pairs]
     gap, wanted = ((cond - uncond).flatten(1) for uncond, cond in (ours, theirs))
     gaps = ((gap * wanted).sum(1), gap.square().sum(1), wanted.square().sum(1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 from dashdeploy.artifact import TENSORRT, Artifact
 from dashdeploy.diffusion import guidance
@@ -18,6 +17,7 @@ from dashdeploy.export.graph import rewrite
 from dashdeploy.figures import Checks, GateFigures, Parity, Rung, SamplingCheck
 from dashdeploy.lazy import resolve
 from dashdeploy.metrics.gap import relative_error
+from dashdeploy.progress import Progress
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime import RUNTIMES, tensorrt_library
 from dashdeploy.runtime.graphs_model import GraphSampler
