@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dashdeploy.metrics.frechet import Array, Estimate, Features
 
-MAX_IMAGES = 10_000
+MAX_IMAGES = 5_000
 """Of each set; of a larger one so many are drawn, because time grows with the square."""
 ROWS = 1024
 """Rows of a kernel matrix that are held at a time."""

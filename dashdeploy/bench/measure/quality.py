@@ -216,11 +216,12 @@ def score(
             kernel.kid(np.concatenate(some), real.features, seed=seeds[0], strata=of_all, reference_strata=real.labels)
         )
 
+    kids = [kid([one]) for one in features]
     by_seed = [
         SeedFigures(
             seed=seed,
             fid=fid([one], real.statistics, 0).value,
-            kid=kid([one]).value,
+            kid=kids[i].value,
             fid_to_teacher=None if teacher is None else fid([one], [teacher[i]], 0).value,
             accuracy=accuracies[i],
         )
@@ -231,7 +232,7 @@ def score(
         guidance=guidance.label(scale),
         w=float(scale) if isinstance(scale, int | float) else None,
         fid=fid(features, real.statistics),
-        kid=kid(features),
+        kid=kids[0] if len(kids) == 1 else kid(features),
         fid_to_teacher=None if teacher is None else fid(features, teacher),
         accuracy=float(np.mean(accuracies)),
         by_seed=tuple(by_seed),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dashdeploy.bench.bench import _grids
 from dashdeploy.bench.measure import quality
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
@@ -114,3 +115,13 @@ def test_the_first_sampling_seed_is_the_benchmarks(tiny_recipe) -> None:
 
     assert seeds(3, 1) == (3,)
     assert seeds(3, 3)[:2] == seeds(3, 2) and len({*seeds(3, 3), *seeds(4, 3)}) == 6
+
+
+def test_a_grid_has_as_many_images_of_each_class_as_the_rarest_one_that_was_drawn(tiny_recipe) -> None:
+    labels = quality.class_labels(40, data_of([60, 0, 30, 10]))
+    images = torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1).expand(40, 1, 2, 2)
+    drawn = quality.Measured({}, {("teacher", "w=2"): images, ("teacher", "w=1"): images}, labels, 0, ())
+    grid = _grids(drawn, tiny_recipe)
+    assert grid.columns == 4 and grid.labels.tolist() == [0] * 4 + [2] * 4 + [3] * 4
+    assert list(grid.images) == ["teacher"]
+    assert labels[grid.images["teacher"][:, 0, 0, 0]].tolist() == grid.labels.tolist()
