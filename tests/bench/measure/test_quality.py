@@ -12,7 +12,7 @@ from dashdeploy.bench.bench import _grids
 from dashdeploy.bench.measure import quality
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
-from dashdeploy.metrics.features import open_extractor
+from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Data, Quality
 
 
@@ -73,7 +73,7 @@ def sets_of(digits: LabelledImages, labels: torch.Tensor, num: int) -> list[torc
 def test_several_sampling_seeds_are_scored_one_by_one_and_together(digits: LabelledImages) -> None:
     train = digits.take(np.arange(900, len(digits)))
     labels = quality.class_labels(200, train)
-    extractor = open_extractor("auto", "digits", weights=None)
+    extractor = committed("digits")
     real = quality.reference(train, extractor)
     first, second, *others = sets_of(digits.take(np.arange(900)), labels, 4)
     config = Quality(num_images=200, bootstrap=20)
@@ -94,7 +94,7 @@ def test_several_sampling_seeds_are_scored_one_by_one_and_together(digits: Label
 
 def test_accuracy_is_of_a_classifier_of_the_datas_classes_only(digits: LabelledImages) -> None:
     renamed = replace(digits, classes=tuple("abcdefghij"))
-    extractor = open_extractor("digits", "image_folder", weights=None)
+    extractor = committed("digits")
     labels = quality.class_labels(100, digits)
     (images,) = sets_of(digits, labels, 1)
     config = Quality(num_images=100, bootstrap=0)
@@ -124,4 +124,4 @@ def test_a_grid_has_as_many_images_of_each_class_as_the_rarest_one_that_was_draw
     grid = _grids(drawn, tiny_recipe)
     assert grid.columns == 4 and grid.labels.tolist() == [0] * 4 + [2] * 4 + [3] * 4
     assert list(grid.images) == ["teacher"]
-    assert labels[grid.images["teacher"][:, 0, 0, 0]].tolist() == grid.labels.tolist()
+    assert labels[grid.images["teacher"][:, 0, 0, 0].tolist()].tolist() == grid.labels.tolist()
