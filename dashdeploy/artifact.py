@@ -205,7 +205,7 @@ class SamplingPlan(Schedule):
 class WholeSampler(Schedule):
     """The graph of all steps: its timesteps are constants of it, and its input w defaults to guidance_scales.
 
-    output: float32 within [−1, 1], or uint8.
+    output: float32, within [−1, 1] if sampling.clip_sample, or uint8.
     """
 
     form: Literal["unrolled", "loop"]

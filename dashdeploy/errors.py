@@ -146,8 +146,11 @@ def reading(
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+def writing(path: str | os.PathLike[str], *, named: bool = False) -> Iterator[None]:
     """For a block that writes one file or folder: what the machine refuses is told in terms of it.
+
+    Args:
+        named: say `path` also where the exception names a file, which is then a draft of it.
 
     Raises:
         UserError: the disk is full, read-only, …; one line that names the path.
@@ -155,7 +158,11 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        line = None if isinstance(error, UserError | Interrupted) else fault(error, path=path)
+        if named and isinstance(error, OSError):
+            error.filename = None
+        line = None if isinstance(error, UserError | Interrupted) else fault(error, path=None if named else path)
+        if named and line is not None:
+            line = f"{shown(path)}: cannot be written: {line}"
         if line is None:
             raise
         raise UserError(line) from error

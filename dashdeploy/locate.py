@@ -13,6 +13,8 @@ Kind = Literal["recipes", "exporters"]
 _PACKAGE = Path(__file__).resolve().parent
 _NOUNS: dict[str, str] = {"recipes": "recipe", "exporters": "export target"}
 _SUFFIX = ".yaml"
+NO_HOME = "/nonexistent"
+"""The home of users without one, as Debian names it."""
 
 
 def data_root(kind: Kind) -> Path:
@@ -61,11 +63,11 @@ def _not_found(kind: Kind, name: str, path: Path) -> UserError:
     """The error for a name that is neither a file nor one that ships, by what it may have been meant as."""
     noun, known, called = _NOUNS[kind], available(kind), shown(name)
     other: Kind = "exporters" if kind == "recipes" else "recipes"
-    if os.path.isdir(path) and (is_path(name) or path.parts):
+    if name and os.path.isdir(path):
         if os.path.isdir(path / "student") or os.path.isdir(path / "teacher"):
             return UserError(f"{called}: a run folder, not a {noun}. `dashdeploy show {called}` says what comes next.")
         return UserError(f"{called}: a folder, and a {noun} is a YAML file.")
-    if name.removesuffix(_SUFFIX) in available(other):
+    if name.removesuffix(_SUFFIX) in _names(other):
         names = ", ".join(sorted(known))
         return UserError(f"{called}: not a name of {kind}, but of {other}. Known {kind}: {names}.")
     if os.path.isfile(path) or os.path.isfile(f"{path}{_SUFFIX}"):
@@ -74,6 +76,14 @@ def _not_found(kind: Kind, name: str, path: Path) -> UserError:
     if is_path(name) and nearest(name.removesuffix(_SUFFIX), known) is None:
         return UserError(f"{called}: no such file. Give a YAML file, or a name that `dashdeploy {kind} ls` lists.")
     return unknown(noun, name, known)
+
+
+def _names(kind: Kind) -> list[str]:
+    """The names that ship; none of a kind that is missing, where that is not what went wrong."""
+    try:
+        return list(available(kind))
+    except UserError:
+        return []
 
 
 def exists(path: str | Path) -> bool:
@@ -107,7 +117,13 @@ def cache_folder() -> Path:
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if xdg.is_absolute():
         return xdg / "dashdeploy"
-    try:
-        return Path("~/.cache").expanduser() / "dashdeploy"
-    except RuntimeError as error:
-        raise UserError("there is no home folder to keep downloads in: set XDG_CACHE_HOME to a folder.") from error
+    home = os.path.expanduser("~")
+    if home in ("~", NO_HOME):
+        raise UserError("there is no home folder to keep downloads in: set XDG_CACHE_HOME to a folder.")
+    return Path(home) / ".cache" / "dashdeploy"
+
+
+def settle_home() -> None:
+    """Give a user without a home folder the one that nobody has: libraries that ask for one fail without any."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = NO_HOME

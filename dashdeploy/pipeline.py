@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from dashdeploy import stages
@@ -10,7 +10,7 @@ from dashdeploy.bench.bench import bench
 from dashdeploy.packages import schema
 from dashdeploy.packages.stage import carry_out, place, summary
 from dashdeploy.preflight.examine import require
-from dashdeploy.preflight.facts import Facts
+from dashdeploy.preflight.facts import STEPS, Facts, Step
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
 from dashdeploy.training import ranks
@@ -60,32 +60,33 @@ def run_all(
     return ranks.in_main(deploy)
 
 
-def describe(recipe: Recipe, run_folder: Path, facts: Facts) -> list[str]:
-    """What `run_all` would do, one line a stage; nothing is written.
+def describe(recipe: Recipe, run_folder: Path, facts: Facts, *, wanted: Collection[Step] = STEPS) -> list[str]:
+    """What would be done for the wanted steps, a line for each stage; nothing is written.
 
     Args:
         facts: what the preflight found, which no problem stands against.
     """
-    config, teach_config = recipe.distill, recipe.teach
+    lines = []
     if facts.teacher is not None:
-        lines = [f"teach    not needed: the teacher is {facts.teacher.folder}"]
-    else:
-        assert teach_config is not None
-        size = f"{teach_config.steps} steps of {teach_config.batch_size} images"
-        lines = [_line(facts, "teach", "teacher", f"{size} into {run_folder / 'teacher'}")]
-    assert facts.student is not None
-    training = f"{config.objective.kind}, {config.steps} steps of {config.batch_size} images"
-    size = describe_student(recipe, facts.student)
-    lines.append(_line(facts, "distill", "student", f"{training} into {run_folder / 'student'}: {size}"))
-    for name in recipe.export:
+        lines.append(f"teach    not needed: the teacher is {facts.teacher.folder}")
+    elif recipe.teach is not None:
+        size = f"{recipe.teach.steps} steps of {recipe.teach.batch_size} images"
+        lines.append(_line(facts, "teach", "teacher", f"{size} into {run_folder / 'teacher'}"))
+    if "distill" in wanted and facts.student is not None:
+        config = recipe.distill
+        training = f"{config.objective.kind}, {config.steps} steps of {config.batch_size} images"
+        size = describe_student(recipe, facts.student)
+        lines.append(_line(facts, "distill", "student", f"{training} into {run_folder / 'student'}: {size}"))
+    for name in recipe.export if "export" in wanted else ():
         target = schema.load(name)
         stage = f"{place(target)}/{target.name}"
         lines.append(_line(facts, "export", stage, f"{target.description} into {run_folder / stage}"))
-    quality, sizes = recipe.bench.quality, recipe.bench.latency.batch_sizes
-    timed = f"latency at batch {', '.join(map(str, sizes))}; " if sizes else ""
-    drawn = f"quality of {quality.num_images} images at {len(quality.guidance)} guidances"
-    scored = "guidance fidelity, no FID" if quality.features == "none" else drawn
-    lines.append(_line(facts, "bench", "bench", f"{timed}{scored} into {run_folder / 'bench'}"))
+    if "bench" in wanted:
+        quality, sizes = recipe.bench.quality, recipe.bench.latency.batch_sizes
+        timed = f"latency at batch {', '.join(map(str, sizes))}; " if sizes else ""
+        drawn = f"quality of {quality.num_images} images at {len(quality.guidance)} guidances"
+        scored = "guidance fidelity, no FID" if quality.features == "none" else drawn
+        lines.append(_line(facts, "bench", "bench", f"{timed}{scored} into {run_folder / 'bench'}"))
     return lines + [f"warning  {warning}" for warning in facts.warnings]
 
 

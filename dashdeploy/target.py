@@ -67,7 +67,11 @@ class SamplerGraph(Model):
         "loop", description="loop: one ONNX Loop over the steps. unrolled: a copy of the network for each step"
     )
     num_inference_steps: Timesteps | None = Field(None, description="null: the recipe's")
-    output: Literal["float32", "uint8"] = Field("float32", description="float32: [-1, 1]. uint8: 0..255")
+    output: Literal["float32", "uint8"] = Field(
+        "float32",
+        description="float32: as the steps give it, within [-1, 1] if sampling.clip_sample is true. "
+        "uint8: [-1, 1] as 0..255, saturated; not of latents",
+    )
 
 
 class Calibration(Model):

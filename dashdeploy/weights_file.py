@@ -1,20 +1,39 @@
-"""Reading safetensors files; a damaged file is a user's error."""
+"""Reading safetensors files; one that is damaged, or holds weights that are not numbers, is a user's error."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from dashdeploy.errors import reading
+from dashdeploy.errors import UserError, reading
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """Load a safetensors file.
 
     Raises:
-        UserError: it is damaged or not there.
+        UserError: it is damaged or not there, or a tensor holds NaN or Inf.
     """
     with reading(path, "safetensors file"):
-        return load_file(path)
+        tensors = load_file(path)
+    require_finite(tensors, source=path, advice="Its training diverged, or the file is damaged. Take another.")
+    return tensors
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], *, source: object, advice: str) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Args:
+        source: what holds them, for the message.
+        advice: what to do, for the message.
+
+    Raises:
+        UserError: it names the first such tensor, and how many there are.
+    """
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        others = f" (and {len(bad) - 1} other tensors)" if len(bad) > 1 else ""
+        raise UserError(f"{source}: {bad[0]}{others} holds NaN or Inf. {advice}")

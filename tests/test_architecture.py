@@ -68,7 +68,7 @@ def imports(path: Path) -> set[str]:
 def test_imports_go_down_only(path: Path) -> None:
     here = room(path)
     if here == "__init__":
-        assert imports(path) == set()
+        assert imports(path) == {"runtime"}  # inside of `open`; tests/test_imports.py shows that it waits until then
         return
     allowed = BELOW[here] | ALSO.get(here, set()) | ({here} if here != "ground" else set())
     assert imports(path) <= allowed, f"{here} may not import {imports(path) - allowed}"

@@ -10,6 +10,7 @@ import pytest
 from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.pipeline import describe, run_all
+from dashdeploy.preflight.examine import examine
 from dashdeploy.recipe.load import load_text
 from dashdeploy.training.teach import teach
 
@@ -64,7 +65,7 @@ def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str
 
     def said_of_teacher(*overrides: str) -> str:
         recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
-        return describe(recipe, folder)[0]
+        return describe(recipe, folder, examine(recipe, folder))[0]
 
     assert "not needed" in said_of_teacher("data.horizontal_flip=true")
     assert "12 steps of 16 images" in said_of_teacher()

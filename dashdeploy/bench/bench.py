@@ -50,7 +50,8 @@ def bench(
     student, artifacts = _exported(run_folder)
     manifests = {name: manifest.read(stage) for name, stage in artifacts.items()}
     data = load_dataset(recipe.data)
-    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student)
+    _refuse_other_data(run_folder, recipe, data, student)
+    teacher = _teacher(run_folder, recipe, data, student)
     quality_config = recipe.bench.quality
     extractor = open_extractor(
         quality_config.features, data, weights=quality_config.features_weights, holdout=recipe.data.holdout
@@ -60,7 +61,7 @@ def bench(
     interval = interval or guidance_interval.choose(recipe)
     inputs = {
         "student": student.sha256,
-        "teacher": teacher_sha256,
+        "teacher": teacher.sha256,
         "artifacts": {stage.folder.name: stage.sha256 for stage in artifacts.values()},
         "data": data.sha256,
         "features": extractor.sha256 if extractor else None,
@@ -73,13 +74,16 @@ def bench(
     done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return done
-    folders = {record.TEACHER: teacher_folder, record.STUDENT: student.folder}
+    folders = {record.TEACHER: teacher.folder, record.STUDENT: student.folder}
     folders |= {name: stage.folder for name, stage in artifacts.items()}
     cache = run_folder / f".{samples.FOLDER}"
     with ExitStack() as stack:
         threads = recipe.bench.latency.threads or machine()["cores"]
         work = stack.enter_context(stages.exclusive(folder))
         opened, left_out = models.open_all(folders, threads, stack)
+        # With the rows of its embedding that the recipe says, which its folder does not tell.
+        own = opened[record.TEACHER]
+        own.denoiser, own.sha256 = teacher.denoiser.to(own.device), teacher.sha256
         with stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft:
             measured, images = measure(
                 opened,
@@ -223,16 +227,30 @@ def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
 
 
-def _teacher(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> tuple[Path, str]:
-    """Folder and SHA-256 of the teacher that the student was made from."""
+def _refuse_other_data(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> None:
+    """Raises:
+    UserError: the data are not those that the student was trained on.
+    """
+    trained = student.manifest["inputs"]["data"]
+    if trained != data.sha256:
+        where = f"{recipe.data.name}{f' at {recipe.data.path}' if recipe.data.path else ''}"
+        raise UserError(
+            f"{run_folder}: its student was trained on other data than {where} now holds ({len(data)} images of "
+            f"{data.num_classes} classes, SHA-256 {data.sha256[:12]}…; then {trained[:12]}…). Bring back the images, "
+            "labels and class names that it was trained on, or distil again."
+        )
+
+
+def _teacher(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> choose.Teacher:
+    """The teacher that the student was made from."""
     used = Path(student.figures["teacher"])
     folder = used if used.is_dir() else choose.find(recipe, run_folder)
     if folder is None:
         raise UserError(f"{run_folder}: no teacher to compare with; give teacher.path or run `dashdeploy teach`")
-    sha256 = choose.open_teacher(folder, recipe, data).sha256
-    if student.manifest["inputs"]["teacher"] != sha256:
+    teacher = choose.open_teacher(folder, recipe, data)
+    if student.manifest["inputs"]["teacher"] != teacher.sha256:
         raise UserError(f"{run_folder}: its student was made from another teacher than {folder}. Distil again.")
-    return folder, sha256
+    return teacher
 
 
 def _with_cond_graph(opened: dict[str, Model], manifests: dict[str, manifest.Manifest]) -> str | None:

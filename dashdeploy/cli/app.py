@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy import __version__, terminal
+from dashdeploy import __version__, locate, terminal
 from dashdeploy.cli import (
     adopt,
     bench,
@@ -93,6 +93,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: what follows the program's name; None: of this process.
     """
     terminal.prepare_streams()
+    locate.settle_home()
     try:
         app(args)
     except Interrupted as stopped:

@@ -31,6 +31,7 @@ def bench(
     from dashdeploy.bench.bench import bench as bench_stage
     from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.errors import UserError
+    from dashdeploy.preflight.examine import require
     from dashdeploy.recipe.load import load_text, recipe_in, resolved_yaml
     from dashdeploy.show.look import look
 
@@ -43,6 +44,7 @@ def bench(
     kept = {"bench", "sampling"}
     if changed.model_dump(exclude=kept) != recipe.model_dump(exclude=kept):
         raise UserError("bench: --set can change the bench and sampling sections only; the rest made the student")
+    require(changed, run_folder, wanted=("bench",), fresh=fresh)
     stage = bench_stage(run_folder, changed, fresh=fresh)
     view = look(stage.folder)
     return Result(view.data, view.print)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dashdeploy.cli.output import Result, lines
 
 if TYPE_CHECKING:
+    from dashdeploy.preflight.facts import Step
     from dashdeploy.recipe.schema import Recipe
     from dashdeploy.stages import Stage
 
@@ -79,13 +80,19 @@ def run_folder(path: Path) -> Path:
     return path
 
 
-def dry_run_of(job: Job) -> Result:
-    """The resolved recipe, then, as comments, what would run."""
+def dry_run_of(job: Job, command: str, *, wanted: tuple[Step, ...], fresh: bool) -> Result:
+    """The resolved recipe, then, as comments, what the command would do with its stages.
+
+    Raises:
+        UserError: the preflight finds problems; all of them.
+    """
     from dashdeploy.pipeline import describe
+    from dashdeploy.preflight.examine import require
     from dashdeploy.recipe.load import resolved_yaml
 
-    plan = describe(job.recipe, job.folder)
-    shown = (resolved_yaml(job.recipe), "# what `dashdeploy run` would do:", *(f"#   {line}" for line in plan))
+    facts = require(job.recipe, job.folder, wanted=wanted, fresh=fresh)
+    plan = describe(job.recipe, job.folder, facts, wanted=wanted)
+    shown = (resolved_yaml(job.recipe), f"# what `dashdeploy {command}` would do:", *(f"#   {line}" for line in plan))
     return lines({"recipe": job.recipe.model_dump(mode="json"), "plan": plan}, *shown)
 
 

@@ -32,6 +32,9 @@ MOST_THREADS = 1024
 MOST_STEPS = 100_000
 MOST_SIDE = 4096
 LARGEST_SEED = 2**63 - 1
+NoCheck = Annotated[
+    bool, typer.Option("--no-check", help="Take a teacher without seeing that its labels and null class help.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do the work again even if there is a finished result.")]
 
 

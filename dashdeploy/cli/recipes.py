@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dashdeploy import locate, terminal
+from dashdeploy.cli.options import DEFAULT_RUN_DIR, RunDir
 from dashdeploy.cli.output import Result, lines
 from dashdeploy.errors import UserError, printable, shown
+from dashdeploy.files import write_whole
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -26,11 +28,20 @@ _Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names that `l
 _Destination = Annotated[
     Path | None, typer.Argument(metavar="DEST", help="File or folder; default: the working folder.")
 ]
+_Full = Annotated[
+    bool,
+    typer.Option("--full", help="Look at all that a run will need too, in seconds, and at which stages are finished."),
+]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 
 
 def files_app(
-    kind: locate.Kind, *, noun: str, check: Callable[[str], None], schema_of: Callable[[], TypeAdapter] | None
+    kind: locate.Kind,
+    *,
+    noun: str,
+    check: Callable[[str], None],
+    schema_of: Callable[[], TypeAdapter] | None,
+    preflight: Callable[[str, Path], list[str]] | None = None,
 ) -> typer.Typer:
     """The commands `ls`, `cp`, `validate` and `schema` for one kind of YAML file.
 
@@ -39,6 +50,8 @@ def files_app(
         check: reads and validates one file by its name or path; raises UserError.
         schema_of: returns the files' schema; called only where it is needed, because importing it takes time. None:
             the caller adds a `schema` command itself.
+        preflight: looks at all that a run of one file in a folder of runs will need, too, and says what it would do;
+            raises UserError. None: `validate` has no --full.
     """
     app = typer.Typer(no_args_is_help=True, help=f"List, copy and check {noun}s.")
 
@@ -51,9 +64,20 @@ def files_app(
         written = _copy(kind, locate.find(kind, name), destination or Path(), force=force)
         return lines({"file": written}, written)
 
-    @app.command("validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any.")
-    def validate(names: _Names) -> Result:
-        return _validate(names, check)
+    validating = app.command(
+        "validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any."
+    )
+    if preflight is None:
+
+        @validating
+        def validate(names: _Names) -> Result:
+            return _validate(names, check)
+
+    else:
+
+        @validating
+        def validate_fully(names: _Names, *, full: _Full = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> Result:
+            return _validate(names, (lambda name: preflight(name, run_dir)) if full else check)
 
     if schema_of is not None:
 
@@ -112,15 +136,7 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
         raise UserError(f"{target} exists. Give another name, or --force to overwrite it.")
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist. Create it first, or give another one.")
-    content = _renamed(_with_its_base(kind, source, target.parent), source, target)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(target, _renamed(_with_its_base(kind, source, target.parent), source, target))
     return target
 
 
@@ -175,18 +191,19 @@ def _values(content: bytes) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _validate(names: list[str], check: Callable[[str], None]) -> Result:
+def _validate(names: list[str], check: Callable[[str], list[str] | None]) -> Result:
     files: list[dict[str, object]] = []
+    shown: list[str] = []
     for name in names:
         try:
-            check(name)
+            found = check(name)
         except UserError as error:
             terminal.tell(f"error: {printable(str(error))}")
             files.append({"name": name, "ok": False, "error": str(error)})
         else:
-            files.append({"name": name, "ok": True})
-    good = [f"{file['name']}: ok" for file in files if file["ok"]]
-    return lines({"files": files}, *good, code=0 if len(good) == len(names) else 2)
+            files.append({"name": name, "ok": True, **({} if found is None else {"plan": found})})
+            shown += [f"{name}: ok", *(f"  {line}" for line in found or ())]
+    return lines({"files": files}, *shown, code=0 if all(file["ok"] for file in files) else 2)
 
 
 def _schema() -> TypeAdapter:
@@ -205,4 +222,19 @@ def _check(name: str) -> None:
     (load_comparison if is_comparison(locate.find("recipes", name)) else load_recipe)(name)
 
 
-app = files_app("recipes", noun="recipe", check=_check, schema_of=_schema)
+def _preflight(name: str, run_dir: Path) -> list[str]:
+    from dashdeploy.cli.job import open_job
+    from dashdeploy.compare.compare import designs
+    from dashdeploy.pipeline import describe
+    from dashdeploy.preflight.examine import require
+    from dashdeploy.recipe.comparison import is_comparison, load_comparison
+
+    if is_comparison(locate.find("recipes", name)):
+        comparison = load_comparison(name)
+        students = designs(comparison, run_dir / comparison.name)
+        return [f"{variant}: {student}" for variant, student in students.items()]
+    job = open_job(name, None, run_dir)
+    return describe(job.recipe, job.folder, require(job.recipe, job.folder))
+
+
+app = files_app("recipes", noun="recipe", check=_check, schema_of=_schema, preflight=_preflight)

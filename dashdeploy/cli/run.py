@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dashdeploy.cli.options import DEFAULT_RECIPE, DEFAULT_RUN_DIR, DryRun, Fresh, Overrides, RecipeArgument, RunDir
+from dashdeploy.cli.options import (
+    DEFAULT_RECIPE,
+    DEFAULT_RUN_DIR,
+    DryRun,
+    Fresh,
+    NoCheck,
+    Overrides,
+    RecipeArgument,
+    RunDir,
+)
 from dashdeploy.cli.output import Result
 from dashdeploy.terminal import say
 
@@ -14,13 +23,14 @@ def run(
     run_dir: RunDir = DEFAULT_RUN_DIR,
     dry_run: DryRun = False,
     fresh: Fresh = False,
+    no_check: NoCheck = False,
 ) -> Result:
     """Teach (unless there is a teacher), distill, export, bench. Stages that are up to date are not run again."""
     from dashdeploy.cli.job import dry_run_of, open_job
 
-    job = open_job(recipe, overrides, run_dir)
+    job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
-        return dry_run_of(job)
+        return dry_run_of(job, "run", wanted=("teach", "distill", "export", "bench"), fresh=fresh)
     from dashdeploy.pipeline import run_all
     from dashdeploy.show.look import look
     from dashdeploy.show.run import read_run

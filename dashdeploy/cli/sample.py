@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -28,12 +28,23 @@ def sample(
     ] = None,
     columns: Annotated[int, typer.Option(min=1, max=MOST_COLUMNS, help="Images of each class.")] = 8,
     guidance: Annotated[
-        str, typer.Option("--guidance", "-w", help="Guidance scale (1 = off), tag, or an interval as in 3@0.2-0.8.")
-    ] = "2",
-    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps of the sampler.")] = 50,
+        str | None,
+        typer.Option(
+            "--guidance",
+            "-w",
+            help="Guidance scale (1 = off), tag, or an interval as in 3@0.2-0.8. Default: the model's recipe's.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_STEPS, help="Steps of the sampler. Default: the model's recipe's."),
+    ] = None,
     solver: Annotated[
-        str, typer.Option(help="ddim, or dpmpp_2m: second order (DPM-Solver++ 2M), for few steps.")
-    ] = "ddim",
+        str | None,
+        typer.Option(
+            help="ddim, or dpmpp_2m: second order (DPM-Solver++ 2M), for few steps. Default: the model's recipe's."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the noise.")] = 0,
     scale: Annotated[int, typer.Option(min=1, max=64, help="Enlarge each pixel this many times.")] = 4,
     threads: Annotated[
@@ -47,30 +58,24 @@ def sample(
     """Draw images of each class and write them as one PNG grid."""
     import torch
 
-    from dashdeploy.diffusion import guidance as scales
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
     from dashdeploy.errors import UserError, shown, unknown
     from dashdeploy.files import write_whole
-    from dashdeploy.recipe.schema import Sampling, Solver
     from dashdeploy.report.grid import grid_png
+    from dashdeploy.runtime.opened import BATCH_SIZE, chosen
     from dashdeploy.runtime.opening import open_path
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
     if not os.path.isdir(out.parent):
         raise UserError(f"--out {shown(out)}: the folder {shown(out.parent)} does not exist. Make it, or give another.")
-    if solver not in SOLVERS:
+    if solver is not None and solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
-    sampling = Sampling(num_inference_steps=steps, guidance=scales.parse(guidance), solver=cast(Solver, solver))
     with open_path(model, threads=threads, provider=provider, device=device) as opened:
         interface = opened.denoiser.interface
-        if interface.image_shape[0] not in (1, 3):
-            raise UserError(
-                f"{model}: it makes latents of {interface.image_shape[0]} channels, not images. Put the network into "
-                "diffusers' DiTPipeline, which decodes them."
-            )
-        chosen = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
-        if (count := len(chosen) * columns) > MOST_IMAGES:
+        sampling = chosen(opened.sampling, guidance=guidance, steps=steps, solver=solver)
+        classes = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
+        if (count := len(classes) * columns) > MOST_IMAGES:
             raise UserError(
                 f"--labels, --columns: {count:,} images in one picture; at most {MOST_IMAGES:,}. Take fewer."
             )
@@ -78,13 +83,13 @@ def sample(
             opened.sample,
             interface,
             plan(sampling, interface.schedule.num_train_timesteps),
-            labels=torch.tensor(chosen).repeat_interleave(columns),
+            labels=torch.tensor(classes).repeat_interleave(columns),
             seed=seed,
-            batch_size=64,
+            batch_size=BATCH_SIZE,
             device=opened.device,
         )
     write_whole(out, grid_png(images.numpy(), columns=columns, scale=scale))
-    made = {"file": out, "labels": chosen, "columns": columns, "seed": seed}
+    made = {"file": out, "labels": classes, "columns": columns, "seed": seed}
     return lines({**made, "sampling": sampling.model_dump(mode="json")}, out)
 
 

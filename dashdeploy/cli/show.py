@@ -15,6 +15,13 @@ def show(
         Path,
         typer.Argument(metavar="PATH", help="A run, artifact, teacher, benchmark, comparison or .onnx file."),
     ],
+    *,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE", help="Of a teacher: measure whether its labels are the classes of this recipe's data."
+        ),
+    ] = None,
 ) -> Result:
     """Show what lies at a path: of a run its stages, which of them are stale and why, and the next command.
 
@@ -22,5 +29,5 @@ def show(
     """
     from dashdeploy.show.look import look
 
-    view = look(path)
+    view = look(path, recipe=recipe)
     return Result(view.data, view.print)

@@ -19,7 +19,7 @@ def teach(
 
     job = open_job(recipe, overrides, run_dir)
     if dry_run:
-        return dry_run_of(job)
+        return dry_run_of(job, "teach", wanted=("teach",), fresh=fresh)
     from dashdeploy.training.teach import teach as teach_stage
 
     stage = teach_stage(job.recipe, job.make_folder(), fresh=fresh)

@@ -17,12 +17,12 @@ from dashdeploy.bench.measure import samples
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
-from dashdeploy.compare.teachers import teacher_of
+from dashdeploy.compare.teachers import kept_teacher, teacher_of
 from dashdeploy.errors import UserError
 from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
+from dashdeploy.preflight.examine import examine, refuse
 from dashdeploy.recipe.comparison import Comparison, recipe_of
-from dashdeploy.teachers import choose
 from dashdeploy.training import ranks
 from dashdeploy.training.student import describe_student
 
@@ -46,19 +46,26 @@ def jobs(comparison: Comparison) -> list[tuple[str, int]]:
     ]
 
 
-def designs(comparison: Comparison, root: Path) -> dict[str, str]:
-    """Variant -> one line on its student; nothing is run or written.
+def designs(comparison: Comparison, root: Path, *, fresh: bool = False) -> dict[str, str]:
+    """Variant -> one line on its student, after the preflight of each variant; nothing is run or written.
 
     Raises:
-        UserError: a variant's teacher is not there, or its student cannot be made.
+        UserError: all problems of all variants.
     """
-    students = {}
-    for variant in comparison.variants:
-        recipe = recipe_of(comparison, variant, comparison.seeds[0])
-        try:
-            students[variant] = describe_student(recipe, choose.find(recipe, root / variant))
-        except UserError as error:
-            raise UserError(f"variant {variant}: {error}") from None
+    students: dict[str, str] = {}
+    variants: dict[str, list[str]] = {}  # problem -> the variants that have it
+    seed = comparison.seeds[0]
+    for name in comparison.variants:
+        recipe = recipe_of(comparison, name, seed, more=QUICK)
+        recipe = recipe_of(comparison, name, seed, more={**QUICK, **kept_teacher(recipe, root)})
+        facts = examine(recipe, root / name / f"seed{seed}", fresh=fresh)
+        if recipe.bench.quality.features == "none":
+            facts.problems.append("bench.quality.features is none, and a comparison compares FID: take auto or fit")
+        for problem in facts.problems:
+            variants.setdefault(problem, []).append(name)
+        if facts.student is not None:
+            students[name] = describe_student(recipe, facts.student)
+    refuse([f"variant {', '.join(names)}: {problem}" for problem, names in variants.items()])
     return students
 
 
@@ -88,7 +95,7 @@ def compare(
     """
     if not ranks.state().is_main_process:
         say = _silent
-    designs(comparison, run_dir / comparison.name)
+    designs(comparison, run_dir / comparison.name, fresh=fresh)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dashdeploy.data.images import LabelledImages
+from dashdeploy.data.images import LabelledImages, plain_name
 from dashdeploy.errors import UserError, reading
 from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
 EXPECTED = "expected arrays latents (N, C, S, S) float16 or float32, labels (N,) integers and perhaps classes (K,)"
+
+MOST_CLASSES = 100_000
 
 
 def load(config: Data) -> LabelledImages:
@@ -38,7 +40,9 @@ def load(config: Data) -> LabelledImages:
         raise UserError(f"{path}: its files hold latents of different shapes: {sorted(shapes)}")
     labels = np.concatenate([part["labels"] for part in parts]).astype(np.int64)
     named = [part["classes"] for part in parts if "classes" in part]
-    classes = [str(name) for name in named[0]] if named else [str(i) for i in range(int(labels.max()) + 1)]
+    if not named and labels.max() >= MOST_CLASSES:
+        raise UserError(f"{path}: label {labels.max()} would make as many classes. Give the file an array classes.")
+    classes = [plain_name(str(name)) for name in named[0]] if named else [str(i) for i in range(labels.max() + 1)]
     return LabelledImages(
         name="latents",
         images=np.concatenate([part["latents"] for part in parts]),

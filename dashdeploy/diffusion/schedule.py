@@ -81,7 +81,7 @@ class NoiseSchedule:
         alpha_bar = self.alphas_cumprod.to(x_0.device)[t].view(-1, 1, 1, 1)
         return alpha_bar.sqrt() * x_0 + (1.0 - alpha_bar).sqrt() * eps
 
-    def scheduler_config(self, *, clip_sample: bool) -> dict[str, Any]:
+    def scheduler_config(self, *, clip_sample: bool = True) -> dict[str, Any]:
         """The same schedule as a diffusers DDIMScheduler configuration.
 
         With ``use_clipped_model_output=clip_sample`` at each step, that scheduler's images are ours.

@@ -50,13 +50,13 @@ def student(stage: stages.Stage, recipe: Recipe, target: Target, interface: Inte
 def artifact(
     student: Student,
     graphs: dict[GraphName, Graph],
-    sampling: Sampling,
+    sampling: SamplingPlan,
     target: Target,
     *,
     sampler: WholeSampler | None,
     macs: int,
 ) -> Artifact:
-    """The whole; `sampling` is the recipe's."""
+    """The whole; `sampling` is of the recipe's section."""
     return Artifact(
         **student.model_dump(),
         backend=target.backend,
@@ -64,7 +64,7 @@ def artifact(
         macs=macs,
         providers=target.providers if target.backend == "onnxruntime" else (),
         host=host(macs),
-        sampling=sampling_plan(sampling, student.num_train_timesteps),
+        sampling=sampling,
         sampler=sampler,
         graphs=graphs,
     )

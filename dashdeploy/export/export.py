@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from dashdeploy import manifest, stages
-from dashdeploy.artifact import Artifact, Graph, GraphName, Student, WholeSampler
+from dashdeploy.artifact import Artifact, Graph, GraphName, SamplingPlan, Student, WholeSampler
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export import describe
@@ -112,10 +112,11 @@ def make(
         gate = guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed)
     traced, float_graph = trace(denoiser, recipe, target, work=work, progress=progress)
     models, int8 = quantize(traced, denoiser, recipe, target, sampling, work=work, progress=progress)
-    saved = save(models, described, sampler, target, folder)
+    steps_of_recipe = describe.sampling_plan(recipe.sampling, described.num_train_timesteps)
+    saved = save(models, described, steps_of_recipe, sampler, target, folder)
     built = backend.build(folder, saved, int8=int8, progress=progress)
     macs = describe.macs(denoiser)
-    artifact = describe.artifact(described, built, recipe.sampling, target, sampler=sampler, macs=macs)
+    artifact = describe.artifact(described, built, steps_of_recipe, target, sampler=sampler, macs=macs)
     checks = verify(
         folder,
         artifact,
@@ -134,12 +135,12 @@ def refuse(target: Target, recipe: Recipe, run_folder: Path) -> None:
     """What cannot be exported, told before anything is loaded.
 
     Raises:
-        UserError: a sampler graph for latents, or int8 at an opset that its quantizer does not write.
+        UserError: a sampler graph of bytes for latents, or int8 at an opset that its quantizer does not write.
     """
-    if recipe.data.gives_latents and "sampler" in target.graphs:
+    if recipe.data.gives_latents and "sampler" in target.graphs and target.sampler.output == "uint8":
         raise UserError(
-            f"target {target.name}: its sampler graph ends in images within [-1, 1], and {run_folder} was trained on "
-            "latents. Take a target file with graphs: [guided, cond, step]."
+            f"target {target.name}: its sampler graph ends in bytes, 0..255, and {run_folder} was trained on latents, "
+            "which have no fixed range. Set sampler.output to float32 in a target file of your own."
         )
     if target.precision == "int8" and target.opset > by_onnxruntime.MAX_OPSET:
         raise UserError(
@@ -243,6 +244,7 @@ def quantize(
 def save(
     models: dict[GraphName, onnx.ModelProto],
     student: Student,
+    sampling: SamplingPlan,
     sampler: WholeSampler | None,
     target: Target,
     folder: Path,
@@ -250,8 +252,9 @@ def save(
     """Write the target's graphs into the artifact's folder, in the target's order; the sampler is made from the step.
 
     Raises:
-        UserError: a graph does not compute in the target's precision.
+        UserError: a graph does not compute in the target's precision, or holds weights that are not finite.
     """
+    said = {**student.model_dump(mode="json"), "sampling": sampling.model_dump(mode="json")}
     if sampler is not None:
         whole = sampler_graph.assemble(models["step"], sampler.timesteps, form=sampler.form, output=sampler.output)
         models = {**models, "sampler": whole}
@@ -259,7 +262,10 @@ def save(
     for name in target.graphs:
         if target.precision != "int8" or target.calibration.quantizer != "nncf":  # NNCF quantizes after this
             onnx_file.require_precision(models[name], target.precision, graph=name)
-        metadata = {"graph": name, **student.model_dump(mode="json")}
+        onnx_file.require_finite(models[name], graph=name)
+        metadata = {"graph": name, **said}
+        if sampler is not None and name == "sampler":
+            metadata["sampler"] = sampler.model_dump(mode="json")
         path = folder / f"{name}.onnx"
         onnx_file.save(models[name], path, metadata=metadata, single_file_mb=target.single_file_mb)
         saved[name] = describe.graph(path, name, image_shape=student.image_shape, sampler=sampler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from dashdeploy import stages
 from dashdeploy.data.images import LabelledImages
@@ -16,6 +16,8 @@ from dashdeploy.recipe.schema import Recipe
 from dashdeploy.students.architecture import StudentDesign
 from dashdeploy.teachers import choose
 
+Step = Literal["teach", "distill", "export", "bench"]
+STEPS: tuple[Step, ...] = ("teach", "distill", "export", "bench")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -77,7 +79,7 @@ def follow(facts: Facts, name: str, source: str, *, fresh: bool) -> None:
 def manifest_of(folder: Path) -> dict[str, Any] | None:
     """A finished stage's manifest; None: there is none that can be read."""
     try:
-        return stages.readmanifest_of(folder)
+        return stages.read_manifest(folder)
     except UserError:
         return None
 

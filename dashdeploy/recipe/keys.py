@@ -76,7 +76,8 @@ LEFT_OUT: dict[Stage, dict[str, str]] = {
             *("student.compression", "student.layers_per_block", "student.architecture", "student.dit"),
         ),
         **_watching("distill"),
-        **_because("training samples nothing", "sampling.solver", "sampling.clip_sample"),
+        # Not sampling.clip_sample: the student's folder says it to diffusers.
+        **_because("training samples nothing", "sampling.solver"),
         **AFTERWARDS,
     },
     "artifact": {

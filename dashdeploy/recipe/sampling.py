@@ -55,5 +55,7 @@ class Sampling(Model):
     timestep_spacing: Literal["leading", "trailing", "linspace"] = Field(
         "trailing", description="how the steps are spread over T (arXiv:2305.08891, Table 2)"
     )
-    clip_sample: StrictBool = Field(True, description="clip the predicted x_0 to [-1, 1] and recompute eps")
+    clip_sample: StrictBool = Field(
+        True, description="clip the predicted x_0 to [-1, 1] and recompute eps, at every step. false: clip nothing"
+    )
     guidance: Guidance = Field(2.0, description="guidance scale w (1 = off), {kind: tag, …} or {kind: interval, …}")

@@ -127,10 +127,14 @@ class Training(Model):
     weight_decay: Coefficient = Field(0.0, description="of AdamW")
     gradient_clip: Number = Field(1.0, gt=0, description="largest gradient norm")
     ema_decay: Annotated[float, Field(ge=0, lt=1), REAL] | PowerEma = Field(
-        0.999, description="of the average that is kept: a constant, or {kind: power, std: …}"
+        0.999,
+        description="of the average that is kept. A number: the decay that a warm-up ends at; at step n it is "
+        "min(ema_decay, n / (9 + n)), as in diffusers. Or {kind: power, std: …}",
     )
     timestep_weights: TimestepWeights = TimestepWeights()
-    precision: Precision = Field("fp32", description="bf16, fp16: mixed precision; the weights stay in float32")
+    precision: Precision = Field(
+        "fp32", description="bf16, fp16: mixed precision; the weights stay in float32. fp16 needs a GPU"
+    )
     threads: Threads | None = Field(None, description="CPU threads of torch; null: torch's own choice")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
@@ -163,6 +167,25 @@ class Teacher(Model):
     path: Text | None = Field(
         None, description="folder in diffusers format, relative to this file or to the recipes that ship"
     )
+    null_class: Count | None = Field(
+        None, description="row of its label embedding that is the null class (no label); null: the last"
+    )
+    labels: Annotated[tuple[Count, ...], Field(min_length=1), DISTINCT] | None = Field(
+        None,
+        description="row of its label embedding for each class of the data, in their order; null: the rows in their "
+        "order, without the null class's",
+    )
+    check: StrictBool = Field(
+        True, description="before training, see on held-out images that its labels and null class are the data's"
+    )
+
+    @model_validator(mode="after")
+    def _null_is_no_class(self) -> Teacher:
+        if self.null_class is not None and self.labels is not None and self.null_class in self.labels:
+            raise ValueError(f"null_class {self.null_class} is in labels too: a row is a class or no label")
+        if self.path is None and (self.null_class is not None or self.labels is not None):
+            raise ValueError("null_class and labels are of a ready teacher: give path too")
+        return self
 
 
 class Student(Model):

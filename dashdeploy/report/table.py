@@ -56,7 +56,8 @@ def print_rich(table: RichTable, *, least_width: int) -> None:
     console = Console(width=max(Console().width, least_width), highlight=False)
     with console.capture() as captured:
         console.print(table)
-    print(captured.get(), end="")
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def to_markdown(table: Table) -> str:

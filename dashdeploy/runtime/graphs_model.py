@@ -12,10 +12,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dashdeploy.artifact import Artifact, Graph, Host, Student
+from dashdeploy.artifact import Artifact, Graph, Host, SamplingPlan, Student
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Interface
-from dashdeploy.diffusion.sampling import SOLVERS, Plan, ddim_step
+from dashdeploy.diffusion.sampling import CLEAN, SOLVERS, Plan, Watch, ddim_step
 from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.model import Model, SamplerGraph
 
 
@@ -69,7 +72,7 @@ class Graphs:
 
 
 class GraphDenoiser:
-    """The guided graph, and the cond graph where there is one, as a Denoiser."""
+    """The guided graph, and the cond graph where there is one, as a Denoiser; or the cond graph alone, called twice."""
 
     def __init__(self, graphs: Graphs, interface: Interface) -> None:
         self.graphs, self.interface = graphs, interface
@@ -82,12 +85,20 @@ class GraphDenoiser:
 
     def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps_uncond, eps_cond) as the guided graph has them: w = 0 and w = 1."""
+        if self._cond_alone:
+            return self(x, t, torch.full_like(y, self.interface.null_class)), self(x, t, y)
         zeros = torch.zeros(y.shape, device=x.device)
         return self.guided(x, t, y, zeros), self.guided(x, t, y, zeros + 1)
 
     def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """One run of the graph."""
+        if self._cond_alone:
+            return guidance.combine(*self.branches(x, t, y), w)
         return self.graphs["guided"](x, t, y, w)
+
+    @property
+    def _cond_alone(self) -> bool:
+        return "cond" in self.graphs and "guided" not in self.graphs
 
     def close(self) -> None:
         """Release the sessions."""
@@ -130,7 +141,7 @@ class GraphSampler:
         saved = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
         few = self.host.small and batch_size is not None and batch_size < self.threads
         same = plan.solver == "ddim" and plan.clip_sample == self.clip_sample
-        fits = "sampler" in self.graphs and same and plan.timesteps == self.timesteps
+        fits = "sampler" in self.graphs and same and plan.timesteps == self.timesteps and plan.end == CLEAN
         if fits and saved < (self.host.cond_gain_few if few else self.host.cond_gain):
             return "sampler"
         return "step" if "step" in self.graphs and same else "guided"
@@ -162,10 +173,24 @@ class GraphSampler:
         on_step: Callable[[int], None] | None,
     ) -> torch.Tensor:
         if graph == "sampler":
-            return whole_sampler(graphs, noise, y, plan, on_step=on_step)
+            images, doubtful = whole_sampler(graphs, self.interface, noise, y, plan, on_step=on_step)
+            if doubtful:
+                self._look_closer(images, graphs, noise, y, plan)
+            return images
         if graph == "step":
             return step_by_step(graphs, self.interface, noise, y, plan, on_step=on_step)
         return SOLVERS[plan.solver](GraphDenoiser(graphs, self.interface), noise, y, plan, on_step=on_step)
+
+    def _look_closer(
+        self, images: torch.Tensor, graphs: Graphs, noise: torch.Tensor, y: torch.Tensor, plan: Plan
+    ) -> None:
+        """Find the step at which the sampler graph went wrong, by the same steps one by one."""
+        self._draw("step" if "step" in graphs else "guided", graphs, noise, y, plan, None)  # raises at that step
+        if not images.isfinite().all():
+            raise UserError(
+                "the sampler graph gave NaN or Inf, and the same steps one by one do not: its runtime computes it "
+                "wrongly, or it is damaged. Export it again, or take the sampler graph out of the target."
+            )
 
     def close(self) -> None:
         """Release the threads and their sessions; the model closes the others."""
@@ -177,15 +202,28 @@ class GraphSampler:
 
 @torch.no_grad()
 def whole_sampler(
-    graphs: Graphs, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None
-) -> torch.Tensor:
-    """Images by one call of the sampler graph, whose timesteps are the plan's."""
+    graphs: Graphs,
+    interface: Interface,
+    noise: torch.Tensor,
+    y: torch.Tensor,
+    plan: Plan,
+    *,
+    on_step: Callable[[int], None] | None,
+) -> tuple[torch.Tensor, bool]:
+    """Samples by one call of the sampler graph, whose timesteps are the plan's, and whether they are doubtful.
+
+    Doubtful is NaN or Inf; of bytes, which have neither, an image of one value.
+    """
+    interface.check_start(noise, y)
     w = torch.tensor(plan.weights, device=noise.device).expand(len(y), -1).contiguous()
     images = graphs["sampler"](noise, y, w)
     if on_step is not None:
         for i in range(len(plan.timesteps)):
             on_step(i)
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
+    if images.dtype != torch.uint8:
+        return images, not images.isfinite().all()
+    values = images.flatten(1)
+    return images.float() / 127.5 - 1, bool((values == values[:, :1]).all(1).any())
 
 
 @torch.no_grad()
@@ -199,18 +237,23 @@ def step_by_step(
     on_step: Callable[[int], None] | None,
 ) -> torch.Tensor:
     """`ddim` with the step graph; steps without guidance by the cond graph, where there is one."""
+    interface.check_start(noise, y)
+    watch = Watch(plan)
     alpha_bar = interface.schedule.alphas_cumprod_from_clean.to(noise.device)
     x = noise
     for i, (t, t_prev, w) in enumerate(plan.steps()):
         now, previous = torch.full_like(y, t), torch.full_like(y, t_prev)
         if w == 1.0 and "cond" in graphs:
             eps = graphs["cond"](x, now, y)
+            watch.see(eps)
             x = ddim_step(x, eps, alpha_bar[t + 1], alpha_bar[t_prev + 1], clip_sample=plan.clip_sample)
         else:
             x = graphs["step"](x, now, previous, y, torch.full(y.shape, w, dtype=torch.float32, device=y.device))
+            watch.see(x)
         if on_step is not None:
             on_step(i)
-    return x.clamp(-1, 1)
+    watch.end()
+    return x
 
 
 def open_graphs(
@@ -259,6 +302,7 @@ def open_graphs(
         device=device,
         precision=precision,
         sampler=sampler,
+        sampling=sampling(artifact.sampling),
         resources=[sampler, graphs],
     )
 
@@ -270,5 +314,16 @@ def host_threads(asked: int | None) -> int:
 
 def interface(student: Student) -> Interface:
     """The Interface that an export describes."""
-    schedule = NoiseSchedule(np.asarray(student.betas, np.float64))
+    schedule = NoiseSchedule(np.asarray(student.betas, np.float64), source="the artifact's noise schedule")
     return Interface(num_classes=student.num_classes, image_shape=student.image_shape, schedule=schedule)
+
+
+def sampling(plan: SamplingPlan) -> Sampling:
+    """The recipe's section that an artifact's plan was worked out from."""
+    return Sampling(
+        num_inference_steps=len(plan.timesteps),
+        solver=plan.solver,
+        timestep_spacing=plan.timestep_spacing,
+        clip_sample=plan.clip_sample,
+        guidance=plan.guidance,
+    )

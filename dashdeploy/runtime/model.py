@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
@@ -15,6 +16,7 @@ from dashdeploy.artifact import Artifact
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
 from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Sampling
 
 SamplerGraph = Literal["sampler", "step", "guided"]
 """The graph that a sampler calls: the whole sampler at once, one step at a time, or one prediction at a time."""
@@ -83,6 +85,7 @@ class Model:
         device: where its inputs have to be.
         precision: fp32, fp16, bf16 or int8.
         sampler: draws images; None: `sample` loops over the denoiser.
+        sampling: of the recipe that it was made by; the schema's defaults where no recipe is known.
     """
 
     label: str
@@ -95,18 +98,27 @@ class Model:
     device: str = "cpu"
     precision: str = "fp32"
     sampler: Sampler | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     resources: list[Closable] = field(default_factory=list)
 
     def sample(
         self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
     ) -> torch.Tensor:
-        """Images (B, C, H, W) float32 in [−1, 1] from noise (B, C, H, W) float32 and labels y (B,) int64.
+        """Samples (B, C, H, W) float32 from noise (B, C, H, W) float32 and labels y (B,) int64 in 0..K−1.
 
-        It takes the fastest graph that the artifact has for this plan; `graph_for` names it.
+        With plan.clip_sample they are within [−1, 1]; without it, as of latents, nothing bounds them. It takes the
+        fastest graph that the artifact has for this plan; `graph_for` names it.
+
+        Raises:
+            UserError: labels or noise that no sampler can start from, or values that are not finite: it names the step.
         """
-        if self.sampler is None:
-            return SOLVERS[plan.solver](self.denoiser, noise, y, plan, on_step=on_step)
-        return self.sampler(noise, y, plan, on_step=on_step)
+        draw = self.sampler or partial(SOLVERS[plan.solver], self.denoiser)
+        try:
+            if noise.dtype != torch.float32:
+                raise UserError(f"noise must be float32, not {str(noise.dtype).removeprefix('torch.')}")
+            return draw(noise, y, plan, on_step=on_step)
+        except UserError as error:
+            raise UserError(f"{self.label}: {error}") from error
 
     def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
         """The graph that `sample` calls; guided also stands for a torch network. batch_size None: a large one."""

@@ -18,6 +18,9 @@ GUIDED = ("x", "t", "y", "w")
 class OnnxSession:
     """One graph: arrays by input name in, its one output out.
 
+    Args:
+        inputs: the names that its inputs must have; None: any.
+
     Raises:
         UserError: onnxruntime or a provider is not installed, or the file is not a whole graph with these inputs.
     """
@@ -26,7 +29,7 @@ class OnnxSession:
         self,
         path: Path,
         *,
-        inputs: Sequence[str] = GUIDED,
+        inputs: Sequence[str] | None = GUIDED,
         threads: int | None = None,
         providers: Sequence[str] = CPU,
         device_id: int = 0,
@@ -49,10 +52,10 @@ class OnnxSession:
             raise UserError(
                 f"{path}: not a whole ONNX model ({' '.join(str(error).split())[:200]}). Export it again."
             ) from error
-        names = {i.name for i in self.session.get_inputs()}
-        if names != set(inputs):
+        self.inputs = frozenset(i.name for i in self.session.get_inputs())
+        if inputs is not None and self.inputs != set(inputs):
             self.close()
-            raise UserError(f"{path}: its inputs are {sorted(names)}; expected {sorted(inputs)}")
+            raise UserError(f"{path}: its inputs are {sorted(self.inputs)}; expected {sorted(inputs)}")
         used = self.session.get_providers()
         if used[0] != providers[0]:
             self.close()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
-from dashdeploy.artifact import Artifact, Graph, Student
+from dashdeploy.artifact import Artifact, Graph
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
-from dashdeploy.manifest import problem
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, interface, open_graphs
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, open_graphs
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
-from dashdeploy.stages import file_sha256
 
-CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRtRtxExecutionProvider")
+CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
 class HostSession:
@@ -100,34 +96,3 @@ def open_guided(path: Path, interface: Interface, *, threads: int | None = None)
     """A guided graph's file, without a manifest, as a Denoiser on the CPU; close it."""
     session = OnnxSession(path, threads=threads)
     return GraphDenoiser(Graphs(("guided",), lambda name: HostSession(session, GUIDED)), interface)
-
-
-def open_file(path: Path, *, threads: int | None) -> Model:
-    """Open a guided graph's .onnx file, without a manifest, on the CPU, by the metadata inside.
-
-    Raises:
-        UserError: missing, truncated, another graph, or without this package's metadata.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    session = OnnxSession(path, threads=threads)
-    try:
-        metadata = {key.removeprefix("dashdeploy."): json.loads(text) for key, text in session.metadata.items()}
-        student = Student.model_validate(metadata)
-    except ValueError as error:  # a ValidationError is one
-        session.close()
-        what = problem(error) if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"{path}: not exported by dashdeploy (metadata: {what}). Export it again.") from error
-    graphs = Graphs(("guided",), lambda name: HostSession(session, GUIDED))
-    data = path.with_name(path.name + ".data")
-    return Model(
-        label="student (ONNX Runtime)",
-        runtime="onnxruntime",
-        denoiser=GraphDenoiser(graphs, interface(student)),
-        parameters=student.parameters,
-        file_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
-        sha256=file_sha256(path),
-        classes=student.classes,
-        precision=student.precision,
-        resources=[session],
-    )

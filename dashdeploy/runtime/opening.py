@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dashdeploy import manifest, stages
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
+from dashdeploy.recipe.schema import Data
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
 from dashdeploy.terminal import warn
@@ -34,7 +36,7 @@ def open_path(
             raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
         if stages.is_stage(path.parent):
             _warn_if_stale(stages.read_stage(path.parent))
-        from dashdeploy.runtime.onnxruntime_model import open_file
+        from dashdeploy.runtime.one_graph import open_file
 
         return open_file(path, threads=threads)
     folder = find_model(path)
@@ -48,9 +50,13 @@ def open_path(
     if stage is None or artifact is None:
         from dashdeploy.runtime import torch_model
 
-        return torch_model.open_model(folder, stage, how)
-    opener: Open = resolve("runtime", RUNTIMES, backend)
-    return opener(folder, artifact, how, sha256=stage.sha256)
+        model = torch_model.open_model(folder, stage, how)
+    else:
+        opener: Open = resolve("runtime", RUNTIMES, backend)
+        model = opener(folder, artifact, how, sha256=stage.sha256)
+    if stage is not None and Data.model_validate(stage.manifest["recipe"]["data"]).gives_latents:
+        model.denoiser.interface = replace(model.denoiser.interface, latents=True)
+    return model
 
 
 def find_model(path: Path) -> Path:
@@ -78,8 +84,9 @@ def find_model(path: Path) -> Path:
 
 def artifact_folders(run_folder: Path) -> list[Path]:
     """The artifacts of a run, by name."""
-    found = sorted(p.parent for p in (run_folder / ARTIFACTS).glob(f"*/{stages.MANIFEST}"))
-    return [folder for folder in found if not folder.name.startswith(".")]
+    folder = run_folder / ARTIFACTS
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+    return [path for path in found if stages.is_stage(path)]
 
 
 def stale(folder: Path, manifest: dict[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dashdeploy.errors import UserError
+from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.stages import Stage
 from dashdeploy.teachers import choose, formats, networks
@@ -29,6 +30,9 @@ def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
     device = how.device or ("cuda" if torch.cuda.is_available() else "cpu")
     weights = networks.folder_of(folder) / networks.WEIGHTS
     names = stage.figures.get("classes") if stage is not None else None
+    sampling = Sampling(clip_sample=denoiser.interface.makes_images)
+    if stage is not None:
+        sampling = Sampling.model_validate(stage.manifest["recipe"]["sampling"])
     return Model(
         label=f"{role} (torch)",
         runtime="torch",
@@ -38,4 +42,5 @@ def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
         sha256=choose.sha256(folder),
         classes=tuple(names or map(str, range(denoiser.interface.num_classes))),
         device=device,
+        sampling=sampling,
     )

@@ -18,12 +18,20 @@ from dashdeploy.show.view import View, pairs, size
 COMPARISON = "compare.json"
 
 
-def look(path: Path) -> View:
+def look(path: Path, *, recipe: str | None = None) -> View:
     """What lies at `path`: a run, a stage of one, a teacher, a record, a comparison, or an .onnx file.
+
+    Args:
+        recipe: of a teacher: measure on this recipe's data whether its labels are the data's classes. None: do not.
 
     Raises:
         UserError: nothing there, something else, or it is damaged.
     """
+    if recipe is not None:
+        if not teacher.is_model(path):
+            raise UserError(f"{shown(path)}: not a teacher's folder, and --recipe is about a teacher.")
+        described, measured = look(path), teacher.meaning(path, recipe)
+        return View({**described.data, **measured.data}, (*described.parts, *measured.parts))
     if not os.path.exists(path):
         raise UserError(
             f"{shown(path)}: no such file or folder. Give a run folder, an artifact, a teacher, a bench folder or "

@@ -151,10 +151,23 @@ def _of_another_teacher(folder: Path, student: stages.Stage) -> str:
     if not teacher.is_dir():
         return ""
     try:
-        same = identity.sha256(teacher) == student.manifest["inputs"]["teacher"]
+        same = _identity(teacher, student.manifest["recipe"]["teacher"]) == student.manifest["inputs"]["teacher"]
     except UserError as problem:
         return str(problem)
     return "" if same else f"{teacher} is another teacher than it was made from"
+
+
+def _identity(teacher: Path, section: dict[str, Any]) -> str:
+    """A teacher's hash as a recipe takes it: see `choose.open_teacher`."""
+    whole = identity.sha256(teacher)
+    if section.get("labels") is None and section.get("null_class") is None:
+        return whole
+    from dashdeploy.recipe.schema import Teacher
+    from dashdeploy.teachers import networks, rows
+
+    num_rows = rows.number(networks.read_config(teacher, role="teacher"))
+    taken = rows.chosen(Teacher.model_validate(section), num_rows)
+    return whole if taken == tuple(range(num_rows)) else stages.digest({"teacher": whole, "rows": taken})
 
 
 def _next(state: RunState) -> str:
@@ -163,7 +176,8 @@ def _next(state: RunState) -> str:
         return ""
     run = shown(shlex.quote(str(state.folder)))
     recipe = state.recipe if state.recipe in locate.available("recipes") else "RECIPE"
-    place = "" if state.folder.parent == Path("runs") else f" --run-dir {shown(shlex.quote(str(state.folder.parent)))}"
+    parent = state.folder.parent if state.folder.name else state.folder.absolute().parent
+    place = "" if parent == Path("runs") else f" --run-dir {shown(shlex.quote(str(parent)))}"
     if any(stage.state == "unusable" for stage in state.of("teacher")):
         return f"dashdeploy teach {recipe}{place} --fresh"
     student = next(iter(state.of("student")), None)

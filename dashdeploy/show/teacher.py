@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import struct
@@ -64,6 +65,35 @@ def view(folder: Path) -> View:
         SHA256=data["sha256"],
     )
     return View(data, (shown(folder), facts))
+
+
+def meaning(folder: Path, name: str) -> View:
+    """Whether a teacher's labels and null class are those of a recipe's data: measured on its held-out images.
+
+    Args:
+        name: of the recipe, or its file.
+
+    Raises:
+        UserError: the recipe is not valid, or the teacher does not fit its data.
+    """
+    from dashdeploy.data import load_dataset
+    from dashdeploy.recipe.load import load_recipe
+    from dashdeploy.teachers import choose, semantics
+
+    recipe = load_recipe(name)
+    data = load_dataset(recipe.data)
+    opened = choose.open_teacher(folder, recipe, data)
+    found = semantics.measure(opened.denoiser, data.split(recipe.data.holdout)[1])
+    if found is None:
+        told, state = "there is one class, so there is nothing to measure", "none"
+    elif problem := semantics.problem(found, opened.rows):
+        told, state = problem, "wrong"
+    elif doubt := semantics.doubt(found):
+        told, state = doubt, "unclear"
+    else:
+        told, state = f"right: {found}", "right"
+    measured = None if found is None else dataclasses.asdict(found)
+    return View({"labels": {"state": state, "told": told, "measured": measured}}, (pairs(meaning=told),))
 
 
 def _labels(rows: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -61,8 +60,20 @@ class _Manifest(BaseModel):
 
 
 def is_stage(folder: Path) -> bool:
-    """Whether there is a manifest or its hash, be it a link to nothing: then `read_stage` has to accept the folder."""
-    return any(os.path.lexists(folder / name) for name in (MANIFEST, SIDECAR))
+    """Whether there is a manifest or its hash, be it a link to nothing: then `read_stage` has to accept the folder.
+
+    Raises:
+        OSError: the folder may not be looked into.
+    """
+    return any(_is_there(folder / name) for name in (MANIFEST, SIDECAR))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def current(folder: Path, key: str) -> Stage | None:

@@ -20,7 +20,7 @@ SOURCES = ("data", "noise_schedule", "teacher", "teach", "student")
 def finished(folder: Path, key: str) -> Stage | None:
     """The stage in `folder` if it has this key and is whole, else None; what a kill left half-way is ended first."""
     if work_path(folder).exists():
-        with suppress(UserError), exclusive(folder) as work:  # another process at work there will end it
+        with suppress(UserError, OSError), exclusive(folder) as work:  # at work there, or not ours to write
             if current(folder, key):
                 clear(work)
     return current(folder, key)
@@ -34,7 +34,8 @@ def refuse_to_replace(folder: Path, stage: keys.Stage, recipe: Recipe, inputs: d
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    way_out = "Pass --fresh to replace it, or give the recipe another name."
+    replaces = "`dashdeploy teach --fresh` replaces it" if stage == "teacher" else "Pass --fresh to replace it"
+    way_out = f"{replaces}, or give the recipe another name."
     try:
         manifest = read_stage(folder).manifest
     except UserError as error:

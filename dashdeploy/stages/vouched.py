@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dashdeploy.errors import writing
 from dashdeploy.stages.hashes import file_sha256
 from dashdeploy.stages.read import sidecar_text
 
@@ -17,20 +18,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
     <path>.sha256 holds the hash of the file. While the two change places it holds both hashes, the new one first, so
     that the file is vouched for whenever the process is killed. After an error nothing has changed.
+
+    Raises:
+        UserError: it cannot be written; the message names `path`.
     """
     part, sidecar = _beside(path, ".part"), _beside(path, ".sha256")
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        line = f"{file_sha256(part)}  {path.name}\n".encode()
-        if path.is_file() and sidecar.is_file():
-            _write(sidecar, line + sidecar.read_bytes().splitlines(keepends=True)[0])
-        else:
+        with writing(path):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            line = f"{file_sha256(part)}  {path.name}\n".encode()
+            if path.is_file() and sidecar.is_file():
+                _write(sidecar, line + sidecar.read_bytes().splitlines(keepends=True)[0])
+            else:
+                _write(sidecar, line)
+            part.chmod(sidecar.stat().st_mode)  # as the umask says, whatever wrote it
+            part.replace(path)
             _write(sidecar, line)
-        part.chmod(sidecar.stat().st_mode)  # as the umask says, whatever wrote it
-        part.replace(path)
-        _write(sidecar, line)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dashdeploy import __version__
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, writing
 from dashdeploy.recipe import keys
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.stages.hashes import digest, file_sha256, files_below
@@ -87,6 +87,9 @@ def write_stage(folder: Path, work: Path, *, key: str, recipe: Recipe, inputs: d
 
     Args:
         work: what `exclusive` gave: the stage's lock is held until this ends.
+
+    Raises:
+        UserError: the machine refuses something, as on a full disk; the message names a path.
     """
     with replacing_folder(folder, work) as path:
         draft = Draft(path)
@@ -114,12 +117,16 @@ def replacing_folder(folder: Path, work: Path) -> Iterator[Path]:
 
     Args:
         work: what `exclusive` gave.
+
+    Raises:
+        UserError: the machine refuses something, as on a full disk; the message names a path.
     """
     draft = work / DRAFT
-    draft.mkdir()
     try:
-        yield draft
-        _follow_the_umask(draft, of_file=(work / LOCK).stat().st_mode & 0o666)
+        with writing(folder):
+            draft.mkdir()
+            yield draft
+            _follow_the_umask(draft, of_file=(work / LOCK).stat().st_mode & 0o666)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dashdeploy import stages
 from dashdeploy.data.images import LabelledImages
@@ -13,17 +14,26 @@ from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
-from dashdeploy.teachers import formats
+from dashdeploy.teachers import formats, networks, rows, semantics
 from dashdeploy.teachers.identity import sha256
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """An opened teacher: its folder, its hash (see `sha256`), and the denoiser."""
+    """An opened teacher.
+
+    Attributes:
+        sha256: see `sha256`; another choice of its rows is another teacher.
+        denoiser: its labels are the data's, and K is the null class.
+        rows: the rows of its label embedding that these labels are.
+        manifest: of a teacher that `teach` made; None: another's.
+    """
 
     folder: Path
     sha256: str
     denoiser: TorchDenoiser
+    rows: tuple[int, ...]
+    manifest: dict[str, Any] | None
 
 
 def find(recipe: Recipe, run_folder: Path) -> Path | None:
@@ -64,16 +74,26 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
         UserError: it is damaged, or its classes, image shape or noise schedule are not the recipe's; all that differ
             are named.
     """
-    if stages.is_stage(folder):
-        stages.read_stage(folder)
-    denoiser = formats.load(folder, role="teacher")
+    manifest = stages.read_stage(folder).manifest if stages.is_stage(folder) else None
+    native = formats.load(folder, role="teacher")
+    num_rows = native.interface.num_classes + 1
+    taken = rows.chosen(recipe.teacher, num_rows)
+    denoiser = rows.take(native, taken)
     interface = denoiser.interface
     problems = []
     if interface.num_classes != data.num_classes:
-        problems.append(
-            f"it has {interface.num_classes} classes and the data {data.num_classes} (take the data that it was "
-            "trained on; data.name image_folder reads images of any kind, in one folder a class)"
+        advice = (
+            "has it no null class? Then it was not trained for classifier-free guidance"
+            if num_rows == data.num_classes
+            else "take the data that it was trained on; data.name image_folder reads images of any kind, in one folder "
+            "a class. To take some of its classes, give the row of each in teacher.labels"
         )
+        problems.append(f"it has {interface.num_classes} classes and the data {data.num_classes} ({advice})")
+    names = list(manifest["figures"].get("classes") or ()) if manifest else []
+    if len(names) == num_rows - 1 and sorted(names) == sorted(data.classes):
+        labels = [names.index(name) for name in data.classes]
+        if labels != list(taken[:-1]):
+            problems.append(f"its classes are in another order than the data's (set teacher.labels to {labels})")
     if interface.image_shape != data.image_shape:
         side = interface.image_shape[1:]
         # Other channels mean other data: RGB, grey or latents.
@@ -97,4 +117,40 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
             )
     if problems:
         raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
-    return Teacher(folder, sha256(folder), denoiser)
+    identity = sha256(folder)
+    if taken != tuple(range(num_rows)):
+        identity = stages.digest({"teacher": identity, "rows": taken})
+    return Teacher(folder, identity, denoiser, taken, manifest)
+
+
+def check(teacher: Teacher, recipe: Recipe, data: LabelledImages) -> str | None:
+    """Measure that a teacher's labels and null class are the data's; see `semantics`. Returns what was measured.
+
+    None: nothing is measured, because teacher.check is false, there is one class, or `teach` has trained this teacher
+    on the same data with label dropout.
+
+    Raises:
+        UserError: they are not.
+    """
+    made = teacher.manifest
+    taught = bool(made) and made["inputs"].get("data") == data.sha256 and made["recipe"]["teach"]["label_dropout"] > 0
+    if not recipe.teacher.check or (taught and teacher.rows == tuple(range(len(teacher.rows)))):
+        return None
+    _, held_out = data.split(recipe.data.holdout)
+    found = semantics.measure(teacher.denoiser, held_out)
+    if found is None:
+        return None
+    semantics.refuse(found, teacher.rows, name=teacher.folder)
+    return semantics.doubt(found) or str(found)
+
+
+def config_of(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """The configuration of a teacher's network as the recipe takes it: with the rows of its classes and the null class.
+
+    Raises:
+        UserError: it is missing or not one, or a row that the recipe names is not there.
+    """
+    config = formats.config_of(folder, role="teacher")
+    networks.on_meta(config, source=f"teacher {folder}")
+    num_rows = rows.number(config)
+    return config | (rows.configured(config, rows.chosen(recipe.teacher, num_rows)) if num_rows else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError, reading, writing
 from dashdeploy.peak_memory import machine_bytes
-from dashdeploy.teachers import scheduler_config
-from dashdeploy.weights_file import read_safetensors
+from dashdeploy.teachers import config as configs
+from dashdeploy.weights_file import read_safetensors, require_finite
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
@@ -29,6 +30,11 @@ TRAINING_BYTES = 20
 """Of each parameter in float32: the weight, its gradient, AdamW's two moments, the average."""
 FOLDERS = {UNET: "unet", DIT: "transformer"}
 """The network's folder in a pipeline, as diffusers names it."""
+
+
+STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Attention weights of a UNet: their names in old files, and diffusers' present ones."""
 
 
 def create(config: dict[str, Any], *, network: str = UNET) -> Any:
@@ -126,20 +132,34 @@ def _count(config: str, network: str) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def save(network: Any, schedule: NoiseSchedule, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def save(
+    network: Any, schedule: NoiseSchedule, folder: Path, *, clip_sample: bool = True, dtype: torch.dtype = torch.float32
+) -> None:
     """Write an eps-predicting network in diffusers format, in `unet/` or `transformer/`, and its `scheduler/`.
 
     `UNet2DModel.from_pretrained(folder, subfolder="unet")` opens it.
+
+    Args:
+        clip_sample: what the scheduler does to the predicted x_0; false for latents.
+        dtype: how the weights are stored.
+
+    Raises:
+        UserError: a weight is NaN or Inf, or does not fit into `dtype`; nothing is written.
     """
     name = type(network).__name__
     stored = CLASSES[name].from_config(network.config)
     stored.load_state_dict(network.state_dict())
     for parameter in stored.parameters():
         parameter.data = parameter.data.to(dtype)
+    require_finite(
+        stored.state_dict(),
+        source=f"the {name} to be written",
+        advice=f"Its training diverged, or its weights do not fit into {str(dtype).removeprefix('torch.')}.",
+    )
     with writing(folder / FOLDERS[name]):
         stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    text = json.dumps(schedule.scheduler_config(), indent=2) + "\n"
+    text = json.dumps(schedule.scheduler_config(clip_sample=clip_sample), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
 
 
@@ -153,16 +173,17 @@ def read_config(folder: Path, *, role: str) -> dict[str, Any]:
     """The model's config.json.
 
     Raises:
-        UserError: missing, or not JSON.
+        UserError: missing, not JSON, or with a key or value that its class does not take (see teachers/config.py).
     """
-    return _read_json(folder_of(folder) / "config.json", role)
+    path = folder_of(folder) / "config.json"
+    return configs.network(_read_json(path, role), source=f"{role} {path}")
 
 
 def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
-    """The network's weights in float32.
+    """The network's weights in float32, under diffusers' present names.
 
     Raises:
-        UserError: no file of the expected name, or a damaged one.
+        UserError: no file of the expected name, a damaged one, or one of weights that are no floating-point numbers.
     """
     path = folder_of(folder) / WEIGHTS
     if not path.is_file():
@@ -170,32 +191,77 @@ def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
             f"{role} {path}: no such file. Expected the weights in one safetensors file of this name. Make it from "
             "others (.bin, shards) by diffusers' from_pretrained(…).save_pretrained(…, max_shard_size='100GB')."
         )
-    return {name: tensor.float() for name, tensor in read_safetensors(path).items()}
+    state = read_safetensors(path)
+    if odd := [name for name, tensor in state.items() if tensor.dtype not in STORED]:
+        dtype = str(state[odd[0]].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{role} {path}: {odd[0]} is stored as {dtype} ({len(odd)} of {len(state)} tensors are not floating-point "
+            "numbers of 16 bits or more). Save the weights before they were quantized."
+        )
+    return {_present_name(name): tensor.float() for name, tensor in state.items()}
+
+
+def _present_name(name: str) -> str:
+    """The name of a UNet's attention weight, which diffusers 0.17 changed; others stay."""
+    match = re.fullmatch(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{match[1]}.{ATTENTION[match[2]]}.{match[3]}" if match else name
 
 
 def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: Path, role: str) -> Any:
     """The network of a configuration with its weights, in eval mode and without gradients.
 
     Raises:
-        UserError: the two do not fit together.
+        UserError: the two do not fit together, or diffusers cannot build such a network.
     """
-    try:
-        network = CLASSES[config.get("_class_name", UNET)].from_config(config)
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(f"{role} {folder_of(folder)}: weights and config.json do not fit together: {detail}") from error
+    where = f"{role} {folder_of(folder)}"
+    # Nothing is allocated for a network that the weights are not of.
+    if told := _differences(on_meta(config, source=where).state_dict(), state):
+        raise UserError(f"{where}: weights and config.json do not fit together: {told}")
+    network = CLASSES[config.get("_class_name", UNET)](**arguments(config))
+    network.load_state_dict(state)
     return without_label_dropout(network).eval().requires_grad_(False)
 
 
+def on_meta(config: dict[str, Any], *, source: str) -> Any:
+    """The network of a configuration with shapes and no memory.
+
+    Raises:
+        UserError: diffusers makes none of it.
+    """
+    try:
+        with torch.device("meta"):
+            return CLASSES[config.get("_class_name", UNET)](**arguments(config))
+    except Exception as error:  # diffusers raises of any kind
+        detail = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{source}: diffusers makes no network of its config.json: {detail}") from error
+
+
+def _differences(wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
+    """How weights differ from those that a network has, by names and shapes; "": they do not."""
+    missing = [name for name in wanted if name not in state]
+    extra = [name for name in state if name not in wanted]
+    other = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
+    parts = [
+        f"{len(names)} {what}, such as {names[0]}"
+        for what, names in (("tensors are missing", missing), ("are not its own", extra))
+        if names
+    ]
+    if other:
+        shapes = f"{tuple(state[other[0]].shape)} and not {tuple(wanted[other[0]].shape)}"
+        parts.append(f"{len(other)} have other shapes, such as {other[0]}: {shapes}")
+    return "; ".join(parts)
+
+
 def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
-    """The noise schedule beside a model, and what the model predicts."""
+    """The noise schedule beside a model, and what the model predicts. Settings that are not followed are warned of."""
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
     config = _read_json(path, role)
-    scheduler_config.check(config, source=f"{role} {path}")
+    configs.scheduler(config, source=f"{role} {path}")
     prediction = predictions.from_scheduler_config(config, source=str(path))
     schedule = schedules.from_scheduler_config(config, source=str(path))
+    for ignored in schedules.ignored_settings(config):
+        warnings.warn(f"{role} {path}: {ignored}", stacklevel=2)
     if config.get("rescale_betas_zero_snr"):
         warnings.warn(
             f"{role} {path}: rescale_betas_zero_snr: the last alphas_cumprod is set to {schedules.ZERO_SNR:.1g}, not "

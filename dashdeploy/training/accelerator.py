@@ -27,7 +27,7 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
         work: the stage's work folder, for a tracker that keeps files. It need not exist yet.
 
     Raises:
-        UserError: see `refuse`.
+        UserError: see `refuse`, or the device does not train in the precision.
     """
     refuse(config, processes=ranks.state().num_processes)
     if config.threads is not None:
@@ -36,7 +36,16 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
     # accelerate keeps the first precision for the whole process, and the stages of one run may differ in theirs.
     AcceleratorState._reset_state()
     ranks.state()
-    return Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
+    try:
+        accelerator = Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
+    except ValueError as error:  # a GPU without bf16
+        raise UserError(f"precision {config.precision}: {error} Set it to fp32.") from error
+    if mixed != "no" and not accelerator.native_amp:
+        raise UserError(
+            f"precision {config.precision} does not work on a {accelerator.device.type.upper()}: accelerate would "
+            "train in float32 without a word. Set it to bf16 or fp32."
+        )
+    return accelerator
 
 
 def refuse(config: schema.Training, *, processes: int) -> None:

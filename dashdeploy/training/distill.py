@@ -13,6 +13,8 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import choose, networks
+from dashdeploy.terminal import say
+from dashdeploy.training import ranks
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.bank import banked
 from dashdeploy.training.loop import train
@@ -35,8 +37,8 @@ def distill(
             None: the bank goes with the work folder.
 
     Raises:
-        UserError: no teacher, or one that does not fit; another student is finished there, and `fresh` is not given;
-            a training error (see training.loop.train).
+        UserError: no teacher, or one that does not fit (see `choose.check`); another student is finished there, and
+            `fresh` is not given; a training error (see training.loop.train).
     """
     config, folder = recipe.distill, run_folder / "student"
     teacher_folder = choose.find(recipe, run_folder)
@@ -53,11 +55,14 @@ def distill(
     if done := look():
         return done
     accelerator = make_accelerator(config, work=stages.work_path(folder))
+    teacher.denoiser.to(accelerator.device)
+    if told := ranks.in_main(partial(choose.check, teacher, recipe, data)):
+        say(f"teacher   {told}")
     with working(folder, key=key, fresh=fresh) as work:
         if done := look():  # another process may have finished it before this one had the lock
             return done
         # Prepare.
-        live = live_source(recipe, data, teacher.denoiser.to(accelerator.device))
+        live = live_source(recipe, data, teacher.denoiser)
         wants_bank = config.teacher_bank > 0 and config.objective.needs_teacher
         source = banked(recipe, live, shared, folder=banks or work, accelerator=accelerator) if wants_bank else live
         module = student_step(recipe, student, teacher.denoiser, weights, data)
@@ -75,7 +80,8 @@ def distill(
 
         # Write.
         def contents(draft: stages.Draft) -> None:
-            networks.save(module.denoiser.unet, schedule, draft.folder)
+            clip_sample = recipe.sampling.clip_sample
+            networks.save(module.denoiser.unet, schedule, draft.folder, clip_sample=clip_sample)
             draft.figures.update(student.describe(), init=recipe.student.init.model_dump(mode="json"))
             draft.figures.update(teacher=str(teacher_folder.absolute()), classes=list(data.classes))
 

@@ -26,7 +26,11 @@ class PowerEmaModel(EMAModel):
 
 
 def average(module: nn.Module, decay: float | PowerEma) -> EMAModel:
-    """The average that the recipe asks for, of the module's parameters."""
+    """The average that the recipe asks for, of the module's parameters.
+
+    A number is the decay that diffusers' warm-up rises to: min(decay, n / (9 + n)) at step n, and 0 at the first, so
+    that the first weights are forgotten soon.
+    """
     if isinstance(decay, PowerEma):
         return PowerEmaModel(module, decay.std)
     return EMAModel(module.parameters(), decay=decay, foreach=True)

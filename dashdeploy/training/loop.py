@@ -12,17 +12,20 @@ import torch
 from accelerate import Accelerator
 
 from dashdeploy import seeds
-from dashdeploy.errors import Interrupted, UserError
+from dashdeploy.errors import Interrupted
 from dashdeploy.recipe import schema
 from dashdeploy.terminal import say, warn
-from dashdeploy.training import checkpoint, ema, ranks
+from dashdeploy.training import ema, ranks
 from dashdeploy.training.accelerator import tracking
-from dashdeploy.training.batches import Source
+from dashdeploy.training.batches import Batch, Source
 from dashdeploy.training.progress import METRICS, Reporter, read_metrics
 from dashdeploy.training.rate import learning_rate
-from dashdeploy.training.state import State
+from dashdeploy.training.state import State, not_finite
 from dashdeploy.training.step import Loss, TrainStep
 from dashdeploy.training.stopping import any_process, stop_signals
+
+PROBED = 4
+"""Images on which the finished network is tried."""
 
 
 def train(
@@ -50,7 +53,8 @@ def train(
         the last line of metrics: see Reporter.write.
 
     Raises:
-        UserError: a loss that is not finite (the last good checkpoint stays), or a checkpoint with another key.
+        UserError: a loss, gradient or weight that is not finite (the last good checkpoint stays), or a checkpoint with
+            another key.
         Interrupted: SIGINT or SIGTERM, after saving.
     """
     device, processes, parts = accelerator.device, accelerator.num_processes, config.gradient_accumulation
@@ -63,6 +67,8 @@ def train(
     model, optimizer = accelerator.prepare(module, optimizer)
     state = State(module, optimizer, average, accelerator.scaler)
     start = state.resume(folder, key=key, device=device)
+    if start:
+        state.require_finite(step=start, folder=folder)
     share = config.batch_size // parts // processes
     with (
         tracking(accelerator, recipe, start=start),
@@ -86,16 +92,18 @@ def train(
                         losses.append(model(batch, t_whole))
                     accelerator.backward(losses[-1].total / parts)
             figures = means(losses, accelerator)
-            if not all(map(math.isfinite, figures.values())):
-                raise not_finite(step + 1, figures, folder)
             norm = accelerator.clip_grad_norm_(module.parameters(), config.gradient_clip)
+            norm = math.nan if norm is None else float(norm)
+            bad = [name for name, value in figures.items() if not math.isfinite(value)]
+            if bad or not (math.isfinite(norm) or skips(accelerator)):
+                raise not_finite(step + 1, f"the loss ({', '.join(bad)})" if bad else "the gradient", folder)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             average.step(module.denoiser.unet.parameters())
             if module.weights.observes:
                 # gather() stacks the processes' shares in rank order, which is the order that they were cut in.
                 module.weights.observe(t_whole, torch.cat([accelerator.gather(loss.per_sample) for loss in losses]))
-            state.window.add({**figures, "grad_norm": math.nan if norm is None else float(norm)})
+            state.window.add({**figures, "grad_norm": norm})
 
             done = step + 1
             report.advance(done)
@@ -103,12 +111,14 @@ def train(
                 record = report.write(done, state.window.mean(), learning_rate=rate(step))
             stopping = any_process(accelerator, stop)
             if stopping or done % config.checkpoint_every == 0 or done == config.steps:
+                state.require_finite(step=done, folder=folder)
                 ranks.in_main(partial(state.save, folder, step=done, key=key))
             if stopping and done < config.steps:
                 raise Interrupted(f"step {done} of {config.steps} is saved. Run the same command to resume.")
         if module.weights.learns:
             say_weight_by_decile(module)
     average.copy_to(module.denoiser.unet.parameters())
+    require_finite_prediction(module, source.draw(config.steps - 1).take(slice(PROBED)).to(device), config, folder)
     return record if start < config.steps else read_metrics(folder / METRICS)[-1]
 
 
@@ -120,15 +130,26 @@ def means(losses: list[Loss], accelerator: Accelerator) -> dict[str, float]:
     return dict(zip(names, mean.tolist(), strict=True))
 
 
-def not_finite(step: int, figures: dict[str, float], folder: Path) -> UserError:
-    """The error of a step whose loss is NaN or infinite: where the run can go on from, and what to change."""
-    bad = [name for name, value in figures.items() if not math.isfinite(value)]
-    kept = folder / checkpoint.FILE
-    where = f"The last good checkpoint is kept: {kept}." if kept.is_file() else "No checkpoint had been written yet."
-    return UserError(
-        f"step {step}: the loss is not finite ({', '.join(bad)}). {where} "
-        "Lower the learning rate, raise warmup_steps, or use precision: fp32."
-    )
+@torch.no_grad()
+def require_finite_prediction(module: TrainStep, batch: Batch, config: schema.Training, folder: Path) -> None:
+    """Refuse a network whose last step diverged: its weights may be finite, and what it predicts is not.
+
+    Raises:
+        UserError: see `not_finite`.
+    """
+    module.eval()
+    branches = module.denoiser.branches(batch.x_t, batch.t, batch.y)
+    if not all(bool(eps.isfinite().all()) for eps in branches):
+        raise not_finite(config.steps, "what the averaged network predicts", folder)
+
+
+def skips(accelerator: Accelerator) -> bool:
+    """Whether a step whose gradient is not finite is left out and the loss scaled down, as fp16 has it.
+
+    Once the scale is below 1 the loss itself is what does not fit.
+    """
+    scaler = accelerator.scaler
+    return scaler is not None and scaler.get_scale() >= 1
 
 
 def say_weight_by_decile(module: TrainStep) -> None:

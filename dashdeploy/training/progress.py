@@ -87,7 +87,9 @@ def _cut(path: Path, start: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             break
-    path.write_text("".join(kept))
+    part = path.with_name(f"{path.name}.part")  # a kill meanwhile must not lose the lines
+    part.write_text("".join(kept))
+    part.replace(path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from diffusers.training_utils import EMAModel
 
+from dashdeploy.errors import UserError
 from dashdeploy.training import checkpoint
 from dashdeploy.training.step import TrainStep
 
@@ -73,3 +74,24 @@ class State:
             self.scaler.load_state_dict(state["scaler"])
         self.window = Window(state["window"]["steps"], dict(state["window"]["sums"]))
         return int(state["step"])
+
+    def require_finite(self, *, step: int, folder: Path) -> None:
+        """Refuse weights, trained or averaged, that are not finite after `step` steps: before they are kept or used.
+
+        Raises:
+            UserError: see `not_finite`.
+        """
+        # Any: diffusers' EMAModel is not fully typed.
+        kept: Any = self.average.shadow_params
+        if not all(bool(weight.isfinite().all()) for weight in [*self.module.parameters(), *kept]):
+            raise not_finite(step, "a weight", folder)
+
+
+def not_finite(step: int, what: str, folder: Path) -> UserError:
+    """The error of a step after which something is NaN or infinite: where the run can go on, and what to change."""
+    kept = folder / checkpoint.FILE
+    where = f"The last good checkpoint is kept: {kept}." if kept.is_file() else "No checkpoint had been written yet."
+    return UserError(
+        f"step {step}: {what} is not finite. {where} Lower the learning rate, raise warmup_steps, or use precision: "
+        "fp32; a changed recipe starts anew with --fresh."
+    )

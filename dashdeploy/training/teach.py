@@ -64,7 +64,8 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> st
         # Write.
         def contents(draft: stages.Draft) -> None:
             unet = module.denoiser.unet
-            networks.save(unet, schedule, draft.folder, dtype=getattr(torch, config.save_dtype))
+            dtype = getattr(torch, config.save_dtype)
+            networks.save(unet, schedule, draft.folder, clip_sample=not data.are_latents, dtype=dtype)
             draft.figures.update(parameters=parameters(unet), classes=list(data.classes))
 
         write(folder, work, module, figures, key=key, recipe=recipe, inputs=inputs, contents=contents)

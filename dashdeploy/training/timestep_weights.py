@@ -6,7 +6,7 @@
     min_snr_eps  ω_t = min(1, γ / SNR_t)            (Hang et al. 2023, eps-prediction)
     uniform      ω_t = 1
     uncertainty  loss_t·exp(−u_t) + u_t             (Kendall et al. 2018; ω ∝ 1/E[loss_t] at the optimum)
-    loss_ema     ω_t ∝ (running mean of loss_t)^α   (weights difficult timesteps up)
+    loss_ema     ω_t ∝ (running geometric mean of loss_t)^α   (weights difficult timesteps up)
 
 All but `published` and `uncertainty` are normalised over all T, so that E_t[ŵ_t] = 1.
 """

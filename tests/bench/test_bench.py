@@ -277,3 +277,9 @@ def test_without_features_there_is_no_fid_and_all_else_is_measured(
     page = (stage.folder / "report.html").read_text()
     assert "FID and KID" not in page and "FID [95" not in page
     assert "FID and KID" not in markdown_results(record)
+
+
+def test_other_data_than_the_students_are_refused(tiny_run: Path, tiny_recipe) -> None:
+    other = tiny_recipe.model_copy(update={"data": tiny_recipe.data.model_copy(update={"image_size": 16})})
+    with pytest.raises(UserError, match=r"its student was trained on other data than digits now holds .1797 images"):
+        bench(tiny_run, other)

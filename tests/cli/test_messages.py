@@ -29,8 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_text: str) -> P
     ("command", "told"),
     [
         ("run runs/mine", "runs/mine: a run folder, not a recipe. `dashdeploy show runs/mine` says what comes next."),
-        ("distill runs", "unknown recipe 'runs'"),
-        ("distill ./runs", "./runs: a folder, and a recipe is a YAML file."),
+        ("distill runs", "runs: a folder, and a recipe is a YAML file."),
         ("run ./no.yaml", "./no.yaml: no such file. Give a YAML file, or a name that `dashdeploy recipes ls` lists."),
         ("run mine", "mine: no recipe of this name ships with dashdeploy. The file here is ./mine.yaml."),
         ("run digit", "unknown recipe 'digit'. Did you mean 'digits'?"),

@@ -70,6 +70,38 @@ def test_sample_writes_a_grid_of_the_asked_classes(
     assert max(abs(a - b) for a, b in zip(first.tobytes(), second.tobytes(), strict=True)) <= 1
 
 
+def test_sample_draws_by_the_recipe_where_nothing_is_said(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    pictures = []
+    for options in ((), ("--steps", "4", "-w", "2", "--solver", "ddim"), ("--steps", "50")):
+        out = tmp_path / f"{len(pictures)}.png"
+        assert call(capsys, "sample", run_copy, "--labels", "1", *options, "-o", out)[0] == 0
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@pytest.mark.parametrize("graph", ["guided", "cond", "step", "sampler"])
+def test_sample_opens_every_graph_of_an_artifact(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, graph: str
+) -> None:
+    file = run_copy / "artifacts" / "onnx-cpu" / f"{graph}.onnx"
+    assert call(capsys, "sample", file, "--labels", "1", "-o", tmp_path / "x.png")[0] == 0
+    if graph == "sampler":
+        said = refused(capsys, "sample", file, "--steps", "7", "-o", tmp_path / "y.png")
+        assert "holds 4 steps, and 7 were asked for" in said and "Give guided.onnx or the artifact's folder" in said
+        assert not (tmp_path / "y.png").exists()
+
+
+def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "folder.png", tmp_path / "none" / "x.png"):
+        assert "cannot be written" in refused(capsys, "sample", run_copy, "--labels", "1", "-o", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.png", "runs"]
+
+
 @pytest.mark.parametrize("guidance", ["tag", "1", "0", "3.5"])
 def test_sample_takes_any_guidance(
     capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, guidance: str

@@ -10,9 +10,10 @@ from dashdeploy import manifest
 from dashdeploy.artifact import BatchRange
 from dashdeploy.errors import UserError
 from dashdeploy.export.checks import parity
-from dashdeploy.export.export import export, summary
+from dashdeploy.export.export import export, refuse, summary
+from dashdeploy.recipe.schema import Data
 from dashdeploy.runtime.opening import open_path
-from dashdeploy.target import Calibration, Engine, GateLimits, ParityLimits, Profile, Target, load_target
+from dashdeploy.target import Calibration, Engine, GateLimits, ParityLimits, Profile, SamplerGraph, Target, load_target
 from tests.limits import HARDLY_TRAINED
 
 
@@ -99,6 +100,33 @@ def test_tensorrt_where_it_is_missing_says_so_in_one_line_with_a_way_out(copied:
         export(copied, load_target("tensorrt"))
     assert "\n" not in str(caught.value)
     assert "pip install 'dashdeploy[tensorrt]'" in str(caught.value) and "--to rtx" in str(caught.value)
+
+
+def test_a_provider_that_onnx_runtime_does_not_know_is_refused_with_the_nearest(copied: Path) -> None:
+    target = loose(providers=("CudaExecutionProvider", "CPUExecutionProvider"))
+    with pytest.raises(UserError, match=r"'CudaExecutionProvider'\. Did you mean 'CUDAExecutionProvider'") as caught:
+        export(copied, target)
+    assert "target trial" in str(caught.value) and "\n" not in str(caught.value)
+    assert not (copied / "artifacts" / "trial").exists()
+
+
+def test_a_provider_that_is_not_here_is_exported_and_the_output_says_where_it_was_checked(copied: Path) -> None:
+    import onnxruntime
+
+    provider = "NvTensorRTRTXExecutionProvider"  # not in the list of every build
+    if provider in onnxruntime.get_available_providers():
+        pytest.skip("it is here")
+    stage = export(copied, loose(providers=(provider, "CPUExecutionProvider")))
+    assert f"checked in ONNX Runtime on the CPU; {provider} itself was not run here" in summary(stage)
+
+
+def test_bytes_are_not_made_of_latents_but_their_values_are(tiny_recipe) -> None:
+    latents = tiny_recipe.model_copy(update={"data": Data(name="latents", path="x.npz")})
+    whole = ("guided", "step", "sampler")
+    with pytest.raises(UserError, match=r"ends in bytes.*latents.*sampler\.output to float32"):
+        refuse(loose(graphs=whole, sampler=SamplerGraph(output="uint8")), latents, Path("run"))
+    refuse(loose(graphs=whole), latents, Path("run"))
+    refuse(loose(graphs=whole, sampler=SamplerGraph(output="uint8")), tiny_recipe, Path("run"))
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_what_cannot_be_read_in_the_base_is_told_with_its_place(folder: Path) ->
     ("base", "expected"),
     [
         ("digitz", "more.yaml → digitz: unknown recipe 'digitz'. Did you mean 'digits'? Known: "),
-        ("gone/base.yaml", "more.yaml → gone/base.yaml: unknown recipe 'gone/base.yaml'."),
+        ("gone/base.yaml", "more.yaml → gone/base.yaml: gone/base.yaml: no such file."),
         ("more.yaml", "more.yaml → more.yaml: recipes extend each other in a circle"),
         ("second.yaml", "more.yaml → second.yaml → third.yaml → second.yaml: recipes extend each other in a circle"),
         ("fourth.yaml", "more.yaml → fourth.yaml → digitz: unknown recipe 'digitz'. Did you mean 'digits'? Known: "),

@@ -217,3 +217,18 @@ def test_runs_and_artifacts_are_shown_without_torch(run: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_labels_of_a_teacher_are_measured_on_a_recipe_s_data(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    teacher = Path(__file__).resolve().parents[2] / "recipes" / "teachers" / "digits"
+    code, out, _ = call(capsys, "show", teacher, "--recipe", "digits")
+    assert code == 0 and "right: loss on 64 held-out draws" in out
+    (tmp_path / "order.yaml").write_text(
+        "name: order\nextends: digits\nteacher: {labels: [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]}\n"
+    )
+    labels = json.loads(call(capsys, "show", teacher, "--recipe", tmp_path / "order.yaml", "--json")[1])["labels"]
+    assert labels["state"] == "wrong" and labels["measured"]["num_draws"] > 64
+    code, _, err = call(capsys, "show", run, "--recipe", "digits")
+    assert code == 2 and "not a teacher's folder" in err

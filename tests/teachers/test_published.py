@@ -110,7 +110,7 @@ def without(found: dict, *names: str) -> dict:
         (lambda f: without(f, "model_state_dict"), "has no model_state_dict .it has epoch, optimizer"),
         (lambda f: without(f, "ema_state_dict"), "ema_state_dict does not hold an average.*--weights model"),
         (lambda f: {**f, "tirt_state_dict": {}}, "tirt_state_dict holds no λ"),
-        (lambda f: {**f, "extra": Harmful()}, "cannot be read without running code"),
+        (lambda f: {**f, "extra": Harmful()}, "which only running its code would read"),
         (lambda f: [f], "holds a list; expected a dict"),
     ],
 )

@@ -68,7 +68,7 @@ def command(args: Sequence[str], *, cwd: Path, limit_s: int = LIMIT_S, memory_mi
 
 def call(work: Callable[[], object], *, cwd: Path, limit_s: int = LIMIT_S, memory_mib: int = MEMORY_MIB) -> Outcome:
     """Any function in such a child; a UserError of it ends as that of a command does."""
-    out, err = cwd / ".torture-out", cwd / ".torture-err"
+    out, err = (cwd / f".torture-{os.getpid()}-{name}" for name in ("out", "err"))
     begin = time.monotonic()
     child = os.fork()
     if not child:

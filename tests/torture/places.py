@@ -9,19 +9,19 @@ from pathlib import Path
 
 from tests.torture.harness import Outcome, call
 
-NEW_USER, NEW_MOUNTS, REMOUNT = 0x10000000, 0x00020000, 32  # CLONE_NEWUSER, CLONE_NEWNS, MS_REMOUNT
+NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000  # CLONE_NEWUSER, CLONE_NEWNS
 NOBODY = 65534
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mounted(folder: Path, kib: int, *, remount: bool = False) -> None:
-    """A tmpfs of this size at `folder`; remount: the one that is there gets this size.
+def mounted(folder: Path, kib: int) -> None:
+    """A tmpfs of this size at `folder`.
 
     Raises:
         OSError: this machine does not permit it.
     """
     options = f"size={kib}k,mode=755".encode()
-    if _libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", REMOUNT if remount else 0, options):
+    if _libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, options):
         raise OSError(ctypes.get_errno(), "mount")
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from hypothesis import strategies as st
 
 from dashdeploy import stages
+from tests.teachers.paper_unet import PaperUNet, checkpoint
 from tests.torture.campaign import ACCEPTED, REFUSED, Failed, campaign, verdict
 from tests.torture.harness import call, command
 from tests.torture.mutate import contents
@@ -74,3 +80,42 @@ def test_what_training_keeps(kind: str, started: Path, tmp_path: Path) -> None:
     campaign(
         f"{kind.partition('*')[0].rstrip('-')}s", contents(content, head=3000), judge, folder=tmp_path, whole=60, few=3
     )
+
+
+def parts_of(tree: object, place: tuple = ()) -> Iterator[tuple]:
+    """Every key of nested dicts, as a place."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield (*place, key)
+            yield from parts_of(value, (*place, key))
+
+
+def test_checkpoints_of_the_papers_code(tmp_path: Path, warm: None) -> None:
+    """`adopt` of a broken file writes no folder; of one whose tensors are strange it writes none or a whole one."""
+    network = PaperUNet(channels=(32, 64), blocks=1, attention_levels=(1,), classes=2)
+    whole = checkpoint(network, lam=torch.zeros(1000))
+    places = [p for p in parts_of(whole) if len(p) < 3 or p[-1] in ("conv_in.weight", "class_embed.weight")]
+    strange = [None, 3, "x", torch.zeros(0), torch.zeros(2, 2), torch.full((1000,), torch.nan), {}, [1]]
+
+    def packed(content: object) -> bytes:
+        torch.save(content, buffer := io.BytesIO())
+        return buffer.getvalue()
+
+    def changed(place: tuple, value: object) -> bytes:
+        tree = copy.deepcopy(whole)
+        section = tree
+        for key in place[:-1]:
+            section = section[key]
+        section[place[-1]] = value
+        return packed(tree)
+
+    def judge(made: bytes, folder: Path) -> str:
+        (folder / "x.pth").write_bytes(made)
+        found = verdict(command(["adopt", "x.pth", "teacher", "--image-size", "8"], cwd=folder))
+        names = {path.name for path in folder.iterdir()}
+        if names != {"x.pth", *(["teacher"] if found == ACCEPTED else [])}:
+            raise Failed(f"left behind: {names}")
+        return found
+
+    cases = st.builds(changed, st.sampled_from(places), st.sampled_from(strange)) | contents(packed(whole), head=2000)
+    campaign("checkpoints of the paper's code", cases, judge, folder=tmp_path, whole=80, few=3)

@@ -10,6 +10,8 @@ import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
+import dashdeploy
+from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.stages import open_run
@@ -35,7 +37,10 @@ def test_another_start_is_another_student(recipe_with, tmp_path: Path) -> None:
     folder = open_run(tmp_path, "t")
     fresh = distill.distill(recipe_with(), folder)
     assert fresh.figures["init"] == {"kind": "random"}
-    assert distill.distill(recipe_with("student.init.kind=pruned"), folder).manifest["key"] != fresh.manifest["key"]
+    pruned = recipe_with("student.init.kind=pruned")
+    with pytest.raises(UserError, match=r"student: finished with other values: student\.init\.kind random → pruned"):
+        distill.distill(pruned, folder)
+    assert distill.distill(pruned, folder, fresh=True).manifest["key"] != fresh.manifest["key"]
 
 
 TERMS = {"dash": ["imitation", "unconditional", "anchor"], "cond_only": ["imitation", "anchor"], "scratch": ["denoise"]}
@@ -100,7 +105,9 @@ def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
     assert unet2d.load(folder).prediction == "v_prediction"
-    recipe = recipe_with(f"teacher.path={folder}", "distill.steps=2", "distill.timestep_weights.kind=uniform")
+    recipe = recipe_with(
+        f"teacher={{path: {folder}, check: false}}", "distill.steps=2", "distill.timestep_weights.kind=uniform"
+    )
     stage = distill.distill(recipe, open_run(tmp_path, "t"))
     assert unet2d.load(stage.folder).prediction == "epsilon"
 
@@ -115,3 +122,25 @@ def test_the_dataset_s_own_default_said_outright_is_the_same_student(recipe_with
     first = distill.distill(recipe_with(), folder)
     again = distill.distill(recipe_with("data.horizontal_flip=false", "distill.log_every=3"), folder)
     assert again.manifest == first.manifest
+
+
+@pytest.mark.parametrize("clip_sample", [True, False])
+def test_diffusers_samples_a_students_folder_as_we_do(recipe_with, tmp_path: Path, clip_sample: bool) -> None:
+    from diffusers import DDIMScheduler
+
+    stage = distill.distill(recipe_with(f"sampling.clip_sample={clip_sample}".lower()), open_run(tmp_path, "t"))
+    scheduler = DDIMScheduler.from_pretrained(stage.folder, subfolder="scheduler")
+    unet = UNet2DModel.from_pretrained(stage.folder, subfolder="unet")
+    assert scheduler.config.clip_sample == clip_sample
+    scheduler.set_timesteps(4)
+    y = torch.tensor([3, 7])
+    x = noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            null, cond = unet(x, t, torch.full_like(y, 10)).sample, unet(x, t, y).sample
+            x = scheduler.step(null + 2.0 * (cond - null), t, x, use_clipped_model_output=clip_sample).prev_sample
+    with dashdeploy.open(stage.folder) as opened:
+        ours = opened.model.sample(noise, y, plan(opened.sampling, 1000))
+    assert (float(ours.abs().max()) <= 1) == clip_sample
+    # Without clipping the first x_0 is a hundred times its size: errors are relative to that.
+    torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-4 * max(1.0, float(x.abs().max())))

@@ -73,3 +73,11 @@ def test_a_constant_decay_is_what_it_was() -> None:
 def test_what_is_no_average_is_refused(value: object, expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         schema.Distill(ema_decay=value)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_a_number_is_the_decay_that_a_warm_up_ends_at(decay: float) -> None:
+    average = ema.average(nn.Linear(1, 1), decay)
+    assert average.get_decay(1) == 0
+    for step in (2, 10, 100, 8990, 10**6):
+        assert average.get_decay(step) == pytest.approx(min(decay, step / (9 + step)))

@@ -9,7 +9,7 @@ import torch
 from dashdeploy import seeds
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy.diffusion.sampling import Plan, ddim_step
+from dashdeploy.diffusion.sampling import Plan, ddim_step, to_uint8
 from dashdeploy.errors import UserError
 from dashdeploy.figures import SamplingCheck
 from dashdeploy.metrics.gap import relative_error
@@ -19,7 +19,7 @@ from dashdeploy.runtime.graphs_model import Session
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One torch trajectory: noise, labels, w (B, N), and x after each step, (N, B, C, H, W), the last one clipped."""
+    """One torch trajectory: noise, labels, w (B, N), and x after each step, (N, B, C, H, W)."""
 
     noise: torch.Tensor
     y: torch.Tensor
@@ -43,7 +43,6 @@ def trajectory(reference: Denoiser, plan: Plan, *, scale: Guidance, seed: int, b
         eps = reference.guided(x, torch.full_like(y, t), y, w[:, i])
         x = ddim_step(x, eps, alpha_bar[t + 1], alpha_bar[t_prev + 1], clip_sample=plan.clip_sample)
         states.append(x)
-    states[-1] = states[-1].clamp(-1, 1)
     return Trajectory(noise, y, w.float(), states)
 
 
@@ -65,11 +64,10 @@ def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
     for i, (now, previous, _) in enumerate(plan.steps()):
         t, t_prev, w = torch.full_like(path.y, now), torch.full_like(path.y, previous), path.w[:, i].contiguous()
         one_step = session(before, t, t_prev, path.y, w)
-        last = i == len(plan.timesteps) - 1
-        worst = max(worst, _error(one_step.clamp(-1, 1) if last else one_step, path.states[i]))
+        worst = max(worst, _error(one_step, path.states[i]))
         before = path.states[i]
         x = session(x, t, t_prev, path.y, w)
-    images, expected = x.clamp(-1, 1), path.states[-1]
+    images, expected = x, path.states[-1]
     return SamplingCheck(
         graph="step",
         step_error=worst,
@@ -79,10 +77,10 @@ def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
 
 
 def check_sampler(session: Session, path: Trajectory) -> SamplingCheck:
-    """Final images of the whole sampler; uint8 is taken back to [−1, 1]."""
+    """Final images of the whole sampler; bytes are taken back to [−1, 1], and compared with torch's bytes."""
     images, expected = session(path.noise, path.y, path.w), path.states[-1]
     if images.dtype == torch.uint8:
-        images, expected = images.float() / 127.5 - 1, ((expected + 1) * 127.5).round() / 127.5 - 1
+        images, expected = images.float() / 127.5 - 1, to_uint8(expected).float() / 127.5 - 1
     difference = float((images - expected).abs().max())
     return SamplingCheck(graph="sampler", image_error=_error(images, expected), max_difference=difference)
 

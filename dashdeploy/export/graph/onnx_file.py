@@ -12,7 +12,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 import torch
 from torch import nn
 
@@ -23,6 +25,7 @@ from dashdeploy.export.graph.graphs import GRAPHS, example_inputs
 
 EXTERNAL_BYTES = 1024
 """Smaller tensors stay in the graph: they are shapes and indices, which shape inference reads."""
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 METADATA_PREFIX = "dashdeploy."
 MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
 
@@ -143,6 +146,24 @@ def require_precision(model: onnx.ModelProto, precision: Precision, *, graph: st
         counts = ", ".join(f"{count} {kind}" for kind, count in types.items()) or "none"
         raise UserError(f"{precision} was asked for, and the {graph} graph's convolutions are: {counts}")
     return types
+
+
+def require_finite(model: onnx.ModelProto, *, graph: str) -> None:
+    """Refuse a weight that is NaN or Inf, loop bodies included: what was damaged, or does not fit into half precision.
+
+    Raises:
+        UserError: it names the graph and the first such tensor.
+    """
+    graphs = [model.graph]
+    while graphs:
+        part = graphs.pop()
+        graphs += [a.g for node in part.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+        for tensor in part.initializer:
+            if tensor.data_type in FLOATS and not np.isfinite(onnx.numpy_helper.to_array(tensor).astype(float)).all():
+                raise UserError(
+                    f"the {graph} graph: weight {tensor.name} holds NaN or Inf. The student's own weights are finite, "
+                    "so they do not fit into this precision: take bf16 or fp32."
+                )
 
 
 def load(path: Path) -> onnx.ModelProto:

@@ -1,6 +1,6 @@
 """The whole DDIM sampler as one ONNX graph, made from the step's graph: a Loop over it, or a copy for each step.
 
-noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W), float32 in [−1, 1] or uint8.
+noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W), float32 or uint8.
 The timesteps are constants; w holds each image's guidance at each step, so a constant, TAG and an interval are
 all expressed by it, and one batch may mix them.
 """
@@ -120,11 +120,11 @@ def _one_step(step: onnx.GraphProto, prefix: str, index: str, x: str) -> tuple[l
 
 
 def _finish(graph: onnx.GraphProto, last: str, output: str) -> None:
-    """Clip to [−1, 1]; for uint8: round((x + 1)·127.5)."""
-    low, high = _constant(graph, "low", np.asarray(-1, np.float32)), _constant(graph, "high", np.asarray(1, np.float32))
+    """float32: as it is, because the step has clipped what is to be clipped. uint8: round((x + 1)·127.5), saturated."""
     if output == "float32":
-        graph.node.append(helper.make_node("Clip", [last, low, high], [SAMPLER_OUTPUT], name=PREFIX + "clip"))
+        graph.node.append(helper.make_node("Identity", [last], [SAMPLER_OUTPUT], name=PREFIX + "images"))
         return
+    low, high = _constant(graph, "low", np.asarray(-1, np.float32)), _constant(graph, "high", np.asarray(1, np.float32))
     half = _constant(graph, "half_range", np.asarray(127.5, np.float32))
     chain = [("Clip", [last, low, high]), ("Add", ["", high]), ("Mul", ["", half]), ("Round", [""])]
     value = last

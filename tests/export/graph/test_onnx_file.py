@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from dashdeploy import manifest
@@ -50,7 +52,7 @@ def test_it_is_one_file_at_opset_22(model: onnx.ModelProto, tiny_run: Path) -> N
 def test_the_model_describes_itself(model: onnx.ModelProto, tiny_run: Path) -> None:
     metadata = {p.key.removeprefix(onnx_file.METADATA_PREFIX): json.loads(p.value) for p in model.metadata_props}
     assert metadata.pop("graph") == "guided"
-    assert metadata.keys() == Student.model_fields.keys()
+    assert metadata.keys() == Student.model_fields.keys() | {"sampling"}
     student = Student.model_validate(metadata)
     assert student.num_classes == student.null_class == 10
     assert student.student_sha256 == read_stage(tiny_run / "student").sha256
@@ -129,3 +131,15 @@ def test_a_float32_graph_is_never_taken_for_less(model: onnx.ModelProto, convolu
 def test_convolutions_inside_of_a_loop_are_counted(tiny_run: Path, convolutions: int) -> None:
     sampler = onnx.load(tiny_run / "artifacts" / "onnx-cpu" / "sampler.onnx")
     assert onnx_file.convolution_types(sampler) == {"float": convolutions}
+
+
+def test_a_weight_that_the_precision_cannot_hold_is_named_with_its_graph(model: onnx.ModelProto) -> None:
+    onnx_file.require_finite(model, graph="guided")
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(model)
+    bias = next(tensor for tensor in damaged.graph.initializer if tensor.name.endswith("conv_in.bias"))
+    half = numpy_helper.to_array(bias).astype(np.float16)
+    half[0] = np.inf  # as 70000 becomes
+    bias.CopyFrom(numpy_helper.from_array(half, bias.name))
+    with pytest.raises(UserError, match=r"the cond graph: weight .*conv_in\.bias holds NaN or Inf.*bf16 or fp32"):
+        onnx_file.require_finite(damaged, graph="cond")

@@ -1,0 +1,164 @@
+"""One exported .onnx file as a model on the CPU, without a manifest, by the metadata inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from dashdeploy.artifact import SIGNATURES, GraphName, SamplingPlan, Student, WholeSampler
+from dashdeploy.diffusion.denoiser import Interface
+from dashdeploy.diffusion.sampling import CLEAN, Plan
+from dashdeploy.errors import UserError
+from dashdeploy.manifest import problem
+from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime.graphs_model import (
+    GraphDenoiser,
+    Graphs,
+    Session,
+    interface,
+    sampling,
+    step_by_step,
+    whole_sampler,
+)
+from dashdeploy.runtime.model import Model, SamplerGraph
+from dashdeploy.runtime.onnx_session import OnnxSession
+from dashdeploy.runtime.onnxruntime_model import HostSession
+from dashdeploy.stages import file_sha256
+
+
+class Metadata(Student):
+    """What each exported file says of itself: the student, the recipe's plan, and of a sampler graph its own steps."""
+
+    sampling: SamplingPlan
+    sampler: WholeSampler | None = None
+
+
+def open_file(path: Path, *, threads: int | None) -> Model:
+    """Open a guided, cond, step or sampler graph's file on the CPU.
+
+    The guided and the cond graph draw by any solver and number of steps; the step graph by DDIM; the sampler graph the
+    steps that it holds.
+
+    Raises:
+        UserError: missing, truncated, not one of the four graphs, or without this package's metadata.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    session = OnnxSession(path, inputs=None, threads=threads)
+    try:
+        name, metadata = _graph_of(session, path), _metadata(session, path)
+    except UserError:
+        session.close()
+        raise
+    shape = interface(metadata)
+    graphs = Graphs((name,), _only(name, HostSession(session, SIGNATURES[name][0]), path))
+    own = sampling(metadata.sampling)
+    sampler = None
+    if name in ("sampler", "step"):
+        steps = len(metadata.sampler.timesteps) if metadata.sampler is not None else own.num_inference_steps
+        own = own.model_copy(update={"solver": "ddim", "num_inference_steps": steps})
+        sampler = OneGraph(graphs, shape, name, own, metadata.sampler, path)
+    data = path.with_name(path.name + ".data")
+    return Model(
+        label="student (ONNX Runtime)",
+        runtime="onnxruntime",
+        denoiser=GraphDenoiser(graphs, shape),
+        parameters=metadata.parameters,
+        file_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
+        sha256=file_sha256(path),
+        classes=metadata.classes,
+        precision=metadata.precision,
+        sampler=sampler,
+        sampling=own,
+        resources=[session],
+    )
+
+
+def _graph_of(session: OnnxSession, path: Path) -> GraphName:
+    for name, (inputs, _) in SIGNATURES.items():
+        if session.inputs == set(inputs):
+            return name
+    expected = "; ".join(f"{name}: {', '.join(inputs)}" for name, (inputs, _) in SIGNATURES.items())
+    raise UserError(
+        f"{path}: its inputs are {sorted(session.inputs)}; expected those of an exported graph ({expected})"
+    )
+
+
+def _metadata(session: OnnxSession, path: Path) -> Metadata:
+    try:
+        held = {key.removeprefix("dashdeploy."): json.loads(text) for key, text in session.metadata.items()}
+        return Metadata.model_validate(held)
+    except ValueError as error:  # a ValidationError is one
+        what = problem(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{path}: not exported by this dashdeploy (metadata: {what}). Export it again.") from error
+
+
+def _only(held: GraphName, session: Session, path: Path) -> Callable[[str], Session]:
+    def open_graph(name: str) -> Session:
+        if name != held:
+            raise UserError(
+                f"{path}: it holds the {held} graph, and this needs the {name} graph. Give {name}.onnx or the "
+                "artifact's folder."
+            )
+        return session
+
+    return open_graph
+
+
+class OneGraph:
+    """A step or a sampler graph by itself: it draws the plans that fit it."""
+
+    def __init__(
+        self,
+        graphs: Graphs,
+        interface: Interface,
+        name: SamplerGraph,
+        sampling: Sampling,
+        whole: WholeSampler | None,
+        path: Path,
+    ) -> None:
+        self.graphs, self.interface, self.name, self.path = graphs, interface, name, path
+        self.clip_sample = sampling.clip_sample
+        self.timesteps = whole.timesteps if whole is not None else None
+
+    def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
+        """The graph.
+
+        Raises:
+            UserError: the plan does not fit it.
+        """
+        problem = ""
+        if plan.solver != "ddim":
+            problem = f"holds DDIM's update, and {plan.solver} was asked for"
+        elif plan.clip_sample != self.clip_sample:
+            problem = f"was exported with clip_sample {self.clip_sample}"
+        elif self.name == "sampler" and self.timesteps is None:
+            problem = "does not say its timesteps"
+        elif self.name == "sampler" and (plan.timesteps != self.timesteps or plan.end != CLEAN):
+            assert self.timesteps is not None
+            same = len(plan.timesteps) == len(self.timesteps)
+            problem = f"holds {len(self.timesteps)} steps, and " + (
+                "others were asked for" if same else f"{len(plan.timesteps)} were asked for: leave the number out"
+            )
+        if problem:
+            raise UserError(f"{self.path}: the {self.name} graph {problem}. Give guided.onnx or the artifact's folder.")
+        return self.name
+
+    def __call__(
+        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        self.graph_for(plan)
+        if self.name == "step":
+            return step_by_step(self.graphs, self.interface, noise, y, plan, on_step=on_step)
+        images, doubtful = whole_sampler(self.graphs, self.interface, noise, y, plan, on_step=on_step)
+        if doubtful:
+            what = "an image of one value" if images.isfinite().all() else "NaN or Inf"
+            raise UserError(
+                f"{self.path}: the sampler graph gave {what}, and does not show at which step. Open the artifact's "
+                "folder, which finds it by the other graphs."
+            )
+        return images
