@@ -89,7 +89,7 @@ class Summary:
     shares: dict[str, dict[str, Spread]]
     closed: dict[str, dict[str, Spread]]
     seeds: tuple[int, ...]
-    features: str | None
+    features: str
     num_images: int
     samplings: int
     confirmed: Summary | None
@@ -128,7 +128,7 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
         shares=_shares(comparison, records) if comparison.shares else {},
         closed=_closed(comparison, records) if comparison.closes else {},
         seeds=comparison.seeds,
-        features=quality["features"]["name"] if quality["features"] else None,
+        features=quality["features"]["name"],
         num_images=quality["num_images"],
         samplings=len(quality["seeds"]),
         confirmed=summarise(again, runs) if (again := comparison.confirmation) else None,

@@ -26,8 +26,7 @@ def quality(summary: Summary) -> Table:
         teacher = [labels.get(row.teacher or "", MISSING)] if several else []
         rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
     against = "; each gap is against the student's teacher" if several else ""
-    of = f"; FID of {summary.num_images} images" if scales else ""
-    return _table(f"{drawn(summary)}{of}{against}", headings, rows)
+    return _table(f"{drawn(summary)}; FID of {summary.num_images} images{against}", headings, rows)
 
 
 def drawn(summary: Summary) -> str:
@@ -144,8 +143,7 @@ def _confirmed(summary: Summary) -> list[Table]:
 
 def markdown(summary: Summary) -> str:
     """Every table with its title."""
-    of = f"FID of {summary.num_images} images in features of {summary.features}." if summary.features else "No FID."
-    head = f"{size(summary.students)}{of}"
+    head = f"{size(summary.students)}FID of {summary.num_images} images in features of {summary.features}."
     return "\n\n".join([head, *(f"**{t.title}**\n\n{to_markdown(t)}" for t in all_of(summary))]) + "\n"
 
 
