@@ -175,6 +175,8 @@ def test_arguments_of_all_commands(whole_run: Path, tmp_path: Path) -> None:
         "exporters": {"0": "cp", "1": "onnx-cpu", "2": "out.yaml"},
         "run": {"0": "digits", "--run-dir": "runs", "--set": "seed=1"},
         "sample": {"0": run, "--out": "x.png"},
+        "show": {"0": run, "--recipe": "digits"},
+        "ls": {"0": str(whole_run.parent)},
     }
 
     def judge(case: tuple[str, list[str]], folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.torture.harness import Outcome, command
 from tests.torture.mutate import contents, safetensors, trees
 
 pytestmark = pytest.mark.slow
+PARTS = ["teacher", "student", "artifacts/onnx-cpu"]
 Copy = Callable[[str, Path], Path]
 
 
@@ -68,6 +70,26 @@ def test_signed_manifests(part: str, copied: Copy, whole_run: Path, tmp_path: Pa
         return verdict(drawn(model, folder)[0])
 
     campaign(f"signed manifests of {part}", trees(tree), judge, folder=tmp_path, whole=250, few=12)
+
+
+def test_runs_with_signed_manifests_are_shown(whole_run: Path, tmp_path: Path) -> None:
+    """`show` of a run, of its part and `ls` read manifests, and nothing else."""
+    parts = {part: json.loads((whole_run / part / stages.MANIFEST).read_text()) for part in PARTS}
+
+    def judge(case: tuple[str, bool, object], folder: Path) -> str:
+        part, is_signed, manifest = case
+        shutil.copytree(whole_run, folder / "runs" / "mine")
+        changed = json.dumps(manifest).encode()
+        if is_signed:
+            signed(folder / "runs" / "mine" / part, changed)
+        else:
+            (folder / "runs" / "mine" / part / stages.MANIFEST).write_bytes(changed)
+        calls = (["show", "runs/mine"], ["show", f"runs/mine/{part}"], ["ls", "runs"], ["show", "runs/mine", "--json"])
+        verdicts = [verdict(command(args, cwd=folder)) for args in calls]
+        return REFUSED if REFUSED in verdicts else ACCEPTED
+
+    cases = st.sampled_from(PARTS).flatmap(lambda part: st.tuples(st.just(part), st.booleans(), trees(parts[part])))
+    campaign("manifests, shown", cases, judge, folder=tmp_path, whole=150, few=5)
 
 
 def test_recipes_in_signed_manifests(copied: Copy, whole_run: Path, tmp_path: Path) -> None:

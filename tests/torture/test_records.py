@@ -34,6 +34,7 @@ def record() -> dict[str, Any]:
 def test_records(record: dict[str, Any], tmp_path: Path, warm: None) -> None:
     def judge(content: bytes, folder: Path) -> str:
         outcome = compared(content, folder)
+        verdict(command(["show", "b.json"], cwd=folder))
         if outcome.code == 1 and "Traceback" not in outcome.stderr and "regression" in outcome.stdout:
             return "regression"  # a figure that is worse is what `diff` is for
         return verdict(outcome)
