@@ -160,7 +160,10 @@ def _rung(name: str, size: float) -> dict[str, Any]:
         return row | {error: size * (i + 1) * (1 - low / 2000) for i, error in enumerate(reversed(errors))}
 
     bins = [part(125 * i, 125 * (i + 1), 32) for i in range(8)]
-    return {"name": name, "overall": part(0, 1000, 256), "bins": bins, "excess": size * 4 / 0.15, "failures": []}
+    return {"name": name, "overall": part(0, 1000, 256), "bins": bins, "excess": size * 4 / 0.15, "failures": []} | {
+        "bounds": [],
+        "excess_bound": None,
+    }
 
 
 def _checks() -> list[dict[str, Any]]:
@@ -282,7 +285,7 @@ def _payload() -> dict[str, Any]:
         "checks": _checks(),
         "guidance_interval": _study(),
         "quality": {
-            "features": {"name": "digits-cnn", "sha256": "9" * 64},
+            "features": {"name": "digits-cnn", "sha256": "9" * 64, "held_out_accuracy": None},
             "num_images": 1000,
             "num_reference": 1617,
             "class_counts": [100] * 10,

@@ -240,7 +240,7 @@ def test_a_path_is_a_file_a_bench_folder_or_a_run_folder(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "bench").symlink_to(folder)
     assert find(folder) == find(folder / "bench.json") == find(tmp_path / "run")
-    with pytest.raises(UserError, match="Run `dashdeploy bench` first"):
+    with pytest.raises(UserError, match="no such file or folder"):
         find(tmp_path / "none")
 
 
