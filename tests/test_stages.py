@@ -12,6 +12,7 @@ import pytest
 from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
+from dashdeploy.teachers import choose
 
 
 def make(folder: Path, recipe, text: str = "a", key: str = "k") -> stages.Stage:
@@ -135,6 +136,26 @@ def test_what_a_kill_left_is_put_right_under_the_lock(tmp_path: Path, tiny_recip
     expected = "new" if not damaged else "old" if old else None
     assert (text.read_text() if text.exists() else None) == expected
     assert not work.parent.exists()
+
+
+def test_a_reader_finds_the_stage_that_a_kill_left_between_two_places(tmp_path: Path, tiny_recipe) -> None:
+    make(tmp_path / "teacher", tiny_recipe)
+    work = stages.work_path(tmp_path / "teacher")
+    work.mkdir(parents=True)
+    (tmp_path / "teacher").rename(work / "replaced")
+    recipe = tiny_recipe.model_copy(update={"teacher": tiny_recipe.teacher.model_copy(update={"path": str(tmp_path)})})
+    assert choose.find(recipe, tmp_path) == tmp_path / "teacher", "and not the one that the recipe names"
+
+
+def test_an_empty_work_folder_goes_too_and_one_at_work_stays(tmp_path: Path, tiny_recipe) -> None:
+    make(tmp_path / "s", tiny_recipe)
+    (tmp_path / ".work").mkdir()
+    assert stages.finished(tmp_path / "s", "k") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    with stages.exclusive(tmp_path / "s") as work:
+        (work / "checkpoint.pt").touch()
+        assert stages.finished(tmp_path / "s", "k") is not None
+        assert (work / "checkpoint.pt").exists()
 
 
 def test_all_files_of_a_stage_have_the_modes_that_the_umask_gives(tmp_path: Path, tiny_recipe) -> None:

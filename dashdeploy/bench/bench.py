@@ -214,6 +214,7 @@ def check_measurable(recipe: Recipe) -> None:
 
 def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     """The student, and its artifacts by their keys in the record."""
+    stages.mend(run_folder)
     student = stages.read_stage(run_folder / "student")
     artifacts = [stages.read_stage(folder) for folder in artifact_folders(run_folder)]
     other = [a.folder.name for a in artifacts if stale(a.folder, a.manifest)]

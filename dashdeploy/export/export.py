@@ -40,6 +40,7 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
         UserError: no student, a backend that is missing here, a failed export or build, or figures past the target's
             limits; then no artifact is left.
     """
+    stages.mend(run_folder)
     student = stages.read_stage(run_folder / "student")
     recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
     if sampling is not None:

@@ -50,6 +50,17 @@ def exclusive(folder: Path, *, fresh: bool = False) -> Iterator[Path]:
                     work.parent.rmdir()
 
 
+def mend(folder: Path) -> None:
+    """End what a kill left half-way in the stages below `folder`, where one is missing only because of that.
+
+    For commands that read stages and do not make them: a stage that has vanished might be passed over.
+    """
+    for work in sorted((folder / WORK).glob("*")):
+        if not (folder / work.name).exists():
+            with suppress(UserError, OSError), exclusive(folder / work.name):  # at work there, or not ours to write
+                pass
+
+
 def clear(work: Path) -> None:
     """Remove everything from a work folder but its lock."""
     for path in work.iterdir():

@@ -19,7 +19,7 @@ SOURCES = ("data", "noise_schedule", "teacher", "teach", "student")
 
 def finished(folder: Path, key: str) -> Stage | None:
     """The stage in `folder` if it has this key and is whole, else None; what a kill left half-way is ended first."""
-    if work_path(folder).exists():
+    if work_path(folder).parent.exists():
         with suppress(UserError, OSError), exclusive(folder) as work:  # at work there, or not ours to write
             if current(folder, key):
                 clear(work)

@@ -94,6 +94,7 @@ def write_stage(folder: Path, work: Path, *, key: str, recipe: Recipe, inputs: d
     with replacing_folder(folder, work) as path:
         draft = Draft(path)
         yield draft
+        _follow_the_umask(path, work)  # before there is a manifest, with which the draft counts as whole
         files = {str(name): file_sha256(path / name) for name in files_below(path)}
         manifest = {
             "format": FORMAT,
@@ -126,19 +127,18 @@ def replacing_folder(folder: Path, work: Path) -> Iterator[Path]:
         with writing(folder):
             draft.mkdir()
             yield draft
-            _follow_the_umask(draft, of_file=(work / LOCK).stat().st_mode & 0o666)
+            _follow_the_umask(draft, work)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     take_place(folder, work)
 
 
-def _follow_the_umask(folder: Path, *, of_file: int) -> None:
-    """Give all below `folder` the modes that new files and folders have, whatever wrote them; programs stay such."""
-    of_folder = folder.stat().st_mode & 0o777
+def _follow_the_umask(folder: Path, work: Path) -> None:
+    """Give all below `folder` the modes of a new folder and of the lock, whatever wrote them; programs stay such."""
+    of_folder, of_file = folder.stat().st_mode & 0o777, (work / LOCK).stat().st_mode & 0o666
     for path in folder.rglob("*"):
-        if path.is_dir():
-            path.chmod(of_folder)
-        else:
-            runs = path.stat().st_mode & 0o100
-            path.chmod(of_file | (of_folder & 0o111 if runs else 0))
+        now = path.stat().st_mode & 0o777
+        wanted = of_folder if path.is_dir() else of_file | (of_folder & 0o111 if now & 0o100 else 0)
+        if now != wanted:
+            path.chmod(wanted)

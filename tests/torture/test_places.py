@@ -27,7 +27,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "both.yaml", "--run-dir", "full"),
 }
 """Command -> its arguments; everything that it writes goes into `full`."""
-QUICK = ("sample", "recipes cp", "exporters cp", "distill")
+QUICK = ("sample", "recipes cp", "exporters cp")
 """Those that `make test` runs too."""
 COPIED = ("export", "package", "bench")
 """They write into a run folder, which lies in `full`."""
