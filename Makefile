@@ -21,7 +21,7 @@ TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # The stamp's name is what was asked for, so that a new checkout of the same files installs nothing.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt tools/triton_setup.py | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup run test quick check docs format wheel lock clean
+.PHONY: help setup run test quick torture check docs format wheel lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 10
@@ -50,6 +50,9 @@ test: check ## Every check and the whole test suite
 
 quick: setup ## The tests that are not marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+torture: setup ## The whole campaign of broken inputs, kills and full disks, of which make test does a part
+	DASHDEPLOY_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --timeout 7200 tests/torture
 
 check: setup ## Lint, format, types; tables and reference pages up to date; the site builds, with no broken link
 	$(BIN)/ruff check .

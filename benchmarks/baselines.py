@@ -31,7 +31,7 @@ def measure(name: str, seed: int, run_dir: Path) -> Record:
     overrides = [f"seed={seed}", "export=[]", "bench.quality.torch_student=all", *NO_LATENCY]
     recipe = load_recipe(name, overrides=overrides)
     folder = stages.open_run(run_dir / f"seed{seed}", recipe.name)
-    stage = run_all(recipe, folder, base=find("recipes", name).parent, say=lambda text: print(text, file=sys.stderr))
+    stage = run_all(recipe, folder, say=lambda text: print(text, file=sys.stderr))
     return load_record(stage.folder)
 
 

@@ -90,7 +90,7 @@ def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: i
     """Quality and distance to the exact solution of each."""
     data = load_dataset(recipe.data)
     config = recipe.bench.quality.model_copy(update={"num_images": num_images})
-    extractor = open_extractor(config.features, recipe.data.name, weights=config.features_weights)
+    extractor = open_extractor(config.features, data, weights=config.features_weights, holdout=recipe.data.holdout)
     reference = quality.reference(data.split(recipe.data.holdout)[0], extractor)
     interface = model.denoiser.interface
     noise = initial_noise(SEED, 0, min(EXACT_IMAGES, num_images), interface.image_shape)

@@ -33,7 +33,7 @@ from dashdeploy.export.checks import gate, trajectories
 from dashdeploy.export.graph import graphs, onnx_file, sampler_graph
 from dashdeploy.export.int8 import quantize
 from dashdeploy.metrics import frechet
-from dashdeploy.metrics.features import open_extractor
+from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.onnxruntime_model import open_guided
 from dashdeploy.target import GateLimits
@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
     interface, sampling = denoiser.interface, recipe.sampling
     steps = plan(sampling, interface.schedule.num_train_timesteps)
     train, _ = load_dataset(recipe.data).split(recipe.data.holdout)
-    extractor = open_extractor("auto", recipe.data.name, weights=None)
+    extractor = committed(recipe.data.name)
     statistics = frechet.statistics(reference(train, extractor))
     labels = balanced_labels(NUM_IMAGES, interface.num_classes)
     draws = [trajectories.draw(denoiser, sampling, num_images=32, num_points=10, seed=seed) for seed in (1, 2)]

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dashdeploy.diffusion.sampling import plan
 from dashdeploy.recipe.load import load_recipe
+from dashdeploy.recipe.schema import NoiseSchedule
 from dashdeploy.students.architecture import design
 from dashdeploy.teachers.networks import create
 from dashdeploy.teachers.unet2d import unet_config
@@ -43,16 +45,19 @@ def main() -> None:
     teacher = unet_config(recipe.teach.architecture, image_shape=IMAGE, num_classes=CLASSES)
     flop = {"teacher": forward_flop(teacher), "student": forward_flop(design(recipe.student, teacher).config)}
     rates = {k: 2 * T4_BATCH * T4_STEPS * flop[k] / T4_MS[k] * 1e3 for k in flop}  # FLOP/s on the T4
-    steps, guided = 2 * recipe.sampling.num_inference_steps, len(recipe.bench.quality.guidance)
+    # At w = 1 only the conditional branch runs.
+    timesteps = (recipe.noise_schedule or NoiseSchedule()).num_train_timesteps
+    plans = [plan(recipe.sampling, timesteps, scale=scale) for scale in recipe.bench.quality.guidance]
+    forwards = [sum(1 if w == 1 else 2 for w in drawing.weights) for drawing in plans]
     taught, distilled = (s.steps * s.batch_size for s in (recipe.teach, recipe.distill))
-    drawn = recipe.bench.quality.num_images * guided
+    num_images = recipe.bench.quality.num_images
     work = {  # stage: images, operations of each network
         "teach": (taught, {"teacher": 3 * taught * flop["teacher"]}),
         "distill": (
             distilled,
             {"teacher": 2 * distilled * flop["teacher"], "student": 6 * distilled * flop["student"]},
         ),
-        "bench": (2 * drawn, {k: steps * drawn * flop[k] for k in flop}),
+        "bench": (2 * num_images * len(plans), {k: num_images * sum(forwards) * flop[k] for k in flop}),
     }
     rows = []
     for stage, (images, parts) in work.items():

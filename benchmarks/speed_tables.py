@@ -210,6 +210,25 @@ def comparison(result: Result) -> str:
     return f"{intro} {compare_tables.markdown(summary.parse(result))}"
 
 
+def mutations(result: Result) -> str:
+    """A row for each kind of broken input, and all of them together."""
+    kinds = result["kinds"]
+    good = ("refused", "accepted", "regression")
+    rows = []
+    for name, counts in kinds.items():
+        passed = counts.get("accepted", 0) + counts.get("regression", 0)
+        failed = counts["cases"] - sum(counts.get(key, 0) for key in good)
+        rows.append([name, f"{counts['cases']:,}", f"{counts.get('refused', 0):,}", f"{passed:,}", f"{failed:,}"])
+        rows[-1].append(f"{counts['slowest_s']:.1f}")
+    sums = [sum(int(row[i].replace(",", "")) for row in rows) for i in (1, 2, 3, 4)]
+    slowest = max(counts["slowest_s"] for counts in kinds.values())
+    rows.append(["all", *(f"{total:,}" for total in sums), f"{slowest:.1f}"])
+    headings = ["What was broken", "Cases", "Refused in one line", "Taken", "Failed", "Slowest (s)"]
+    machine, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    intro = f"Seed {result['seed']}; {machine['platform']}, {machine['cores']} cores; {versions}."
+    return f"{intro}\n\n{table(headings, rows)}\n"
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "cpu-artifacts": cpu_artifacts,
     "sampler-forms": sampler_forms,
@@ -220,6 +239,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "train-speed": train_speed,
     "inception-fid": inception_fid,
     "paper-cost": paper_cost,
+    "torture-mutations": mutations,
     "ablation": comparison,
 }
 """How a result's file name begins -> its renderer."""

@@ -34,7 +34,6 @@ from dashdeploy.bench.measure.machine import machine
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion.denoiser import TorchDenoiser
-from dashdeploy.locate import find
 from dashdeploy.objectives.scratch import Scratch
 from dashdeploy.recipe.load import load_recipe
 from dashdeploy.recipe.schema import Precision, Recipe, Training
@@ -75,7 +74,7 @@ def digits() -> Case:
     """The recipe of that name with its committed teacher."""
     recipe = load_recipe("digits")
     data = load_dataset(recipe.data)
-    folder = choose.find(recipe, Path("nowhere"), base=find("recipes", "digits").parent)
+    folder = choose.find(recipe, Path("nowhere"))
     assert folder is not None
     teacher = choose.open_teacher(folder, recipe, data).denoiser
     uses = recipe.distill.steps * recipe.distill.batch_size / recipe.distill.teacher_bank

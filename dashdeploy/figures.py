@@ -80,23 +80,44 @@ class Parity(Part):
     rows: tuple[ParityRow, ...]
 
 
+class Bounds(Part):
+    """What figures of a `GapRow` would reach on other draws: an upper bound of each error, a lower one of the cosine.
+
+    Each holds with 97.5 % confidence, by a bootstrap over the trajectories that the draws come from.
+    """
+
+    relative_error: Number
+    energy_cosine: Number
+    guided_error: Number
+    uncond_error: Number
+    cond_error: Number
+
+
 class Rung(Part):
     """One step of the guidance gate's ladder against torch float32: figures over all t, and in each range of t.
 
     Attributes:
-        excess: the largest figure over its limit; above 1 is a failure, infinite an output that is unusable.
-        failures: a line for each limit that is passed.
+        bounds: of `overall`, then of each of `bins`; empty where an output is unusable.
+        excess: the largest figure over its limit; infinite for an output that is unusable.
+        excess_bound: the largest bound over its limit; above 1 is a failure.
+        failures: a line for each limit that a bound is past.
     """
 
     name: str
     overall: GapRow
     bins: tuple[GapRow, ...]
+    bounds: tuple[Bounds, ...] = ()
     excess: Number
+    excess_bound: Number = math.nan
     failures: tuple[str, ...] = ()
 
 
 class GateFigures(Part):
-    """The guidance gate of a lower precision: its limits by name, and the ladder from torch float32 to the artifact."""
+    """The guidance gate of a lower precision: its limits by name, and the ladder from torch float32 to the artifact.
+
+    The draws that it is judged on have part in no choice: neither calibration nor the search for sensitive layers has
+    seen them.
+    """
 
     limits: dict[str, float]
     rungs: tuple[Rung, ...]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
-import secrets
 from pathlib import Path
 
-from dashdeploy.errors import UserError
+from dashdeploy.errors import writing
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -22,27 +23,41 @@ def write_whole(path: Path, content: bytes | str) -> None:
         UserError: it cannot be written; the message says why.
     """
     data = content.encode() if isinstance(content, str) else content
-    try:
+    with writing(path, named=True):
         target = path.resolve()
         if target.exists() and not target.is_file():
             target.write_bytes(data)  # a device or a pipe; of a folder this says that it is one
             return
         _replace(target, data)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a link to itself; ValueError: a NUL
-        raise UserError(f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _replace(target: Path, data: bytes) -> None:
-    draft = target.with_name(f".dashdeploy-{secrets.token_hex(6)}.part")
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(file, "wb") as opened:
+    # The same name each time, so that what a killed process left goes with the next.
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+    draft = target.with_name(f".dashdeploy-{name}.part")
+    with os.fdopen(_locked(draft), "wb") as opened:
+        try:
+            opened.truncate(0)
             opened.write(data)
             opened.flush()
             if target.exists():
                 os.fchmod(opened.fileno(), target.stat().st_mode & 0o777)
             os.fsync(opened.fileno())
-        draft.replace(target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+            draft.replace(target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def _locked(draft: Path) -> int:
+    """A descriptor of the draft that no other process writes to: one that writes the same file is waited for."""
+    while True:
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if draft.exists() and os.path.samestat(os.fstat(file), draft.stat()):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # it has been renamed or removed meanwhile

@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from dashdeploy.errors import UserError, unknown
+from dashdeploy.errors import UserError, nearest, shown, unknown
 
 Kind = Literal["recipes", "exporters"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _NOUNS: dict[str, str] = {"recipes": "recipe", "exporters": "export target"}
 _SUFFIX = ".yaml"
+NO_HOME = "/nonexistent"
+"""The home of users without one, as Debian names it."""
 
 
 def data_root(kind: Kind) -> Path:
@@ -48,20 +50,57 @@ def find(kind: Kind, name: str, *, folder: Path | None = None) -> Path:
     path = (folder or Path()) / name
     if is_path(name):
         for literal in (path, path.with_name(path.name + _SUFFIX) if path.name else path):
-            if _is_file(literal):
+            if os.path.isfile(literal):  # Path.is_file raises for a name that is too long
                 return literal
     known = available(kind)
     stem = name.removesuffix(_SUFFIX)
     if stem not in known:
-        raise unknown(_NOUNS[kind], name, known)
+        raise _not_found(kind, name, path)
     return known[stem]
 
 
-def _is_file(path: Path) -> bool:
+def _not_found(kind: Kind, name: str, path: Path) -> UserError:
+    """The error for a name that is neither a file nor one that ships, by what it may have been meant as."""
+    noun, known, called = _NOUNS[kind], available(kind), shown(name)
+    other: Kind = "exporters" if kind == "recipes" else "recipes"
+    if name and os.path.isdir(path):
+        if os.path.isdir(path / "student") or os.path.isdir(path / "teacher"):
+            return UserError(f"{called}: a run folder, not a {noun}. `dashdeploy show {called}` says what comes next.")
+        return UserError(f"{called}: a folder, and a {noun} is a YAML file.")
+    if name.removesuffix(_SUFFIX) in _names(other):
+        names = ", ".join(sorted(known))
+        return UserError(f"{called}: not a name of {kind}, but of {other}. Known {kind}: {names}.")
+    if os.path.isfile(path) or os.path.isfile(f"{path}{_SUFFIX}"):
+        file = name if os.path.isfile(path) else f"{name}{_SUFFIX}"
+        return UserError(f"{called}: no {noun} of this name ships with dashdeploy. The file here is ./{shown(file)}.")
+    if is_path(name) and nearest(name.removesuffix(_SUFFIX), known) is None:
+        return UserError(f"{called}: no such file. Give a YAML file, or a name that `dashdeploy {kind} ls` lists.")
+    return unknown(noun, name, known)
+
+
+def _names(kind: Kind) -> list[str]:
+    """The names that ship; none of a kind that is missing, where that is not what went wrong."""
     try:
-        return path.is_file()
-    except OSError:  # a name that is too long for the file system
-        return False
+        return list(available(kind))
+    except UserError:
+        return []
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder of this name; not so for a name that no file system takes."""
+    return os.path.exists(path)  # Path.exists raises for a name that is too long
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with a leading ~ or ~user replaced by the home folder.
+
+    Raises:
+        UserError: that user has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no home folder for ~ here. Give an absolute path.") from error
 
 
 def is_path(name: str) -> bool:
@@ -70,6 +109,21 @@ def is_path(name: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore."""
+    """dashdeploy's folder in XDG_CACHE_HOME; in ~/.cache where that is unset or relative, which XDG says to ignore.
+
+    Raises:
+        UserError: it is, and this user has no home folder.
+    """
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "dashdeploy"
+    if xdg.is_absolute():
+        return xdg / "dashdeploy"
+    home = os.path.expanduser("~")
+    if home in ("~", NO_HOME):
+        raise UserError("there is no home folder to keep downloads in: set XDG_CACHE_HOME to a folder.")
+    return Path(home) / ".cache" / "dashdeploy"
+
+
+def settle_home() -> None:
+    """Give a user without a home folder the one that nobody has: libraries that ask for one fail without any."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = NO_HOME

@@ -1,9 +1,15 @@
-"""The most memory that this process has held."""
+"""How much memory this machine has, and the most that this process has held."""
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
+
+
+def machine_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_mib() -> float:

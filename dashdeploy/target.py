@@ -8,7 +8,20 @@ from pydantic import Field, StrictBool, model_validator
 
 from dashdeploy import locate
 from dashdeploy.artifact import TENSORRT, Backend, GraphName, Precision
-from dashdeploy.fields import DISTINCT, Count, Model, Number, Positive, Text, Whole
+from dashdeploy.fields import (
+    DISTINCT,
+    WHOLE,
+    Batch,
+    Bins,
+    Count,
+    Images,
+    Model,
+    Name,
+    Number,
+    Positive,
+    Text,
+    Timesteps,
+)
 from dashdeploy.recipe.load import load_model
 
 
@@ -21,10 +34,10 @@ class ParityLimits(Model):
     sampler_error: Number = Field(
         1e-3, gt=0, description="largest difference of a final image of the step and sampler graphs; images span 2"
     )
-    batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1024), WHOLE], ...], DISTINCT] = Field(
         (1, 3, 31, 65), min_length=1, description="batch sizes that are checked"
     )
-    t_bins: Positive = Field(10, description="ranges of t that are checked, each by itself")
+    t_bins: Bins = Field(10, ge=1, description="ranges of t that are checked, each by itself")
 
 
 class GateLimits(Model):
@@ -43,8 +56,8 @@ class GateLimits(Model):
     image_error: Number = Field(
         0.1, gt=0, description="step and sampler graphs: relative error of the final images, from the same noise"
     )
-    num_draws: Whole = Field(256, ge=32, description="draws of (x_t, t, y) along the sampler's trajectories")
-    t_bins: Positive = Field(8, description="ranges of t that are judged, each by itself")
+    num_draws: Images = Field(256, ge=32, description="draws of (x_t, t, y) along the sampler's trajectories")
+    t_bins: Bins = Field(8, ge=1, description="ranges of t that are judged, each by itself")
 
 
 class SamplerGraph(Model):
@@ -53,7 +66,7 @@ class SamplerGraph(Model):
     form: Literal["unrolled", "loop"] = Field(
         "loop", description="loop: one ONNX Loop over the steps. unrolled: a copy of the network for each step"
     )
-    num_inference_steps: Positive | None = Field(None, description="null: the recipe's")
+    num_inference_steps: Timesteps | None = Field(None, description="null: the recipe's")
     output: Literal["float32", "uint8"] = Field(
         "float32",
         description="float32: as the steps give it, within [-1, 1] if sampling.clip_sample is true. "
@@ -65,8 +78,8 @@ class Calibration(Model):
     """How int8 scales are measured: on both branches along the sampler's trajectories, stratified over t."""
 
     quantizer: Literal["onnxruntime", "nncf"] = Field("onnxruntime", description="nncf: for the backend openvino")
-    num_images: Whole = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")
-    num_steps: Positive = Field(10, description="points of each trajectory, spread evenly over t")
+    num_images: Images = Field(32, ge=4, description="trajectories; classes and guidance scales in turn")
+    num_steps: Timesteps = Field(10, description="points of each trajectory, spread evenly over t")
     method: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="how a range becomes a scale")
     float_layers: Count = Field(
         8, description="most layers that the sensitive-layer search may leave in float to pass the gate; 0: no search"
@@ -76,9 +89,9 @@ class Calibration(Model):
 class Profile(Model):
     """One TensorRT optimization profile: the batch sizes that an engine accepts, and the one it is tuned for."""
 
-    min: Positive = Field(1, description="smallest batch size")
-    opt: Positive = Field(8, description="the batch size that the engine is tuned for")
-    max: Positive = Field(64, description="largest batch size")
+    min: Batch = Field(1, description="smallest batch size")
+    opt: Batch = Field(8, description="the batch size that the engine is tuned for")
+    max: Batch = Field(64, description="largest batch size")
 
     @model_validator(mode="after")
     def _ordered(self) -> Profile:
@@ -110,7 +123,7 @@ class Engine(Model):
 class Target(Model):
     """One deployment target."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the folder: runs/<run>/artifacts/<name>")
+    name: Name = Field(description="names the folder: runs/<run>/artifacts/<name>")
     description: Text = Field(description="one line for listings")
     backend: Backend = Field("onnxruntime", description="the runtime that it is made for")
     graphs: Annotated[tuple[GraphName, ...], DISTINCT] = Field(
@@ -120,14 +133,16 @@ class Target(Model):
         "guidance. step: guided and one DDIM update. sampler: all steps",
     )
     precision: Precision = Field("fp32", description="of the network; norms, guidance and update stay in float32")
-    opset: Whole = Field(22, ge=18, le=23, description="of the ONNX graphs")
+    opset: Annotated[int, Field(ge=18, le=23), WHOLE] = Field(22, description="of the ONNX graphs")
     group_norm: Literal["native", "instance"] = Field(
         "native", description="native: ONNX GroupNormalization. instance: its InstanceNormalization equivalent"
     )
     providers: Annotated[tuple[Text, ...], DISTINCT] = Field(
         ("CPUExecutionProvider",), min_length=1, description="onnxruntime: providers, in order"
     )
-    single_file_mb: Count = Field(100, description="weights go into the graph's file up to this size")
+    single_file_mb: Annotated[int, Field(ge=0, le=1900), WHOLE] = Field(
+        100, description="weights go into the graph's file up to this size; protobuf ends at 2 GB"
+    )
     sampler: SamplerGraph = SamplerGraph()
     calibration: Calibration = Calibration()
     engine: Engine = Engine()

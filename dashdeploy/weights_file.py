@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -18,13 +17,8 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UserError: it is damaged or not there, or a tensor holds NaN or Inf.
     """
-    try:
+    with reading(path, "safetensors file"):
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file ({error}; {path.stat().st_size if path.exists() else 0} bytes). "
-            "Copy it again, or make it again."
-        ) from error
     require_finite(tensors, source=path, advice="Its training diverged, or the file is damaged. Take another.")
     return tensors
 

@@ -15,7 +15,8 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 GROUND = {
     *("recipe", "objectives", "fields", "target", "artifact", "figures", "manifest"),
-    *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+    *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "progress", "seeds", "terminal"),
+    "weights_file",
 }
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}
@@ -27,9 +28,11 @@ BELOW = {
     **dict.fromkeys(MIDDLE, GROUND | {"diffusion"}),
     **dict.fromkeys(STAGES, GROUND | {"diffusion"} | MIDDLE),
     "packages": GROUND | {"diffusion"} | MIDDLE | {"export"},
-    "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages"},
-    "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"pipeline"},
-    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "pipeline", "compare"},
+    "preflight": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages"},
+    "pipeline": GROUND | {"diffusion"} | MIDDLE | STAGES | {"packages", "preflight"},
+    "show": GROUND | {"diffusion"} | MIDDLE | STAGES,
+    "compare": GROUND | {"diffusion"} | MIDDLE | STAGES | {"preflight", "pipeline"},
+    "cli": GROUND | {"diffusion"} | MIDDLE | STAGES | APART | {"packages", "preflight", "pipeline", "compare", "show"},
     "__main__": {"cli"},
 }
 # Opening a torch model is what the teachers' adapters are for, and a student is a smaller teacher.
@@ -92,7 +95,7 @@ NUMBERS = {
     "self.w_min + (self.w_max - self.w_min) * batch.uniform",
     "guidance.w_min + (guidance.w_max - guidance.w_min) * gate",
     "start + (end - start) / (1.0 + np.exp(-np.linspace(-6, 6, steps)))",
-    "one + (two - one) * (int(config['num_layers']) - 1)",
+    "one + (two - one) * (int(config[depth]) - 1)",
 }
 """Sums of the same form over plain numbers, not over two branches."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,27 @@ def test_a_path_comes_first_and_a_bare_word_is_never_a_path(checkout: Path) -> N
     assert locate.find("recipes", "small") == checkout / "recipes" / "small.yaml"
 
 
-@pytest.mark.parametrize("name", ["smal", "./small.yaml", "../repo/recipes", ".", "", "notes.txt"])
+@pytest.mark.parametrize("name", ["smal", "./small.yaml", ""])
 def test_an_unknown_name_lists_what_there_is(checkout: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"unknown recipe .* Known: large, small\."):
+        locate.find("recipes", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("../repo/recipes", "../repo/recipes: a folder, and a recipe is a YAML file"),
+        (".", "a folder, and a recipe is a YAML file"),
+        ("notes.txt", "notes.txt: no such file"),
+        ("none/at/all.yaml", "none/at/all.yaml: no such file"),
+        ("../run", "../run: a run folder, not a recipe"),
+        ("own", r"own: no recipe of this name ships with dashdeploy. The file here is ./own\.yaml"),
+    ],
+)
+def test_what_is_no_name_is_told_as_what_it_is(checkout: Path, name: str, told: str) -> None:
+    (checkout.parent / "run" / "student").mkdir(parents=True)
+    Path("own.yaml").write_text("name: mine\n")
+    with pytest.raises(UserError, match=told):
         locate.find("recipes", name)
 
 
@@ -61,5 +80,22 @@ def test_missing_data_says_where_it_was_looked_for(checkout: Path) -> None:
 
 
 def test_a_name_that_is_too_long_for_a_file_is_an_unknown_name(checkout: Path) -> None:
-    with pytest.raises(UserError, match="unknown recipe"):
+    with pytest.raises(UserError, match="no such file"):
         locate.find("recipes", "x" * 5000 + "/y")
+
+
+def test_a_user_without_a_home_has_no_cache_but_by_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert locate.cache_folder() == tmp_path / ".cache" / "dashdeploy"
+    locate.settle_home()
+    assert os.environ["HOME"] == str(tmp_path), "it is left alone"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # whom no system knows
+    for _ in range(2):
+        with pytest.raises(UserError, match="set XDG_CACHE_HOME to a folder"):
+            locate.cache_folder()
+        locate.settle_home()
+    assert Path.home() == Path(locate.NO_HOME), "no library fails that asks for it"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert locate.cache_folder() == tmp_path / "x" / "dashdeploy"

@@ -42,7 +42,7 @@ def test_the_plan_of_every_step_is_in_the_manifest(written: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", 2, "format: must be greater than or equal to 3, got '2'"),
+        ("format", 3, "format: must be greater than or equal to 4, got '3'"),
         ("artifact", KeyError, "artifact: is missing"),
         ("artifact.macs", KeyError, "artifact.macs: is missing"),
         ("artifact.backend", "abacus", "artifact.backend: must be 'onnxruntime', 'openvino', 'tensorrt' or"),

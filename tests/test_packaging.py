@@ -93,7 +93,7 @@ def test_help_and_recipes_work_from_another_folder(installed: Path, tmp_path: Pa
     assert "distill" in done.stdout
     done = run(installed, "recipes", "ls", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    paths = {row["name"]: Path(row["path"]) for row in json.loads(done.stdout)}
+    paths = {row["name"]: Path(row["path"]) for row in json.loads(done.stdout)["recipes"]}
     assert "digits" in paths
     assert installed in paths["digits"].resolve().parents
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from dashdeploy import stages
+from dashdeploy.errors import UserError
 from dashdeploy.pipeline import describe, run_all
+from dashdeploy.preflight.examine import examine
 from dashdeploy.recipe.load import load_text
+from dashdeploy.training.teach import teach
 
 QUICK = [
     "export=[]",
@@ -26,7 +29,7 @@ def test_the_artifact_samples_as_the_recipe_at_hand_says(tiny_run: Path, tiny_te
         overrides = [*QUICK[1:], "export=[onnx-cpu]", f"sampling.num_inference_steps={steps}"]
         recipe = load_text(tiny_text, name="tiny", overrides=overrides)
         before = stages.read_stage(tmp_path / "tiny" / "artifacts" / "onnx-cpu").manifest["key"]
-        run_all(recipe, tmp_path / "tiny", base=None, say=told.append)
+        run_all(recipe, tmp_path / "tiny", say=told.append)
         artifact = stages.read_stage(tmp_path / "tiny" / "artifacts" / "onnx-cpu")
         assert (artifact.manifest["key"] != before) is exported
         assert len(artifact.manifest["artifact"]["sampler"]["timesteps"]) == steps
@@ -36,9 +39,11 @@ def test_the_artifact_samples_as_the_recipe_at_hand_says(tiny_run: Path, tiny_te
 def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str, tmp_path: Path) -> None:
     folder = stages.open_run(tmp_path, "tiny")
 
-    def made(*overrides: str) -> dict[str, str]:
+    def made(*overrides: str, fresh: bool = False) -> dict[str, str]:
         recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
-        run_all(recipe, folder, base=None, say=lambda line: None)
+        if fresh:
+            teach(recipe, folder, fresh=True)
+        run_all(recipe, folder, fresh=fresh, say=lambda line: None)
         return {name: stages.read_stage(folder / name).manifest["key"] for name in ("teacher", "student", "bench")}
 
     def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
@@ -48,14 +53,19 @@ def test_a_changed_field_makes_the_stages_again_that_depend_on_it(tiny_text: str
     assert changed(first, made("distill.log_every=3")) == []
     sampled = made("sampling.num_inference_steps=3")
     assert changed(first, sampled) == ["bench"]
-    distilled = made("distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    other = ("distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    with pytest.raises(UserError, match=r"student: finished with other values: distill\.learning_rate .* → 0\.0001\."):
+        made(*other)
+    distilled = made(*other, fresh=True)
     assert changed(sampled, distilled) == ["student", "bench"]
-    mirrored = made("data.horizontal_flip=true", "distill.learning_rate=1e-4", "sampling.num_inference_steps=3")
+    with pytest.raises(UserError, match=r"teacher: finished with other values: .*horizontal_flip .* → true"):
+        made("data.horizontal_flip=true", *other)
+    mirrored = made("data.horizontal_flip=true", *other, fresh=True)
     assert changed(distilled, mirrored) == ["teacher", "student", "bench"]
 
     def said_of_teacher(*overrides: str) -> str:
         recipe = load_text(tiny_text, name="tiny", overrides=[*QUICK, *overrides])
-        return describe(recipe, folder, base=None)[0]
+        return describe(recipe, folder, examine(recipe, folder))[0]
 
     assert "not needed" in said_of_teacher("data.horizontal_flip=true")
     assert "12 steps of 16 images" in said_of_teacher()

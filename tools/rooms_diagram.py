@@ -10,7 +10,7 @@ from pathlib import Path
 DRAWING = Path(__file__).resolve().parent.parent / "docs" / "rooms.svg"
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("commands", ("cli",)),
-    ("all stages; many runs", ("pipeline", "compare")),
+    ("all stages; many runs", ("preflight", "pipeline", "compare", "show")),
     ("stages", ("training", "export", "packages", "bench")),
     ("shared by stages", ("teachers", "students", "data", "runtime", "metrics", "report")),
     ("mathematics", ("diffusion",)),
@@ -18,7 +18,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "contracts and tools",
         (
             *("recipe", "objectives", "target", "artifact", "figures", "manifest", "stages"),
-            *("cuda", "errors", "fields", "files", "lazy", "locate", "peak_memory", "seeds", "weights_file"),
+            *("cuda", "errors", "fields", "files", "lazy", "locate", "peak_memory", "progress", "seeds", "terminal"),
+            "weights_file",
         ),
     ),
 )

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dashdeploy.fields import MOST
 from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.target import Target
@@ -23,18 +24,19 @@ from dashdeploy.target import Target
 Schema = dict[str, Any]
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMAND = "python tools/schema_pages.py"
+AT_MOST = f"Where a number's upper bound is not given, it is {MOST:,}."
 PAGES: dict[str, tuple[str, type[BaseModel], str]] = {
     "recipe-keys.md": (
         "Recipe keys",
         Recipe,
         "Every key of a recipe. How recipes are written: [Recipes](recipes.md). "
-        "As a JSON Schema for editors: `dashdeploy recipes schema`.",
+        f"As a JSON Schema for editors: `dashdeploy recipes schema`. {AT_MOST}",
     ),
     "target-keys.md": (
         "Target keys",
         Target,
         "Every key of a deployment target. How targets are used: [Targets and graphs](targets.md). "
-        "As a JSON Schema for editors: `dashdeploy exporters schema`.",
+        f"As a JSON Schema for editors: `dashdeploy exporters schema`. {AT_MOST}",
     ),
     "package-keys.md": (
         "Package keys",
@@ -127,9 +129,20 @@ def _values(value: Schema, parts: Schema, places: dict[str, list[str]]) -> str:
     if value.get("type") == "array":
         return f"list of {_values(value['items'], parts, places)}"
     name = {"integer": "whole number", "boolean": "`true`, `false`", "null": "`null`", "string": "text"}
-    bounds = " and ".join(f"{sign} {value[bound]:g}" for bound, sign in BOUNDS.items() if bound in value)
+    bounds = " and ".join(f"{sign} {_number(value[bound])}" for bound, sign in BOUNDS.items() if _tells(bound, value))
     text = name.get(str(value.get("type")), str(value.get("type", "anything")))
     return f"{text} {bounds}".strip()
+
+
+def _tells(bound: str, value: Schema) -> bool:
+    """Whether a bound says something: that all numbers end at MOST is said once, and < 1 makes it needless."""
+    return bound in value and not (bound == "maximum" and value[bound] == MOST)
+
+
+def _number(value: float) -> str:
+    if value == 2**63:
+        return "2^63"
+    return f"{int(value):,}" if value == int(value) and value >= 1000 else f"{value:g}"
 
 
 def _default(key: str, value: Schema, part: Schema) -> str:

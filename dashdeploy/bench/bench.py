@@ -24,7 +24,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.metrics.features import Extractor, open_extractor
 from dashdeploy.recipe.schema import GuidanceInterval, Recipe
 from dashdeploy.runtime.model import Model
-from dashdeploy.runtime.opening import artifact_folders
+from dashdeploy.runtime.opening import artifact_folders, stale
 from dashdeploy.teachers import choose
 
 GRID_COLUMNS = 8
@@ -35,7 +35,6 @@ def bench(
     run_folder: Path,
     recipe: Recipe,
     *,
-    base: Path | None = None,
     fresh: bool = False,
     interval: GuidanceInterval | None = None,
 ) -> stages.Stage:
@@ -52,31 +51,41 @@ def bench(
     student, artifacts = _exported(run_folder)
     manifests = {name: manifest.read(stage) for name, stage in artifacts.items()}
     data = load_dataset(recipe.data)
-    teacher_folder, teacher_sha256 = _teacher(run_folder, recipe, data, student, base=base)
+    _refuse_other_data(run_folder, recipe, data, student)
+    teacher = _teacher(run_folder, recipe, data, student)
     quality_config = recipe.bench.quality
-    extractor = open_extractor(quality_config.features, recipe.data.name, weights=quality_config.features_weights)
+    extractor = open_extractor(
+        quality_config.features, data, weights=quality_config.features_weights, holdout=recipe.data.holdout
+    )
+    if extractor is None:
+        recipe = _only_grids(recipe, data)
     interval = interval or guidance_interval.choose(recipe)
     inputs = {
         "student": student.sha256,
-        "teacher": teacher_sha256,
+        "teacher": teacher.sha256,
         "artifacts": {stage.folder.name: stage.sha256 for stage in artifacts.values()},
         "data": data.sha256,
-        "features": extractor.sha256,
+        "features": extractor.sha256 if extractor else None,
         "machine": machine(),
         "versions": stages.versions(),
         "interval": interval.model_dump(mode="json") if interval else None,
     }
     key = stages.stage_key("bench", recipe, {**inputs, "record": record.FORMAT})
-    finished = None if fresh else stages.current(run_folder / "bench", key)
-    if finished is not None:
-        return finished
-    folders = {record.TEACHER: teacher_folder, record.STUDENT: student.folder}
+    folder = run_folder / "bench"
+    done = None if fresh else stages.finished(folder, key)
+    if done is not None:
+        return done
+    folders = {record.TEACHER: teacher.folder, record.STUDENT: student.folder}
     folders |= {name: stage.folder for name, stage in artifacts.items()}
     cache = run_folder / f".{samples.FOLDER}"
     with ExitStack() as stack:
         threads = recipe.bench.latency.threads or machine()["cores"]
+        work = stack.enter_context(stages.exclusive(folder))
         opened, left_out = models.open_all(folders, threads, stack)
-        with stages.write_stage(run_folder / "bench", key=key, recipe=recipe, inputs=inputs) as draft:
+        # With the rows of its embedding that the recipe says, which its folder does not tell.
+        own = opened[record.TEACHER]
+        own.denoiser, own.sha256 = teacher.denoiser.to(own.device), teacher.sha256
+        with stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft:
             measured, images = measure(
                 opened,
                 student,
@@ -93,7 +102,8 @@ def bench(
             (draft.folder / record.FILE).write_text(record.dumps(measured))
             grids.write_grids(draft.folder / grids.FILE, images)
             write_report(draft.folder)
-    return stages.read_stage(run_folder / "bench")
+            stages.refuse_if_replaced(student, *artifacts.values())
+    return stages.read_stage(folder)
 
 
 def measure(
@@ -102,7 +112,7 @@ def measure(
     manifests: dict[str, manifest.Manifest],
     recipe: Recipe,
     data: LabelledImages,
-    extractor: Extractor,
+    extractor: Extractor | None,
     interval: GuidanceInterval | None,
     *,
     threads: int,
@@ -120,7 +130,7 @@ def measure(
     plans = {record.RECIPE_PLAN: guidance_interval.plan_info(recipe.sampling.guidance, run_plan)}
     studied = _with_cond_graph(opened, manifests) if interval else None
     recipe_jobs = quality.jobs(recipe, opened)
-    study_jobs = guidance_interval.jobs(studied, interval) if studied and interval else {}
+    study_jobs = guidance_interval.jobs(studied, interval) if studied and interval and extractor else {}
 
     drawn = quality.measure(
         opened, {**recipe_jobs, **study_jobs}, recipe, data, extractor, folders=folders, cache=cache
@@ -156,10 +166,10 @@ def measure(
         plans=plans,
         latency=tuple(latency_rows),
         quality=parts.Quality(
-            features=parts.Features(name=extractor.name, sha256=extractor.sha256),
+            features=_features(extractor),
             num_images=recipe.bench.quality.num_images,
             num_reference=drawn.num_reference,
-            rows=tuple(drawn.rows[job] for job in recipe_jobs),
+            rows=tuple(drawn.rows[job] for job in recipe_jobs if job in drawn.rows),
         ),
         fidelity=guidance_fidelity,
         checks=tuple(artifact_checks.artifact_checks(name, read) for name, read in manifests.items()),
@@ -172,6 +182,21 @@ def measure(
     quoted, note = baselines.quoted(measured)
     notes = (*measured.notes, *([note] if note else []))
     return measured.model_copy(update={"baselines": quoted, "notes": notes}), _grids(drawn.images, recipe, data)
+
+
+def _only_grids(recipe: Recipe, data: LabelledImages) -> Recipe:
+    """The recipe with as many images as the report's grids show, at its own guidance: none of them is scored."""
+    most = GRID_COLUMNS * data.num_classes
+    quality = recipe.bench.quality
+    changes = {"num_images": min(quality.num_images, most), "guidance": (recipe.sampling.guidance,), "bootstrap": 0}
+    bench = recipe.bench.model_copy(update={"quality": quality.model_copy(update=changes)})
+    return recipe.model_copy(update={"bench": bench})
+
+
+def _features(extractor: Extractor | None) -> parts.Features | None:
+    if extractor is None:
+        return None
+    return parts.Features(name=extractor.name, sha256=extractor.sha256, held_out_accuracy=extractor.held_out_accuracy)
 
 
 def check_measurable(recipe: Recipe) -> None:
@@ -189,28 +214,43 @@ def check_measurable(recipe: Recipe) -> None:
 
 def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     """The student, and its artifacts by their keys in the record."""
+    stages.mend(run_folder)
     student = stages.read_stage(run_folder / "student")
     artifacts = [stages.read_stage(folder) for folder in artifact_folders(run_folder)]
-    stale = [a.folder.name for a in artifacts if a.manifest["inputs"]["student"] != student.sha256]
-    if stale:
+    other = [a.folder.name for a in artifacts if stale(a.folder, a.manifest)]
+    if other:
+        again = " ".join(f"--to {name}" for name in other)
         raise UserError(
-            f"{run_folder}: {', '.join(stale)} was exported from another student. Run `dashdeploy export` again."
+            f"{run_folder}: {', '.join(other)} was exported from another student. Run `dashdeploy export {run_folder} "
+            f"{again}`, or remove the folder."
         )
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
 
 
-def _teacher(
-    run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage, *, base: Path | None
-) -> tuple[Path, str]:
-    """Folder and SHA-256 of the teacher that the student was made from."""
+def _refuse_other_data(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> None:
+    """Raises:
+    UserError: the data are not those that the student was trained on.
+    """
+    trained = student.manifest["inputs"]["data"]
+    if trained != data.sha256:
+        where = f"{recipe.data.name}{f' at {recipe.data.path}' if recipe.data.path else ''}"
+        raise UserError(
+            f"{run_folder}: its student was trained on other data than {where} now holds ({len(data)} images of "
+            f"{data.num_classes} classes, SHA-256 {data.sha256[:12]}…; then {trained[:12]}…). Bring back the images, "
+            "labels and class names that it was trained on, or distil again."
+        )
+
+
+def _teacher(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> choose.Teacher:
+    """The teacher that the student was made from."""
     used = Path(student.figures["teacher"])
-    folder = used if used.is_dir() else choose.find(recipe, run_folder, base=base)
+    folder = used if used.is_dir() else choose.find(recipe, run_folder)
     if folder is None:
         raise UserError(f"{run_folder}: no teacher to compare with; give teacher.path or run `dashdeploy teach`")
-    sha256 = choose.open_teacher(folder, recipe, data).sha256
-    if student.manifest["inputs"]["teacher"] != sha256:
+    teacher = choose.open_teacher(folder, recipe, data)
+    if student.manifest["inputs"]["teacher"] != teacher.sha256:
         raise UserError(f"{run_folder}: its student was made from another teacher than {folder}. Distil again.")
-    return folder, sha256
+    return teacher
 
 
 def _with_cond_graph(opened: dict[str, Model], manifests: dict[str, manifest.Manifest]) -> str | None:

@@ -5,23 +5,42 @@ Nothing here or at the top of a command's file imports torch, numpy or the recip
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
-from dashdeploy import __version__
-from dashdeploy.cli import adopt, bench, compare, diff, distill, doctor, export, exporters, recipes, run, sample, teach
-from dashdeploy.errors import Interrupted, UserError
+from dashdeploy import __version__, locate, terminal
+from dashdeploy.cli import (
+    adopt,
+    bench,
+    compare,
+    diff,
+    distill,
+    doctor,
+    export,
+    exporters,
+    ls,
+    output,
+    recipes,
+    run,
+    sample,
+    show,
+    teach,
+)
+from dashdeploy.errors import Interrupted, UserError, fault, printable
 
 # In the order of the work. Another command: import its module above and add one line here.
-COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
+COMMANDS: dict[str, Callable[..., output.Result | None] | typer.Typer] = {
     "run": run.run,
     "teach": teach.teach,
     "distill": distill.distill,
     "export": export.export,
     "bench": bench.bench,
+    "show": show.show,
+    "ls": ls.ls,
     "diff": diff.diff,
     "compare": compare.compare,
     "sample": sample.sample,
@@ -46,7 +65,14 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Compress a class-conditional diffusion model and deploy it with its guidance intact."""
+    """Compress a class-conditional diffusion model and deploy it with its guidance intact.
+
+    Results go to stdout (with --json as one JSON object), progress to stderr (with --quiet none).
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the folder that you are in has been deleted. Change to another one first.") from error
 
 
 for _name, _command in COMMANDS.items():
@@ -54,24 +80,30 @@ for _name, _command in COMMANDS.items():
         app.add_typer(_command, name=_name)
     else:
         app.command(_name)(_command)
+output.share_options(app)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0; 2 for a user's mistake, with one `error: …` on stderr; 130 after Ctrl-C; 1, with a
-    traceback, for anything else.
+    Exit codes: 0; 2 for a user's mistake and for what the machine refuses (a full disk, no permission, no memory),
+    with one `error: …` on stderr; 130 after Ctrl-C; 1, with a traceback, for anything else.
 
     Args:
         args: what follows the program's name; None: of this process.
     """
+    terminal.prepare_streams()
+    locate.settle_home()
     try:
         app(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # not through rich, which takes [brackets] for markup and wraps
-        sys.exit(2)
     except Interrupted as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        terminal.tell(f"stopped: {printable(str(stopped))}")
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        line = str(error) if isinstance(error, UserError) else fault(error)
+        if line is None:
+            raise
+        terminal.tell(f"error: {printable(line)}")  # not by rich: it takes [brackets] for markup, wraps
+        sys.exit(2)

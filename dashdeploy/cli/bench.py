@@ -7,34 +7,36 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.options import AsJson, Fresh, Overrides
+from dashdeploy.cli.options import Fresh, Overrides
+from dashdeploy.cli.output import Result
 
 
 def bench(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as in runs/digits.")],
     *,
     features: Annotated[
-        str | None, typer.Option("--features", help="Feature network of FID and KID: auto, or inception.")
+        str | None, typer.Option("--features", help="Feature network of FID and KID: auto, fit, inception or none.")
     ] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Weights file of --features inception.")
     ] = None,
     overrides: Overrides = None,
     fresh: Fresh = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Measure latency, quality over guidance, and guidance fidelity: bench.json, tables, and report.html.
 
     dashdeploy diff A B compares two such records.
     """
     from dashdeploy import stages
     from dashdeploy.bench.bench import bench as bench_stage
-    from dashdeploy.bench.report.show import show
+    from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.errors import UserError
-    from dashdeploy.recipe.load import load_text, resolved_yaml
-    from dashdeploy.recipe.schema import Recipe
+    from dashdeploy.preflight.examine import require
+    from dashdeploy.recipe.load import load_text, recipe_in, resolved_yaml
+    from dashdeploy.show.look import look
 
-    recipe = Recipe.model_validate(stages.read_stage(run_folder / "student").manifest["recipe"])
+    student = stages.read_stage(checked(run_folder) / "student")
+    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
     changes = list(overrides or ())
     changes += [f"bench.quality.features={features}"] if features else []
     changes += [f"bench.quality.features_weights={weights}"] if weights else []
@@ -42,8 +44,7 @@ def bench(
     kept = {"bench", "sampling"}
     if changed.model_dump(exclude=kept) != recipe.model_dump(exclude=kept):
         raise UserError("bench: --set can change the bench and sampling sections only; the rest made the student")
+    require(changed, run_folder, wanted=("bench",), fresh=fresh)
     stage = bench_stage(run_folder, changed, fresh=fresh)
-    if as_json:
-        print((stage.folder / "bench.json").read_text(), end="")
-    else:
-        show(stage.folder)
+    view = look(stage.folder)
+    return Result(view.data, view.print)

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.options import DEFAULT_RUN_DIR, AsJson, Fresh, RunDir
+from dashdeploy.cli.options import DEFAULT_RUN_DIR, MOST_THREADS, Fresh, RunDir
+from dashdeploy.cli.output import Result, lines
+from dashdeploy.terminal import say
 
 
 def compare(
@@ -20,20 +22,20 @@ def compare(
     ] = "1/1",
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="CPU threads of every run. Default: as the recipe says."),
+        typer.Option(
+            metavar="N", min=1, max=MOST_THREADS, help="CPU threads of every run. Default: as the recipe says."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs in their order; do nothing.")] = False,
     fresh: Fresh = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Train and measure every variant of a recipe at every seed. Finished runs are not made again.
 
     All variants share one teacher, unless they change its training (teach.…, with teacher.path: null).
 
     Writes compare.json, compare.md, fid.svg and gap.svg. To spread the runs over devices, give each a shard. To spread
-    the batches of each run, start this command by `accelerate launch`.
+    the batches of each run, start this command by `accelerate launch` or `torchrun`.
     """
-    from dashdeploy import locate
     from dashdeploy.recipe.comparison import load_comparison
 
     variants = load_comparison(comparison)
@@ -41,26 +43,23 @@ def compare(
     from dashdeploy.compare.compare import compare as carry_out
     from dashdeploy.compare.compare import designs, jobs
 
-    base = locate.find("recipes", variants.recipe).parent
     if dry_run:
-        students = designs(variants, run_dir / variants.name, base=base)
-        for variant, seed in jobs(variants)[part[0] :: part[1]]:
-            print(f"{variant}  seed {seed}: {students[variant]}")
-        return
-    import json
-
-    from dashdeploy.cli.job import warn
+        students = designs(variants, run_dir / variants.name)
+        todo = [(variant, seed, students[variant]) for variant, seed in jobs(variants)[part[0] :: part[1]]]
+        runs = [dict(zip(("variant", "seed", "student"), run, strict=True)) for run in todo]
+        return lines({"runs": runs}, *(f"{variant}  seed {seed}: {student}" for variant, seed, student in todo))
     from dashdeploy.compare.tables import all_of
     from dashdeploy.report.table import print_tables
 
-    summary = carry_out(variants, run_dir, base=base, shard=part, threads=threads, fresh=fresh, say=warn)
+    summary = carry_out(variants, run_dir, shard=part, threads=threads, fresh=fresh, say=say)
     if summary is None:
-        return
-    if as_json:
-        print(json.dumps(summary.as_dict(), indent=2, ensure_ascii=False))
-        return
-    print_tables(all_of(summary))
-    print(run_dir / variants.name / "compare.md")
+        return lines({"finished": False})  # the other shards have runs to carry out
+
+    def show() -> None:
+        print_tables(all_of(summary))
+        print(run_dir / variants.name / "compare.md")
+
+    return Result(summary.as_dict(), show)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

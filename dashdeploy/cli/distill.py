@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from dashdeploy.cli.options import DEFAULT_RECIPE, DEFAULT_RUN_DIR, DryRun, Fresh, Overrides, RecipeArgument, RunDir
+from dashdeploy.cli.options import (
+    DEFAULT_RECIPE,
+    DEFAULT_RUN_DIR,
+    DryRun,
+    Fresh,
+    NoCheck,
+    Overrides,
+    RecipeArgument,
+    RunDir,
+)
+from dashdeploy.cli.output import Result
 
 
 def distill(
@@ -12,17 +22,20 @@ def distill(
     run_dir: RunDir = DEFAULT_RUN_DIR,
     dry_run: DryRun = False,
     fresh: Fresh = False,
-) -> None:
+    no_check: NoCheck = False,
+) -> Result:
     """Distil the recipe's student from its teacher. Interrupted, the same command resumes it.
 
-    On several devices: accelerate launch -m dashdeploy distill RECIPE
+    On several GPUs: accelerate launch -m dashdeploy distill RECIPE. On CPUs: torchrun --nproc-per-node N -m …
     """
-    from dashdeploy.cli.job import open_job, print_dry_run
+    from dashdeploy.cli.job import dry_run_of, made, open_job
 
-    job = open_job(recipe, overrides, run_dir)
+    job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
-        return print_dry_run(job)
+        return dry_run_of(job, "distill", wanted=("distill",), fresh=fresh)
+    from dashdeploy.preflight.examine import require
     from dashdeploy.training.distill import distill as distill_stage
 
-    stage = distill_stage(job.recipe, job.make_folder(), base=job.base, fresh=fresh)
-    print(stage.folder)
+    require(job.recipe, job.folder, wanted=("distill",), fresh=fresh)
+    stage = distill_stage(job.recipe, job.make_folder(), fresh=fresh)
+    return made(stage)

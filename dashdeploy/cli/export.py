@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.options import AsJson, Fresh
+from dashdeploy.cli.options import Fresh
+from dashdeploy.cli.output import Result, lines
 
 
 def export(
@@ -23,26 +24,25 @@ def export(
     ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Short for --to tensorrt.")] = False,
     fresh: Fresh = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Export the student for each target; an artifact is written only if it passes the target's limits.
 
     float32 artifacts must agree with the student in torch; others must pass the guidance gate. A package, as cpp and
     triton, is an artifact with all that builds or serves it.
     """
-    import json
-
     from dashdeploy import stages
+    from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.packages import schema
     from dashdeploy.packages.stage import carry_out, refuse_same_names, summary
+    from dashdeploy.recipe.load import recipe_in
 
+    run_folder = checked(run_folder)
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
-    names = names or stages.read_stage(run_folder / "student").manifest["recipe"]["export"]
+    if not names:
+        student = stages.read_stage(run_folder / "student")
+        names = list(recipe_in(student.manifest, source=student.folder / stages.MANIFEST).export)
     targets = [schema.load(name) for name in dict.fromkeys(names)]
     refuse_same_names(targets)
     written = [carry_out(run_folder, target, fresh=fresh) for target in targets]
-    if as_json:
-        print(json.dumps([{"artifact": str(stage.folder), **stage.figures} for stage in written], indent=2))
-        return
-    for stage in written:
-        print(summary(stage))
+    made = [{"folder": stage.folder, "sha256": stage.sha256, "figures": stage.figures} for stage in written]
+    return lines({"made": made}, *map(summary, written))

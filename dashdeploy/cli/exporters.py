@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dashdeploy.cli.recipes import files_app, print_schema, schema_help
+from dashdeploy.cli.output import Result
+from dashdeploy.cli.recipes import files_app, schema_help, schema_of_type
 
 NOUN = "export target"
 
@@ -27,11 +28,11 @@ def schema(
         bool,
         typer.Option("--artifact", help="The schema of an artifact's manifest.json instead: what every runtime reads."),
     ] = False,
-) -> None:
+) -> Result:
     from pydantic import TypeAdapter
 
     from dashdeploy.manifest import Manifest
     from dashdeploy.packages.schema import Package
     from dashdeploy.target import Target
 
-    print_schema(TypeAdapter(Manifest if of_artifact else Target | Package))
+    return schema_of_type(TypeAdapter(Manifest if of_artifact else Target | Package))

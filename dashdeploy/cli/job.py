@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dashdeploy.cli.output import Result, lines
+
 if TYPE_CHECKING:
+    from dashdeploy.preflight.facts import Step
     from dashdeploy.recipe.schema import Recipe
+    from dashdeploy.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,10 @@ class Job:
     """A recipe to carry out.
 
     Attributes:
-        base: the folder of the recipe's file.
         run_dir: the folder of run folders; this recipe's is run_dir/<name>.
     """
 
     recipe: Recipe
-    base: Path
     run_dir: Path
 
     @property
@@ -50,20 +52,50 @@ def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job
     path = locate.find("recipes", recipe)
     if is_comparison(path):
         raise UserError(f"{recipe}: a comparison, not a recipe. Carry it out with: dashdeploy compare {recipe}")
-    return Job(load_recipe(recipe, overrides=overrides), path.parent, run_dir)
+    return Job(load_recipe(recipe, overrides=overrides), run_dir)
 
 
-def print_dry_run(job: Job) -> None:
-    """The resolved recipe on stdout, then, as comments, what would run."""
+def run_folder(path: Path) -> Path:
+    """A run folder that a command was given, refused at once where it is something else.
+
+    Raises:
+        UserError: it says what it is, and what was meant.
+    """
+    from dashdeploy import stages
+    from dashdeploy.cli.options import DEFAULT_RUN_DIR
+    from dashdeploy.errors import UserError, shown
+
+    called = shown(path)
+    if not os.path.isdir(path):
+        meant = DEFAULT_RUN_DIR / path
+        hint = f"Did you mean {shown(meant)}?" if os.path.isdir(meant) else "`dashdeploy ls` lists the runs."
+        raise UserError(f"{called}: no such run folder. {hint}")
+    if (path / stages.MANIFEST).is_file():
+        parents = path.absolute().parents
+        run = next((p for p in parents[:2] if (p / "student").is_dir()), None)
+        of = "" if run is None else f" of the run {shown(os.path.relpath(run))}"
+        raise UserError(f"{called}: a stage{of}, and a run folder is needed. Give the run folder.")
+    if not (path / "student" / stages.MANIFEST).is_file():
+        raise UserError(f"{called}: holds no finished student. `dashdeploy show {called}` says what comes next.")
+    return path
+
+
+def dry_run_of(job: Job, command: str, *, wanted: tuple[Step, ...], fresh: bool) -> Result:
+    """The resolved recipe, then, as comments, what the command would do with its stages.
+
+    Raises:
+        UserError: the preflight finds problems; all of them.
+    """
     from dashdeploy.pipeline import describe
+    from dashdeploy.preflight.examine import require
     from dashdeploy.recipe.load import resolved_yaml
 
-    print(resolved_yaml(job.recipe), end="")
-    print("\n# what `dashdeploy run` would do:")
-    for line in describe(job.recipe, job.folder, base=job.base):
-        print(f"#   {line}")
+    facts = require(job.recipe, job.folder, wanted=wanted, fresh=fresh)
+    plan = describe(job.recipe, job.folder, facts, wanted=wanted)
+    shown = (resolved_yaml(job.recipe), f"# what `dashdeploy {command}` would do:", *(f"#   {line}" for line in plan))
+    return lines({"recipe": job.recipe.model_dump(mode="json"), "plan": plan}, *shown)
 
 
-def warn(text: str) -> None:
-    """Print a line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+def made(stage: Stage) -> Result:
+    """The result of a command that makes one stage: its folder."""
+    return lines({"folder": stage.folder, "sha256": stage.sha256, "figures": stage.figures}, stage.folder)

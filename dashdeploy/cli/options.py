@@ -5,6 +5,7 @@ def distill(recipe: RecipeArgument = DEFAULT_RECIPE, *, overrides: Overrides = N
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -26,5 +27,19 @@ RunDir = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved recipe and what would be done; do nothing.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+# The limits are those of the same numbers in recipes (dashdeploy/fields.py), which take time to import.
+MOST_THREADS = 1024
+MOST_STEPS = 100_000
+MOST_SIDE = 4096
+LARGEST_SEED = 2**63 - 1
+NoCheck = Annotated[
+    bool, typer.Option("--no-check", help="Take a teacher without seeing that its labels and null class help.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do the work again even if there is a finished result.")]
+
+
+def finite(value: float) -> float:
+    """Callback of options that are real numbers: what is not finite would pass every comparison, or none."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value

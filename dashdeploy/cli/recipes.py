@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dashdeploy import locate
-from dashdeploy.cli.options import AsJson
-from dashdeploy.errors import UserError
+from dashdeploy import locate, terminal
+from dashdeploy.cli.options import DEFAULT_RUN_DIR, RunDir
+from dashdeploy.cli.output import Result, lines
+from dashdeploy.errors import UserError, printable, shown
+from dashdeploy.files import write_whole
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -27,11 +28,20 @@ _Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names that `l
 _Destination = Annotated[
     Path | None, typer.Argument(metavar="DEST", help="File or folder; default: the working folder.")
 ]
+_Full = Annotated[
+    bool,
+    typer.Option("--full", help="Look at all that a run will need too, in seconds, and at which stages are finished."),
+]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 
 
 def files_app(
-    kind: locate.Kind, *, noun: str, check: Callable[[str], None], schema_of: Callable[[], TypeAdapter] | None
+    kind: locate.Kind,
+    *,
+    noun: str,
+    check: Callable[[str], None],
+    schema_of: Callable[[], TypeAdapter] | None,
+    preflight: Callable[[str, Path], list[str]] | None = None,
 ) -> typer.Typer:
     """The commands `ls`, `cp`, `validate` and `schema` for one kind of YAML file.
 
@@ -40,26 +50,40 @@ def files_app(
         check: reads and validates one file by its name or path; raises UserError.
         schema_of: returns the files' schema; called only where it is needed, because importing it takes time. None:
             the caller adds a `schema` command itself.
+        preflight: looks at all that a run of one file in a folder of runs will need, too, and says what it would do;
+            raises UserError. None: `validate` has no --full.
     """
     app = typer.Typer(no_args_is_help=True, help=f"List, copy and check {noun}s.")
 
     @app.command("ls", help=f"List the {noun}s that ship with dashdeploy.")
-    def ls(*, as_json: AsJson = False) -> None:
-        _list(kind, as_json=as_json)
+    def ls() -> Result:
+        return _list(kind)
 
-    @app.command("cp", help=f"Copy one of the {noun}s, to edit it.")
-    def cp(name: _Name, destination: _Destination = None, *, force: _Force = False) -> None:
-        print(_copy(kind, locate.find(kind, name), destination or Path(), force=force))
+    @app.command("cp", help=f"Copy one of the {noun}s, to edit it. The copy gets the name of its file.")
+    def cp(name: _Name, destination: _Destination = None, *, force: _Force = False) -> Result:
+        written = _copy(kind, locate.find(kind, name), destination or Path(), force=force)
+        return lines({"file": written}, written)
 
-    @app.command("validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any.")
-    def validate(names: _Names) -> None:
-        _validate(names, check)
+    validating = app.command(
+        "validate", help=f"Check {noun}s: every problem is reported, with its line; exit code 2 if any."
+    )
+    if preflight is None:
+
+        @validating
+        def validate(names: _Names) -> Result:
+            return _validate(names, check)
+
+    else:
+
+        @validating
+        def validate_fully(names: _Names, *, full: _Full = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> Result:
+            return _validate(names, (lambda name: preflight(name, run_dir)) if full else check)
 
     if schema_of is not None:
 
         @app.command("schema", help=schema_help(noun))
-        def schema() -> None:
-            print_schema(schema_of())
+        def schema() -> Result:
+            return schema_of_type(schema_of())
 
     return app
 
@@ -72,26 +96,23 @@ def schema_help(noun: str) -> str:
     )
 
 
-def print_schema(adapter: TypeAdapter) -> None:
-    """Print a type's JSON Schema."""
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    print(json.dumps(dialect | adapter.json_schema(), indent=2, ensure_ascii=False))
+def schema_of_type(adapter: TypeAdapter) -> Result:
+    """A type's JSON Schema, which is JSON for a reader too."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **adapter.json_schema()}
+    return lines(schema, json.dumps(schema, indent=2, ensure_ascii=False))
 
 
-def _list(kind: locate.Kind, *, as_json: bool) -> None:
+def _list(kind: locate.Kind) -> Result:
     rows = [
         {"name": name, "path": str(path), "comment": _head_comment(path)}
         for name, path in locate.available(kind).items()
     ]
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
     width = max((len(str(row["name"])) for row in rows), default=0)
+    shown = []
     for row in rows:
         first, *others = row["comment"] or [""]
-        print(f"{row['name']:{width}}  {first}".rstrip())
-        for line in others:
-            print(f"{'':{width}}  {line}")
+        shown += [f"{row['name']:{width}}  {first}".rstrip(), *(f"{'':{width}}  {line}" for line in others)]
+    return lines({kind: rows}, *shown)
 
 
 def _head_comment(path: Path) -> list[str]:
@@ -115,50 +136,74 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
         raise UserError(f"{target} exists. Give another name, or --force to overwrite it.")
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist. Create it first, or give another one.")
-    content = _with_its_base(kind, source, target.parent)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(target, _renamed(_with_its_base(kind, source, target.parent), source, target))
     return target
+
+
+def _renamed(content: bytes, source: Path, target: Path) -> bytes:
+    """The content with its `name` changed to the file's, so that the two do not share a folder of results."""
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    from dashdeploy.fields import Name
+
+    name = target.stem
+    if name == source.stem or "name" not in _values(content):
+        return content
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise UserError(
+            f"{shown(target)}: the file's name becomes the copy's `name`, which has small letters, digits and . _ - "
+            "only, with no sign at its beginning. Choose another."
+        ) from error
+    line = f"name: {name if yaml.safe_load(name) == name else json.dumps(name)}"
+    pattern = r"^name[ \t]*:[^#\n]*?(?=[ \t]*(?:#.*)?$)"
+    renamed, replaced = re.subn(pattern, lambda _: line, content.decode(), count=1, flags=re.MULTILINE)
+    if not replaced:
+        raise UserError(f"{shown(source)}: write `name` on a separate line to copy it under another name")
+    return renamed.encode()
 
 
 def _with_its_base(kind: locate.Kind, source: Path, folder: Path) -> bytes:
     """A file's content for another folder: a path in `extends`, or in a comparison's `recipe`, keeps its meaning."""
-    import yaml
-
     content = source.read_bytes()
-    try:
-        values = yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return content  # copied as it is: `validate` says what is wrong with it
-    key = next((key for key in ("extends", "recipe") if isinstance(values, dict) and key in values), None)
+    values = _values(content)
+    key = next((key for key in ("extends", "recipe") if key in values), None)
     if key is None or not isinstance(values[key], str) or not locate.is_path(values[key]):
         return content
     base = locate.find(kind, values[key], folder=source.parent)
     line = f"{key}: {json.dumps(os.path.relpath(base, folder), ensure_ascii=False)}"
     moved, replaced = re.subn(rf"^{key}:.*$", lambda _: line, content.decode(), count=1, flags=re.MULTILINE)
     if not replaced:
-        raise UserError(f"{source}: write `{key}` on a separate line to copy it to another folder")
+        raise UserError(f"{shown(source)}: write `{key}` on a separate line to copy it to another folder")
     return moved.encode()
 
 
-def _validate(names: list[str], check: Callable[[str], None]) -> None:
-    failed = False
+def _values(content: bytes) -> dict[str, Any]:
+    """What a file says; nothing if it is no YAML mapping: it is copied as it is, and `validate` says what is wrong."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _validate(names: list[str], check: Callable[[str], list[str] | None]) -> Result:
+    files: list[dict[str, object]] = []
+    shown: list[str] = []
     for name in names:
         try:
-            check(name)
+            found = check(name)
         except UserError as error:
-            failed = True
-            print(f"error: {error}", file=sys.stderr)
+            terminal.tell(f"error: {printable(str(error))}")
+            files.append({"name": name, "ok": False, "error": str(error)})
         else:
-            print(f"{name}: ok")
-    if failed:
-        raise typer.Exit(2)
+            files.append({"name": name, "ok": True, **({} if found is None else {"plan": found})})
+            shown += [f"{name}: ok", *(f"  {line}" for line in found or ())]
+    return lines({"files": files}, *shown, code=0 if all(file["ok"] for file in files) else 2)
 
 
 def _schema() -> TypeAdapter:
@@ -177,4 +222,19 @@ def _check(name: str) -> None:
     (load_comparison if is_comparison(locate.find("recipes", name)) else load_recipe)(name)
 
 
-app = files_app("recipes", noun="recipe", check=_check, schema_of=_schema)
+def _preflight(name: str, run_dir: Path) -> list[str]:
+    from dashdeploy.cli.job import open_job
+    from dashdeploy.compare.compare import designs
+    from dashdeploy.pipeline import describe
+    from dashdeploy.preflight.examine import require
+    from dashdeploy.recipe.comparison import is_comparison, load_comparison
+
+    if is_comparison(locate.find("recipes", name)):
+        comparison = load_comparison(name)
+        students = designs(comparison, run_dir / comparison.name)
+        return [f"{variant}: {student}" for variant, student in students.items()]
+    job = open_job(name, None, run_dir)
+    return describe(job.recipe, job.folder, require(job.recipe, job.folder))
+
+
+app = files_app("recipes", noun="recipe", check=_check, schema_of=_schema, preflight=_preflight)

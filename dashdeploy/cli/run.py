@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from dashdeploy.cli.options import DEFAULT_RECIPE, DEFAULT_RUN_DIR, DryRun, Fresh, Overrides, RecipeArgument, RunDir
+from dashdeploy.cli.options import (
+    DEFAULT_RECIPE,
+    DEFAULT_RUN_DIR,
+    DryRun,
+    Fresh,
+    NoCheck,
+    Overrides,
+    RecipeArgument,
+    RunDir,
+)
+from dashdeploy.cli.output import Result
+from dashdeploy.terminal import say
 
 
 def run(
@@ -12,15 +23,17 @@ def run(
     run_dir: RunDir = DEFAULT_RUN_DIR,
     dry_run: DryRun = False,
     fresh: Fresh = False,
-) -> None:
+    no_check: NoCheck = False,
+) -> Result:
     """Teach (unless there is a teacher), distill, export, bench. Stages that are up to date are not run again."""
-    from dashdeploy.cli.job import open_job, print_dry_run, warn
+    from dashdeploy.cli.job import dry_run_of, open_job
 
-    job = open_job(recipe, overrides, run_dir)
+    job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
     if dry_run:
-        return print_dry_run(job)
-    from dashdeploy.bench.report.show import show
+        return dry_run_of(job, "run", wanted=("teach", "distill", "export", "bench"), fresh=fresh)
     from dashdeploy.pipeline import run_all
+    from dashdeploy.show.look import look
+    from dashdeploy.show.run import read_run
 
-    stage = run_all(job.recipe, job.make_folder(), base=job.base, fresh=fresh, say=warn)
-    show(stage.folder)
+    run_all(job.recipe, job.make_folder(), fresh=fresh, say=say)
+    return Result(read_run(job.folder).as_dict(), look(job.folder / "bench").print)

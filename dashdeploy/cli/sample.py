@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dashdeploy.cli.options import LARGEST_SEED, MOST_STEPS, MOST_THREADS
+from dashdeploy.cli.output import Result, lines
+
+MOST_COLUMNS = 1000
+MOST_IMAGES = 20_000
+"""Of one picture."""
+LARGEST_CLASS = 1 << 24  # of an artifact's manifest
 
 
 def sample(
@@ -17,7 +26,7 @@ def sample(
     labels: Annotated[
         str | None, typer.Option(help="Class indices, as in 0,3,7 or 0-9; a row each. Default: the first ten classes.")
     ] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, max=MOST_COLUMNS, help="Images of each class.")] = 8,
     guidance: Annotated[
         str | None,
         typer.Option(
@@ -27,7 +36,8 @@ def sample(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the sampler. Default: the model's recipe's.")
+        int | None,
+        typer.Option(min=1, max=MOST_STEPS, help="Steps of the sampler. Default: the model's recipe's."),
     ] = None,
     solver: Annotated[
         str | None,
@@ -35,19 +45,21 @@ def sample(
             help="ddim, or dpmpp_2m: second order (DPM-Solver++ 2M), for few steps. Default: the model's recipe's."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
-    scale: Annotated[int, typer.Option(min=1, help="Enlarge each pixel this many times.")] = 4,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the runtime's choice.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the noise.")] = 0,
+    scale: Annotated[int, typer.Option(min=1, max=64, help="Enlarge each pixel this many times.")] = 4,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads; default: the runtime's choice.")
+    ] = None,
     provider: Annotated[
         str | None, typer.Option(help="ONNX Runtime provider in place of the artifact's, as in CUDAExecutionProvider.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: the artifact's own.")] = None,
-) -> None:
+) -> Result:
     """Draw images of each class and write them as one PNG grid."""
     import torch
 
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
-    from dashdeploy.errors import UserError, unknown
+    from dashdeploy.errors import UserError, shown, unknown
     from dashdeploy.files import write_whole
     from dashdeploy.report.grid import grid_png
     from dashdeploy.runtime.opened import BATCH_SIZE, chosen
@@ -55,12 +67,18 @@ def sample(
 
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a file name that ends in .png")
+    if not os.path.isdir(out.parent):
+        raise UserError(f"--out {shown(out)}: the folder {shown(out.parent)} does not exist. Make it, or give another.")
     if solver is not None and solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
     with open_path(model, threads=threads, provider=provider, device=device) as opened:
         interface = opened.denoiser.interface
         sampling = chosen(opened.sampling, guidance=guidance, steps=steps, solver=solver)
         classes = parse_labels(labels) if labels is not None else list(range(min(10, interface.num_classes)))
+        if (count := len(classes) * columns) > MOST_IMAGES:
+            raise UserError(
+                f"--labels, --columns: {count:,} images in one picture; at most {MOST_IMAGES:,}. Take fewer."
+            )
         images = generate(
             opened.sample,
             interface,
@@ -71,7 +89,8 @@ def sample(
             device=opened.device,
         )
     write_whole(out, grid_png(images.numpy(), columns=columns, scale=scale))
-    print(out)
+    made = {"file": out, "labels": classes, "columns": columns, "seed": seed}
+    return lines({**made, "sampling": sampling.model_dump(mode="json")}, out)
 
 
 def parse_labels(text: str) -> list[int]:
@@ -82,8 +101,18 @@ def parse_labels(text: str) -> list[int]:
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()):
-            raise UserError(f"--labels {text!r}: expected class indices, as in 0,3,7 or 0-9")
-        classes += range(int(low), int(high or low) + 1)
+            raise UserError(f"--labels {text[:60]!r}: expected class indices, as in 0,3,7 or 0-9")
+        span = range(_index(low), _index(high or low) + 1)
+        if span.stop > LARGEST_CLASS or len(classes) + len(span) > MOST_IMAGES:
+            most = f"at most {MOST_IMAGES:,} classes, and no index from {LARGEST_CLASS:,}"
+            raise UserError(f"--labels {text[:60]!r}: {most}")
+        classes += span
     if not classes:
         raise UserError(f"--labels {text!r}: no class index")
     return classes
+
+
+def _index(digits: str) -> int:
+    """A class index; of one with more digits than any has, the first that is too large."""
+    digits = digits.lstrip("0")
+    return LARGEST_CLASS if len(digits) > len(str(LARGEST_CLASS)) else int(digits or 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from dashdeploy.bench.measure import samples
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.compare import plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
-from dashdeploy.compare.teachers import teacher_of
+from dashdeploy.compare.teachers import kept_teacher, teacher_of
 from dashdeploy.errors import UserError
+from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
+from dashdeploy.preflight.examine import examine, refuse
 from dashdeploy.recipe.comparison import Comparison, recipe_of
-from dashdeploy.teachers import choose
+from dashdeploy.training import ranks
 from dashdeploy.training.student import describe_student
 
 BANKS = ".banks"
@@ -39,19 +42,26 @@ def jobs(comparison: Comparison) -> list[tuple[str, int]]:
     return [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
 
 
-def designs(comparison: Comparison, root: Path, *, base: Path) -> dict[str, str]:
-    """Variant -> one line on its student; nothing is run or written.
+def designs(comparison: Comparison, root: Path, *, fresh: bool = False) -> dict[str, str]:
+    """Variant -> one line on its student, after the preflight of each variant; nothing is run or written.
 
     Raises:
-        UserError: a variant's teacher is not there, or its student cannot be made.
+        UserError: all problems of all variants.
     """
-    students = {}
-    for variant in comparison.variants:
-        recipe = recipe_of(comparison, variant, comparison.seeds[0])
-        try:
-            students[variant] = describe_student(recipe, choose.find(recipe, root / variant, base=base))
-        except UserError as error:
-            raise UserError(f"variant {variant}: {error}") from None
+    students: dict[str, str] = {}
+    variants: dict[str, list[str]] = {}  # problem -> the variants that have it
+    seed = comparison.seeds[0]
+    for name in comparison.variants:
+        recipe = recipe_of(comparison, name, seed, more=QUICK)
+        recipe = recipe_of(comparison, name, seed, more={**QUICK, **kept_teacher(recipe, root)})
+        facts = examine(recipe, root / name / f"seed{seed}", fresh=fresh)
+        if recipe.bench.quality.features == "none":
+            facts.problems.append("bench.quality.features is none, and a comparison compares FID: take auto or fit")
+        for problem in facts.problems:
+            variants.setdefault(problem, []).append(name)
+        if facts.student is not None:
+            students[name] = describe_student(recipe, facts.student)
+    refuse([f"variant {', '.join(names)}: {problem}" for problem, names in variants.items()])
     return students
 
 
@@ -59,7 +69,6 @@ def compare(
     comparison: Comparison,
     run_dir: Path,
     *,
-    base: Path,
     shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
     fresh: bool = False,
@@ -68,7 +77,6 @@ def compare(
     """Carry out the runs of this shard that are missing, and write the summary once the runs of all shards are there.
 
     Args:
-        base: the folder of the recipe's file, where a relative teacher.path is looked for.
         shard: (i, n): every n-th run, starting with the i-th (from 0). Shards may run on several machines that share
             run_dir.
         threads: CPU threads of training and measuring. None: as the recipe says.
@@ -78,9 +86,12 @@ def compare(
         the summary; None: other shards have not finished.
 
     Raises:
-        UserError: as by `designs`, before anything is made.
+        UserError: as by `designs`, before anything is made; a run fails, or its finished student has other values and
+            `fresh` is not given.
     """
-    designs(comparison, run_dir / comparison.name, base=base)
+    if not ranks.state().is_main_process:
+        say = _silent
+    designs(comparison, run_dir / comparison.name, fresh=fresh)
     root = stages.open_run(run_dir, comparison.name)
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
@@ -90,7 +101,16 @@ def compare(
         recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
-        run_all(recipe, folder, base=base, fresh=fresh, banks=root / BANKS, say=lambda text: None)
+        try:
+            run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=_silent)
+        except UserError as error:
+            raise UserError(f"variant {variant}, seed {seed}: {error}") from error
+    return ranks.in_main(lambda: _sum_up(comparison, root, say=say))
+
+
+def _sum_up(comparison: Comparison, root: Path, *, say: Callable[[str], None]) -> Summary | None:
+    """Write and return the summary, if the runs of all shards are there."""
+    todo = jobs(comparison)
     runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
     if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
         say(f"not finished by other shards: {', '.join(missing)}")
@@ -108,10 +128,14 @@ def write(root: Path, comparison: Comparison, summary: Summary) -> None:
         "machine": machine(),
         "versions": stages.versions(),
     }
-    (root / "compare.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (root / "compare.md").write_text(tables.markdown(summary), encoding="utf-8")
+    write_whole(root / "compare.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_whole(root / "compare.md", tables.markdown(summary))
     for name, svg in plots.all_of(summary).items():
-        (root / f"{name}.svg").write_text(svg, encoding="utf-8")
+        write_whole(root / f"{name}.svg", svg)
+
+
+def _silent(text: str) -> None:
+    """Says nothing."""
 
 
 def _share_samples(root: Path, folder: Path) -> None:
@@ -119,7 +143,8 @@ def _share_samples(root: Path, folder: Path) -> None:
     common, link = root / f".{samples.FOLDER}", folder / f".{samples.FOLDER}"
     common.mkdir(exist_ok=True)
     if not link.exists():
-        link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
+        with suppress(FileExistsError):  # another process of the same launch has just made it
+            link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
 
 
 def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[str, Any]:
@@ -132,9 +157,9 @@ def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[
 
 
 def _finished(folder: Path) -> Run | None:
-    path = folder / "bench" / "bench.json"
-    if not path.is_file():
+    if not (folder / "bench" / stages.MANIFEST).is_file():
         return None
+    path = stages.read_stage(folder / "bench").folder / "bench.json"
     student = stages.read_manifest(folder / "student")
     teacher = Path(student["figures"]["teacher"])
     # A ready teacher may have no manifest, and another machine may have it in another folder.

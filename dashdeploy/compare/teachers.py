@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from dashdeploy import stages
+from dashdeploy.errors import UserError
 from dashdeploy.recipe.comparison import Comparison, recipe_of
+from dashdeploy.recipe.schema import Recipe
+from dashdeploy.training import ranks
 from dashdeploy.training.teach import key_of, teach
 
 TEACHERS = ".teachers"
@@ -30,10 +31,19 @@ def teacher_of(comparison: Comparison, variant: str, root: Path, *, more: Mappin
     if recipe.teacher.path is not None:
         return {}
     folder = stages.open_run(root / TEACHERS, key_of(recipe)[:16])
-    state = PartialState()
-    with stages.in_turn(folder / "lock", what="the teacher") if state.is_main_process else nullcontext():
-        # The processes of one launch look for the teacher together, once their main process has the lock.
-        state.wait_for_everyone()
+    with ExitStack() as stack:
+        ranks.in_main(lambda: stack.enter_context(stages.in_turn(folder / "lock", what="the teacher")))
         stage = teach(recipe, folder)
-        state.wait_for_everyone()
     return {"teacher.path": str(stage.folder.absolute())}
+
+
+def kept_teacher(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """The change of a recipe that names its teacher, where it has been trained already; nothing is made."""
+    if recipe.teacher.path is not None:
+        return {}
+    with suppress(UserError):  # data that cannot be read, which the preflight tells of
+        key = key_of(recipe)
+        folder = root / TEACHERS / key[:16] / "teacher"
+        if stages.current(folder, key):
+            return {"teacher.path": str(folder.absolute())}
+    return {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dashdeploy.data.images import LabelledImages, prepare
 from dashdeploy.lazy import resolve
+from dashdeploy.locate import expanded
 from dashdeploy.recipe.datasets import DATASETS
 from dashdeploy.recipe.schema import Data
 
@@ -20,5 +19,5 @@ def load_dataset(config: Data) -> LabelledImages:
     if config.vae is not None:
         from dashdeploy.data.encode import encoded  # it imports torch and diffusers
 
-        return encoded(images, Path(config.vae).expanduser())
+        return encoded(images, expanded(config.vae))
     return images

@@ -12,7 +12,7 @@ from dashdeploy.data.archive import Archive, read_members
 from dashdeploy.data.download import fetch
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
-from dashdeploy.locate import cache_folder
+from dashdeploy.locate import cache_folder, expanded
 from dashdeploy.recipe.schema import Data
 
 BASE_URL = "https://www.cs.toronto.edu/~kriz/"
@@ -107,7 +107,7 @@ def load_layout(config: Data, layout: Layout) -> LabelledImages:
     Raises:
         UserError: no files, damaged files, or another archive than the published one.
     """
-    root = Path(config.path).expanduser() if config.path is not None else cache_folder() / layout.name
+    root = expanded(config.path) if config.path is not None else cache_folder() / layout.name
     archive = root / layout.archive.filename
     for folder in (root, root / layout.folder):
         if any((folder / name).is_file() for name in layout.batches):

@@ -77,12 +77,10 @@ class _Transfer:
 
     def run(self) -> str:
         """Fill the part file, by several requests if necessary; returns its MD5."""
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+        from dashdeploy.progress import MEGABYTES, Progress
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(self.target.name, total=None)
+        with Progress() as progress:
+            task = progress.add_task(f"download of {self.target.name}", total=None, unit=MEGABYTES)
             for _ in range(self.attempts):
                 if self._request(lambda held, total: progress.update(task, completed=held, total=total)):
                     with self.part.open("rb") as stream:

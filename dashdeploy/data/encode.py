@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dashdeploy.data import latents
 from dashdeploy.data.images import LabelledImages, to_float
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Data
+from dashdeploy.terminal import say
 
 BATCH = 32
 
@@ -23,7 +23,7 @@ def encoded(images: LabelledImages, vae: Path) -> LabelledImages:
     """The images' latents (N, C, S, S) float32: the encoder's mean, shifted and scaled as by diffusers' pipelines.
 
     It is the mean and not a sample, so that a latent is a function of its image. The latents are kept in
-    <cache>/latents/<hash>.npz, and read from there for the same images and autoencoder.
+    <cache>/latents/<hash>.npz, and read from there for the same images and autoencoder; a damaged file is made again.
 
     Raises:
         UserError: the folder holds no autoencoder, or one for images of other channels.
@@ -34,13 +34,15 @@ def encoded(images: LabelledImages, vae: Path) -> LabelledImages:
     weights = sorted(path for path in vae.iterdir() if path.suffix in (".safetensors", ".json"))
     key = stages.digest({"images": images.sha256, "vae": {path.name: stages.file_sha256(path) for path in weights}})
     path = locate.cache_folder() / "latents" / f"{key}.npz"
-    if not path.is_file():
-        encoding = encode(images, _open(vae, channels=images.image_shape[0]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, latents=encoding, labels=images.labels, classes=np.array(images.classes))
-        part.replace(path)
-        print(f"encoded {len(images)} images by {vae}; the latents are kept in {path}", file=sys.stderr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with stages.in_turn(path.with_suffix(".lock"), what="the latents"):
+        if not (path.is_file() and stages.undamaged(path)):
+            encoding = encode(images, _open(vae, channels=images.image_shape[0]))
+            if not np.isfinite(encoding).all():
+                raise UserError(f"data.vae {vae}: its latents of these images are not all finite. Take other weights.")
+            with stages.replacing(path) as part, part.open("wb") as file:
+                np.savez(file, latents=encoding, labels=images.labels, classes=np.array(images.classes))
+            say(f"encoded {len(images)} images by {vae}; the latents are kept in {path}")
     return latents.load(Data(name="latents", path=str(path)))
 
 
@@ -62,7 +64,7 @@ def encode(images: LabelledImages, autoencoder: Any) -> np.ndarray[Any, np.dtype
 def _open(vae: Path, *, channels: int) -> Any:
     try:
         autoencoder: Any = AutoencoderKL.from_pretrained(vae, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # diffusers raises of any kind
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"data.vae {vae}: not an AutoencoderKL with safetensors weights ({detail})") from error
     if autoencoder.config.in_channels != channels:

@@ -9,6 +9,7 @@ import numpy as np
 from dashdeploy.data.idx import read_idx
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
+from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -32,7 +33,7 @@ def load(config: Data) -> LabelledImages:
     Raises:
         UserError: a file is missing, damaged or of other dimensions, or the two do not match.
     """
-    folder = Path(config.path).expanduser() if config.path is not None else DEBIAN_FOLDER
+    folder = expanded(config.path) if config.path is not None else DEBIAN_FOLDER
     images_path, labels_path = _find(folder, IMAGES_FILE), _find(folder, LABELS_FILE)
     labels = read_idx(labels_path, item_shape=())
     if labels.max() >= len(CLASSES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dashdeploy.data.images import LabelledImages
+from dashdeploy.data.images import LabelledImages, Problems, plain_name
 from dashdeploy.errors import UserError
+from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -32,61 +34,72 @@ def load(config: Data) -> LabelledImages:
         images (N, 1 or 3, S, S) uint8, ordered by class and file name; labels (N,) int64.
 
     Raises:
-        UserError: no path, no classes, a class without images, unequal sizes, or an image that is broken, transparent,
-            16-bit grey or huge; the message names the file or folder.
+        UserError: no path, no classes, a class without images, links that lead nowhere, unequal sizes, or an image that
+            is broken, transparent, 16-bit grey or huge; the message names the first file or folder, and how many.
     """
     if config.path is None:
         raise UserError("dataset image_folder: set data.path to a folder with one subfolder of images for each class")
-    root = Path(config.path).expanduser()
-    classes = _visible(root, "data.path", folders=True)
+    root = expanded(config.path)
+    classes = [path for path in _visible(root, "data.path") if path.is_dir()]
     if not classes:
         raise UserError(f"{root}: has no subfolders; expected <class name>/<image> in it")
     files, labels = [], []
     for label, folder in enumerate(classes):
-        images = [path for path in _visible(folder, "class folder") if path.suffix.lower() in SUFFIXES]
+        images = [path for path in _visible(folder, "class folder", SUFFIXES) if path.is_file()]
         if not images:
             raise UserError(f"{folder}: has no images; expected files that end in {', '.join(SUFFIXES)}")
         files += images
         labels += [label] * len(images)
     channels, size = _survey(files, config.image_size)
     pixels = np.empty((len(files), channels, size, size), np.uint8)
+    problems = Problems(len(files), "images")
     for row, path in enumerate(files):
-        pixels[row] = _decode(path, size, grey=channels == 1)
+        with problems.noted():
+            pixels[row] = _decode(path, size, grey=channels == 1)
+    problems.report()
     return LabelledImages(
         name="image_folder",
         images=pixels,
         labels=np.array(labels, np.int64),
-        classes=tuple(folder.name for folder in classes),
+        classes=tuple(plain_name(folder.name) for folder in classes),
         horizontal_flip=False,
     )
 
 
-def _visible(folder: Path, role: str, *, folders: bool = False) -> list[Path]:
-    """The folder's files, or its subfolders, that are not hidden, sorted by name."""
+def _visible(folder: Path, role: str, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """What is in the folder, ends in one of the suffixes and is not hidden, sorted by name."""
     try:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed as {role} ({error.strerror}); expected a folder") from error
-    wanted = Path.is_dir if folders else Path.is_file
-    return [path for path in entries if wanted(path) and not path.name.startswith(".")]
+    found = [p for p in entries if p.name.lower().endswith(suffixes) and not p.name.startswith(".")]
+    if lost := [path for path in found if not path.exists()]:
+        raise UserError(
+            f"{lost[0]}: a link to {os.readlink(lost[0])}, which is not there ({len(lost)} of {len(found)} in this "
+            "folder). Is a drive not mounted? Bring it back, or remove the links."
+        )
+    return found
 
 
 def _survey(files: list[Path], image_size: int | None) -> tuple[int, int]:
     """(channels, side in pixels) of the array to make; only the files' headers are read."""
     grey, size = True, image_size
+    problems = Problems(len(files), "images")
     for path in files:
-        with _opened(path) as image:
-            mode, (width, height) = image.mode, image.size
-        if mode not in EIGHT_BIT_MODES:
-            raise UserError(f"{path}: its pixels are of mode {mode}; expected 8 bits a channel")
-        grey = grey and mode == "L"
-        if image_size is None:
-            size = size or width
-            if width != height or width != size:
-                expected = "a square" if path == files[0] else f"{size}×{size} as the first image"
-                raise UserError(
-                    f"{path}: is {width}×{height}, expected {expected}; set data.image_size to crop and resize all"
-                )
+        with problems.noted():
+            with _opened(path) as image:
+                mode, (width, height) = image.mode, image.size
+            if mode not in EIGHT_BIT_MODES:
+                raise UserError(f"{path}: its pixels are of mode {mode}; expected 8 bits a channel")
+            grey = grey and mode == "L"
+            if image_size is None:
+                size = size or width
+                if width != height or width != size:
+                    expected = "a square" if width != height else f"{size}×{size} as the first image"
+                    raise UserError(
+                        f"{path}: is {width}×{height}, expected {expected}; set data.image_size to crop and resize all"
+                    )
+    problems.report()
     assert size is not None
     return 1 if grey else 3, size
 

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, printable
 from dashdeploy.recipe.schema import Data
+
+
+def plain_name(name: str) -> str:
+    """A class's name with what no report could show escaped: control characters, and bytes that are not UTF-8."""
+    return printable(name).replace("\n", "\\n")
+
+
+class Problems:
+    """What is wrong with the files of a dataset: all are looked at, and told in one line with their number."""
+
+    def __init__(self, num_files: int, noun: str) -> None:
+        self.num_files, self.noun = num_files, noun
+        self.found: list[str] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep the UserError of a file for `report`."""
+        try:
+            yield
+        except UserError as error:
+            self.found.append(str(error))
+
+    def report(self) -> None:
+        """Raises:
+        UserError: the first problem, and how many files have one.
+        """
+        if self.found:
+            others = f" ({len(self.found)} of {self.num_files} {self.noun} cannot be used)"
+            raise UserError(self.found[0] + (others if len(self.found) > 1 else ""))
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dashdeploy.data.images import LabelledImages
-from dashdeploy.errors import UserError
+from dashdeploy.data.images import LabelledImages, plain_name
+from dashdeploy.errors import UserError, reading
+from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
 EXPECTED = "expected arrays latents (N, C, S, S) float16 or float32, labels (N,) integers and perhaps classes (K,)"
+
+MOST_CLASSES = 100_000
 
 
 def load(config: Data) -> LabelledImages:
@@ -28,7 +30,7 @@ def load(config: Data) -> LabelledImages:
     """
     if config.path is None:
         raise UserError(f"dataset latents: set data.path to an .npz file or a folder of them; {EXPECTED}")
-    path = Path(config.path).expanduser()
+    path = expanded(config.path)
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: has no .npz files; {EXPECTED}")
@@ -38,7 +40,9 @@ def load(config: Data) -> LabelledImages:
         raise UserError(f"{path}: its files hold latents of different shapes: {sorted(shapes)}")
     labels = np.concatenate([part["labels"] for part in parts]).astype(np.int64)
     named = [part["classes"] for part in parts if "classes" in part]
-    classes = [str(name) for name in named[0]] if named else [str(i) for i in range(int(labels.max()) + 1)]
+    if not named and labels.max() >= MOST_CLASSES:
+        raise UserError(f"{path}: label {labels.max()} would make as many classes. Give the file an array classes.")
+    classes = [plain_name(str(name)) for name in named[0]] if named else [str(i) for i in range(labels.max() + 1)]
     return LabelledImages(
         name="latents",
         images=np.concatenate([part["latents"] for part in parts]),
@@ -53,11 +57,12 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file, each checked."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; {EXPECTED}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise UserError(f"{path}: not a whole .npz file without pickled objects ({error}); {EXPECTED}") from error
+    again = f"{EXPECTED[0].upper()}{EXPECTED[1:]}."
+    with (
+        reading(path, ".npz file without pickled objects", again=again),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
     if missing := {"latents", "labels"} - arrays.keys():
         raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; {EXPECTED}")
     latents, labels = arrays["latents"], arrays["labels"]
@@ -65,6 +70,9 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: latents is {latents.shape} {latents.dtype}; {EXPECTED}")
     if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{path}: labels is {labels.shape} {labels.dtype} for {len(latents)} latents; {EXPECTED}")
+    names = arrays.get("classes", np.array(["any"]))
+    if names.ndim != 1 or not len(names):
+        raise UserError(f"{path}: classes is {names.shape} {names.dtype}; {EXPECTED}")
     if not np.isfinite(latents).all():
         raise UserError(f"{path}: latents holds NaN or Inf")
     return arrays

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from dashdeploy.errors import UserError
+from dashdeploy.fields import MOST_SCALE
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Tag
 
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -84,11 +85,11 @@ def parse(text: str) -> Guidance:
     low, dash, high = span.partition("-")
     try:
         w = float(scale)
-        if not math.isfinite(w) or w < 0 or bool(at) != bool(dash):
+        if not 0 <= w <= MOST_SCALE or bool(at) != bool(dash):
             raise ValueError
         return GuidanceInterval(w=w, low=float(low), high=float(high)) if at else w
     except ValueError:
         raise UserError(
-            f"guidance must be a number ≥ 0 (1 = off), 'tag', or an interval as in 3@0.2-0.8 "
+            f"guidance must be a number from 0 to {MOST_SCALE:,} (1 = off), 'tag', or an interval as in 3@0.2-0.8 "
             f"(shares of the noise levels, low < high), not {text!r}"
         ) from None

@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dashdeploy import manifest, stages
 from dashdeploy.artifact import Artifact, Graph, GraphName, SamplingPlan, Student, WholeSampler
@@ -22,10 +20,13 @@ from dashdeploy.export.int8 import decide
 from dashdeploy.export.int8 import quantize as by_onnxruntime
 from dashdeploy.figures import Checks
 from dashdeploy.lazy import resolve
+from dashdeploy.progress import Progress
+from dashdeploy.recipe.load import recipe_in
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
-from dashdeploy.teachers import formats, networks
+from dashdeploy.teachers import choose, formats, networks
+from dashdeploy.terminal import warn
 
 
 def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None, fresh: bool = False) -> stages.Stage:
@@ -39,34 +40,53 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
         UserError: no student, a backend that is missing here, a failed export or build, or figures past the target's
             limits; then no artifact is left.
     """
+    stages.mend(run_folder)
     student = stages.read_stage(run_folder / "student")
-    recipe = Recipe.model_validate(student.manifest["recipe"])
+    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
     if sampling is not None:
         recipe = recipe.model_copy(update={"sampling": sampling})
     refuse(target, recipe, run_folder)
+    _say_if_stale(student)
     folder = run_folder / ARTIFACTS / target.name
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
     inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
     key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
-    done = None if fresh else stages.current(folder, key)
+    done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return done
     backend.ready()
     denoiser = formats.load(student.folder, role="student")
-    refuse_network(target, denoiser, run_folder)
+    refuse_network(target, type(denoiser.unet).__name__, run_folder)
     described = describe.student(student, recipe, target, denoiser.interface)
-    folder.parent.mkdir(exist_ok=True)
     with (
-        stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft,
-        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as work,
-        _progress() as progress,
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+        tempfile.TemporaryDirectory(prefix="dashdeploy-export-") as scratch,
+        Progress() as progress,
     ):
         artifact, checks = make(
-            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(work), progress=progress
+            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(scratch), progress=progress
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
         draft.figures.update(checks.model_dump(mode="json"))
+        stages.refuse_if_replaced(student)
     return stages.read_stage(folder)
+
+
+def _say_if_stale(student: stages.Stage) -> None:
+    """A line on stderr where the teacher that the student was made from has been trained again since."""
+    teacher = Path(student.figures["teacher"])
+    if not teacher.is_dir():
+        return
+    try:
+        same = choose.sha256(teacher) == student.manifest["inputs"]["teacher"]
+    except UserError:
+        same = False
+    if not same:
+        warn(
+            f"{student.folder}: it was distilled from another teacher than the one that is now in {teacher}. "
+            "Distil it again with --fresh, if it is to follow that one."
+        )
 
 
 def make(
@@ -92,7 +112,7 @@ def make(
     if target.precision != "fp32":
         gate = guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed)
     traced, float_graph = trace(denoiser, recipe, target, work=work, progress=progress)
-    models, int8 = quantize(traced, denoiser, recipe, target, gate, work=work, progress=progress)
+    models, int8 = quantize(traced, denoiser, recipe, target, sampling, work=work, progress=progress)
     steps_of_recipe = describe.sampling_plan(recipe.sampling, described.num_train_timesteps)
     saved = save(models, described, steps_of_recipe, sampler, target, folder)
     built = backend.build(folder, saved, int8=int8, progress=progress)
@@ -130,13 +150,13 @@ def refuse(target: Target, recipe: Recipe, run_folder: Path) -> None:
         )
 
 
-def refuse_network(target: Target, denoiser: TorchDenoiser, run_folder: Path) -> None:
-    """What cannot be exported of this network.
+def refuse_network(target: Target, network: str, run_folder: Path) -> None:
+    """What cannot be exported of a network of this class.
 
     Raises:
         UserError: int8 of a DiT.
     """
-    if target.precision == "int8" and isinstance(denoiser.unet, networks.CLASSES[networks.DIT]):
+    if target.precision == "int8" and network == networks.DIT:
         raise UserError(
             f"target {target.name}: int8 is of convolutions, and of {run_folder}'s DiT only the patches are one. "
             "Take a target with precision fp16 or bf16."
@@ -184,13 +204,17 @@ def quantize(
     denoiser: TorchDenoiser,
     recipe: Recipe,
     target: Target,
-    gate: guidance_gate.Gate | None,
+    sampling: Sampling,
     *,
     work: Path,
     progress: Progress,
 ) -> tuple[dict[GraphName, onnx.ModelProto], decide.Int8 | None]:
-    """The graphs in memory, in int8 where the target says so, and how; NNCF quantizes later, in its backend."""
-    if target.precision != "int8" or gate is None:
+    """The graphs in memory, in int8 where the target says so, and how; NNCF quantizes later, in its backend.
+
+    Args:
+        sampling: the recipe's, with the sampler graph's number of steps.
+    """
+    if target.precision != "int8":
         return {name: onnx_file.load(path) for name, path in traced.items()}, None
     by_nncf = target.calibration.quantizer == "nncf"
     draws = decide.draw(denoiser, recipe.sampling, target, seed=recipe.seed)
@@ -205,7 +229,7 @@ def quantize(
         calibrated["guided"],
         target,
         denoiser.interface,
-        gate,
+        guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed, search=True),
         work=work,
         progress=progress,
     )
@@ -257,8 +281,12 @@ def summary(stage: stages.Stage) -> str:
     if checks.parity is not None:
         parts.append(f"parity with torch {checks.parity.worst.relative_error:.1e}")
     if checks.gate is not None:
-        overall = checks.gate.rungs[-1].overall
-        parts.append(f"guidance gate: gap error {overall.relative_error:.4f}, cosine {overall.energy_cosine:.4f}")
+        rung = checks.gate.rungs[-1]
+        overall, bound = rung.overall, rung.bounds[0]
+        parts.append(
+            f"guidance gate: gap error {overall.relative_error:.4f} (≤ {bound.relative_error:.4f} on other draws), "
+            f"cosine {overall.energy_cosine:.4f} (≥ {bound.energy_cosine:.4f})"
+        )
     if checks.verified:
         parts.append(checks.verified)
     return f"{stage.folder}  {', '.join([*parts, *_not_used(artifact)])}"
@@ -269,9 +297,3 @@ def _not_used(artifact: Artifact) -> list[str]:
     if solver == "ddim" or not of_ddim:
         return []
     return [f"{solver} loops over guided on the host: {' and '.join(of_ddim)} hold DDIM's update"]
-
-
-def _progress() -> Progress:
-    """A bar on stderr that leaves nothing behind."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,4 +1,4 @@
-"""Feature networks for FID and KID: a small committed classifier for each built-in dataset, or Inception.
+"""Feature networks for FID and KID: a small classifier, committed or fitted to the user's images, or Inception.
 
 Figures of different networks cannot be compared, so the network's name and hash stand wherever a figure is shown.
 """
@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
+from dashdeploy.locate import expanded
 from dashdeploy.metrics.inception import Inception
 from dashdeploy.stages import file_sha256
 from dashdeploy.weights_file import read_safetensors
@@ -22,12 +24,21 @@ from dashdeploy.weights_file import read_safetensors
 NETWORKS = Path(__file__).parent / "networks"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
+CHOICES = (
+    "Set bench.quality.features to none (latency and guidance fidelity, without FID), to fit (a small classifier is "
+    "trained on your images), or to inception, with features_weights."
+)
+
 
 class Extractor(Protocol):
-    """Maps images to features, and to class predictions if it is a classifier."""
+    """Maps images to features, and to class predictions if it is a classifier.
+
+    held_out_accuracy: of a classifier that was fitted to the recipe's data; None: of any other.
+    """
 
     name: str
     sha256: str
+    held_out_accuracy: float | None
 
     def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
         """(N, C, H, W) uint8 -> features (N, D) float32 and predicted labels (N,) or None."""
@@ -36,7 +47,7 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A committed feature network: file, input and width. The hash is checked before the file is opened."""
+    """A feature network: file, input and width. The hash of a committed file is checked before it is opened."""
 
     file: str
     sha256: str
@@ -103,15 +114,14 @@ def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
 
 
 class ClassifierFeatures:
-    """A committed FeatureNet as an Extractor; images are resized (bilinear) to the size that it was trained on."""
+    """A FeatureNet as an Extractor; images are resized (bilinear) to the size that it was trained on."""
 
-    def __init__(self, name: str, spec: NetworkSpec, folder: Path) -> None:
-        path = folder / spec.file
-        if not path.is_file() or file_sha256(path) != spec.sha256:
-            raise UserError(f"{path}: missing, or not the feature network that this version was released with")
-        self.name, self.sha256, self.spec = name, spec.sha256, spec
+    def __init__(
+        self, name: str, spec: NetworkSpec, state: dict[str, torch.Tensor], *, held_out_accuracy: float | None = None
+    ) -> None:
+        self.name, self.sha256, self.spec, self.held_out_accuracy = name, spec.sha256, spec, held_out_accuracy
         self.net = FeatureNet(channels=spec.channels, num_classes=spec.num_classes, width=spec.width)
-        self.net.load_state_dict(read_safetensors(path))
+        self.net.load_state_dict(state)
         self.net.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -122,6 +132,19 @@ class ClassifierFeatures:
             features.append(hidden.numpy())
             labels.append(logits.argmax(1).numpy())
         return np.concatenate(features), np.concatenate(labels)
+
+
+def committed(name: str, folder: Path | None = None) -> ClassifierFeatures:
+    """A network of SPECS, from `folder`; None: NETWORKS.
+
+    Raises:
+        UserError: its file is missing or has another hash.
+    """
+    spec = SPECS[name]
+    path = (folder or NETWORKS) / spec.file
+    if not path.is_file() or file_sha256(path) != spec.sha256:
+        raise UserError(f"{path}: missing, or not the feature network that this version was released with")
+    return ClassifierFeatures(f"{name}-classifier", spec, read_safetensors(path))
 
 
 def normalise(images: torch.Tensor, image_size: int) -> torch.Tensor:
@@ -140,21 +163,14 @@ class InceptionFeatures:
         sha256: what the file's hash must be.
 
     Raises:
-        UserError: no such file, or a file with another hash.
+        UserError: see `check_inception`.
     """
 
     name = "inception-v3-2015-12-05-pool2048"
+    held_out_accuracy: float | None = None
 
     def __init__(self, weights: Path, *, sha256: str = INCEPTION_SHA256) -> None:
-        if not weights.is_file():
-            raise UserError(
-                f"{weights}: no such file. Expected weights-inception-2015-12-05-6726825d.pth of torch-fidelity."
-            )
-        self.sha256 = file_sha256(weights)
-        if self.sha256 != sha256:
-            raise UserError(
-                f"{weights}: its SHA-256 is {self.sha256[:16]}…, expected {sha256[:16]}… (the FID Inception)"
-            )
+        self.sha256 = check_inception(weights, sha256=sha256)
         self.net = Inception()
         self.net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.net.eval().requires_grad_(False)
@@ -170,23 +186,67 @@ class InceptionFeatures:
         return np.concatenate(features), None
 
 
-def open_extractor(features: str, dataset: str, *, weights: str | None) -> Extractor:
-    """The extractor that a recipe names: ``auto`` (the dataset's network), a network's name, or ``inception``.
-
-    Args:
-        weights: of ``inception``: its file. None: not given.
+def check_inception(weights: Path, *, sha256: str = INCEPTION_SHA256) -> str:
+    """The hash of Inception's weights file.
 
     Raises:
-        UserError: no network has that name, or the dataset has none.
+        UserError: no such file, or one with another hash.
     """
-    if features == "inception":
+    if not weights.is_file():
+        raise UserError(
+            f"{weights}: no such file. Expected weights-inception-2015-12-05-6726825d.pth of torch-fidelity."
+        )
+    found = file_sha256(weights)
+    if found != sha256:
+        raise UserError(f"{weights}: its SHA-256 is {found[:16]}…, expected {sha256[:16]}… (the FID Inception)")
+    return found
+
+
+def refuse(features: str, data: LabelledImages, *, weights: str | None) -> None:
+    """What `open_extractor` cannot give, told without opening or training a network.
+
+    Raises:
+        UserError: no network of that name, or none for this dataset or its channels; a missing or wrong weights file;
+            nothing to tell apart for `fit`.
+    """
+    name = data.name if features == "auto" else features
+    if name == "inception":
         if weights is None:
             raise UserError("features: inception needs its weights: --weights FILE, or bench.quality.features_weights")
-        return InceptionFeatures(Path(weights))
-    name = dataset if features == "auto" else features
-    if name not in SPECS:
+        check_inception(expanded(weights))
+    elif name == "fit":
+        if data.num_classes < 2:
+            raise UserError(
+                "features: fit trains a classifier, and the data have one class. Take none, or inception with weights."
+            )
+    elif name != "none" and name not in SPECS:
+        raise UserError(f"no committed feature network for {name!r} (there are: {', '.join(sorted(SPECS))}). {CHOICES}")
+    elif name != "none" and SPECS[name].channels != data.image_shape[0]:
         raise UserError(
-            f"no committed feature network for {name!r} (there are: {', '.join(sorted(SPECS))}). "
-            "Use --features inception --weights FILE."
+            f"the feature network {name} is of images with {SPECS[name].channels} channels, and those of {data.name} "
+            f"have {data.image_shape[0]}. {CHOICES}"
         )
-    return ClassifierFeatures(f"{name}-classifier", SPECS[name], NETWORKS)
+
+
+def open_extractor(features: str, data: LabelledImages, *, weights: str | None, holdout: float) -> Extractor | None:
+    """The extractor that a recipe names. None: it wants none, and so no distances.
+
+    Args:
+        features: ``auto`` (the dataset's network), a network's name, ``inception``, ``fit`` or ``none``.
+        weights: of ``inception``: its file. None: not given.
+        holdout: share of the images that ``fit`` does not train on.
+
+    Raises:
+        UserError: see `refuse`.
+    """
+    refuse(features, data, weights=weights)
+    if features == "none":
+        return None
+    if features == "fit":
+        from dashdeploy.metrics.fit import fitted  # it builds on this file
+
+        return fitted(data, holdout=holdout)
+    if features == "inception":
+        assert weights is not None
+        return InceptionFeatures(expanded(weights))
+    return committed(data.name if features == "auto" else features)

@@ -23,11 +23,15 @@ from dashdeploy.recipe.schema import Guidance
 
 @dataclass(frozen=True)
 class Probes:
-    """Fixed held-out draws. x_t: (N, C, H, W) float32; t, y: (N,) int64, t stratified over [0, T)."""
+    """Fixed draws. x_t: (N, C, H, W) float32; t, y: (N,) int64.
+
+    trajectory: (N,) int64, the trajectory that each is a point of. None: all are independent.
+    """
 
     x_t: torch.Tensor
     t: torch.Tensor
     y: torch.Tensor
+    trajectory: torch.Tensor | None = None
 
 
 def draw_probes(data: LabelledImages, schedule: NoiseSchedule, *, num: int, seed: int) -> Probes:

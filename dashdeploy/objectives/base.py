@@ -37,6 +37,11 @@ class Objective(Model):
         """Whether the terms depend on the recipe's guidance; if so, it is part of the student's key."""
         return False
 
+    @property
+    def guidance_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest guidance scale that the terms supervise; None: both branches, and so any scale."""
+        return None
+
     def at_guidance(self, scales: Sequence[float]) -> Objective:
         """These settings with what depends on the guidance worked out; scales: w at every timestep."""
         return self

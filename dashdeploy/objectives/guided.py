@@ -20,6 +20,10 @@ class Composite(Objective):
     w: Coefficient = Field(2.5, description="guidance scale of the output that it imitates")
     anchor: Coefficient = Field(0.1, description="weight of the conditional branch's denoising loss")
 
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        return self.w, self.w
+
     def terms(self, student: Student, batch: Batch) -> Terms:
         """One guided output at the recipe's w."""
         return _guided(student, batch, batch.uniform.new_full(batch.uniform.shape, self.w), anchor=self.anchor)
@@ -39,6 +43,10 @@ class MultiW(Objective):
             raise ValueError(f"w_max ({self.w_max:g}) must be above w_min ({self.w_min:g})")
         return self
 
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        return self.w_min, self.w_max
+
     def terms(self, student: Student, batch: Batch) -> Terms:
         """One guided output at each sample's w."""
         w = self.w_min + (self.w_max - self.w_min) * batch.uniform
@@ -56,6 +64,10 @@ class SingleHead(Objective):
 
     kind: Literal["single_head"] = "single_head"
     w: Coefficient = Field(2.0, description="guidance scale of the output that it imitates")
+
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        return 1.0, 1.0
 
     def terms(self, student: Student, batch: Batch) -> Terms:
         """The teacher's guided output is the conditional branch's target (Meng et al. 2023, at one w)."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from dashdeploy.artifact import Backend, BatchRange, GraphName
     from dashdeploy.manifest import Manifest
     from dashdeploy.packages.schema import Package
+    from dashdeploy.target import Profile
 
 
 class Writer(Protocol):
@@ -16,8 +19,14 @@ class Writer(Protocol):
     def __init__(self, package: Package, templates: Path) -> None:
         """templates: the folder of exporters/ that its sources and text templates are in."""
 
-    def check(self, folder: Path, manifest: Manifest) -> None:
-        """Refuse an artifact that this package cannot carry.
+    def fits(
+        self, source: str, backend: Backend, graphs: Collection[GraphName], profiles: Sequence[Profile | BatchRange]
+    ) -> None:
+        """Refuse an artifact that this package cannot carry, by what its target or its manifest says of it.
+
+        Args:
+            source: what messages call it.
+            profiles: of its engines; empty for a runtime without.
 
         Raises:
             UserError: it says which artifacts fit.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from dashdeploy.artifact import Backend
+from dashdeploy.artifact import Backend, BatchRange, GraphName
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import Writer
 from dashdeploy.packages.schema import Package
 from dashdeploy.packages.template import render
+from dashdeploy.target import Profile
 
 ARTIFACT = "artifact"
 SDKS: dict[Backend, str] = {
@@ -29,7 +31,9 @@ class CppWriter(Writer):
     def __init__(self, package: Package, templates: Path) -> None:
         self.templates = templates
 
-    def check(self, folder: Path, manifest: Manifest) -> None:
+    def fits(
+        self, source: str, backend: Backend, graphs: Collection[GraphName], profiles: Sequence[Profile | BatchRange]
+    ) -> None:
         pass  # the library has every backend
 
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:

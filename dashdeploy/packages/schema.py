@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dashdeploy import locate
-from dashdeploy.fields import Count, Model, Positive, Text
+from dashdeploy.fields import Batch, Count, Model, Name, Positive, Text, Threads
 from dashdeploy.recipe.load import MAX_BYTES, load_model
 from dashdeploy.target import Target
 
@@ -30,7 +30,7 @@ class Triton(Model):
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None = Field(
         None, description="the model's name in the repository; null: the recipe's"
     )
-    max_batch_size: Positive = Field(64, description="largest batch that requests are put together into")
+    max_batch_size: Batch = Field(64, description="largest batch that requests are put together into")
     max_queue_delay_us: Count = Field(
         2000, description="microseconds that a request may wait for others to join its batch"
     )
@@ -39,15 +39,15 @@ class Triton(Model):
         description="requests that may wait; more are refused at once. 0: no limit. With a limit Triton prepares no "
         "batch while another runs, and may leave a request that comes just then waiting for half a second",
     )
-    instances: Positive = Field(1, description="copies of the model that run at the same time on each device")
-    threads: Positive | None = Field(None, description="CPU threads of one instance; null: the server's choice")
+    instances: Threads = Field(1, description="copies of the model that run at the same time on each device")
+    threads: Threads | None = Field(None, description="CPU threads of one instance; null: the server's choice")
     max_replicas: Positive = Field(4, description="Kubernetes example: replicas that autoscaling may start")
 
 
 class Package(Model):
     """One package: the artifact that it carries, and the kind of files around it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the folder: runs/<run>/packages/<name>")
+    name: Name = Field(description="names the folder: runs/<run>/packages/<name>")
     description: Text = Field(description="one line for listings")
     artifact: Text = Field(description="the deployment target that it carries: a name in exporters/, or a YAML file")
     package: Annotated[Cpp | Triton, Field(discriminator="kind")]

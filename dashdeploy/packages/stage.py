@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dashdeploy import locate, stages
 from dashdeploy import manifest as manifests
+from dashdeploy.artifact import Backend, BatchRange, GraphName
 from dashdeploy.errors import UserError
 from dashdeploy.export import export as artifacts
 from dashdeploy.lazy import resolve
-from dashdeploy.manifest import Manifest
 from dashdeploy.packages import PACKAGES, Writer
 from dashdeploy.packages.schema import Package
-from dashdeploy.recipe.schema import Recipe, Sampling
+from dashdeploy.recipe.load import recipe_in
+from dashdeploy.recipe.schema import Sampling, Solver
 from dashdeploy.runtime.opening import ARTIFACTS
-from dashdeploy.target import Target, load_target
+from dashdeploy.target import Profile, Target, load_target
 
 FOLDER = "packages"
 
@@ -49,35 +50,59 @@ def write_package(
     artifact = artifacts.export(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh)
     manifest = manifests.read(artifact)
     templates = locate.data_root("exporters") / package.package.kind
+    graphs = manifest.artifact.graphs
+    engines = [graph.engine for graph in graphs.values() if graph.engine is not None]
+    refuse(
+        package,
+        str(artifact.folder),
+        solver=manifest.artifact.sampling.solver,
+        backend=manifest.artifact.backend,
+        graphs=graphs,
+        profiles=engines[0].profiles if engines else (),
+    )
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
-    require_ddim(artifact.folder, manifest)
-    writer.check(artifact.folder, manifest)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
-    recipe = Recipe.model_validate(manifest.recipe)
+    recipe = recipe_in({"recipe": manifest.recipe}, source=artifact.folder / stages.MANIFEST)
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
-    done = None if fresh else stages.current(folder, key)
+    done = None if fresh else stages.finished(folder, key)
     if done is not None:
         return done
-    folder.parent.mkdir(exist_ok=True)
-    with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
+    with (
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+    ):
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
+        stages.refuse_if_replaced(artifact)
     return stages.read_stage(folder)
 
 
-def require_ddim(folder: Path, manifest: Manifest) -> None:
-    """Refuse an artifact whose recipe samples with another solver: what a package runs holds DDIM's update.
+def refuse(
+    package: Package,
+    source: str,
+    *,
+    solver: Solver,
+    backend: Backend,
+    graphs: Collection[GraphName],
+    profiles: Sequence[Profile | BatchRange],
+) -> None:
+    """Refuse an artifact that the package cannot carry: what it runs holds DDIM's update, too.
+
+    Args:
+        source: what messages call the artifact; the others are what its target or its manifest says of it.
 
     Raises:
-        UserError: it names the solver, and what to do.
+        UserError: it names what does not fit, and what to do.
     """
-    solver = manifest.artifact.sampling.solver
     if solver != "ddim":
         raise UserError(
-            f"{folder}: its recipe samples with {solver}, and packages run DDIM: their step and sampler "
+            f"{source}: its recipe samples with {solver}, and packages run DDIM: their step and sampler "
             "graphs hold its update, and the loop in C++ too. Set sampling.solver to ddim in the recipe, or run the "
             "artifact by dashdeploy.runtime."
         )
+    templates = locate.data_root("exporters") / package.package.kind
+    writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
+    writer.fits(source, backend, graphs, profiles)
 
 
 def refuse_same_names(wanted: Sequence[Target | Package]) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from dashdeploy import stages
-from dashdeploy.artifact import Artifact, Backend, GraphName, Schedule
+from dashdeploy.artifact import Artifact, Backend, BatchRange, GraphName, Schedule
 from dashdeploy.diffusion import guidance, noise
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import Writer, triton_config
 from dashdeploy.packages.schema import Package, Triton
 from dashdeploy.packages.template import render
+from dashdeploy.target import Profile
 
 NEEDS: dict[str, tuple[Backend, GraphName, str]] = {
     "python": ("onnxruntime", "step", "onnx-cpu, onnx-cpu-int8 or onnx-cuda-fp16"),
@@ -33,29 +35,29 @@ class TritonWriter(Writer):
         assert isinstance(package.package, Triton)
         self.package, self.settings, self.templates = package, package.package, templates
 
-    def check(self, folder: Path, manifest: Manifest) -> None:
+    def fits(
+        self, source: str, backend: Backend, graphs: Collection[GraphName], profiles: Sequence[Profile | BatchRange]
+    ) -> None:
         """Refuse an artifact that this backend of Triton cannot run.
 
         Raises:
             UserError: another runtime's artifact, no such graph, or batches that its engine does not take.
         """
-        backend, name, fitting = NEEDS[self.settings.backend]
-        artifact = manifest.artifact
-        start = f"{folder}: Triton's backend {self.settings.backend} "
-        if artifact.backend != backend:
+        needed, name, fitting = NEEDS[self.settings.backend]
+        start = f"{source}: Triton's backend {self.settings.backend} "
+        if backend != needed:
             raise UserError(
-                f"{start}runs artifacts for {backend}, and this one is for {artifact.backend}. In "
+                f"{start}runs artifacts for {needed}, and this one is for {backend}. In "
                 f"{self.package.name}, set artifact to {fitting}, or backend to another."
             )
-        if name not in artifact.graphs:
+        if name not in graphs:
             raise UserError(
-                f"{start}runs the {name} graph, and this artifact has {', '.join(artifact.graphs)}. "
+                f"{start}runs the {name} graph, and this artifact has {', '.join(graphs)}. "
                 f"Add {name} to the target's graphs, or take {fitting}."
             )
-        engine = artifact.graphs[name].engine
-        if engine is None:
+        if not profiles:
             return
-        profile = engine.profiles[triton_config.widest(engine.profiles)]
+        profile = profiles[triton_config.widest(profiles)]
         if self.settings.max_batch_size > profile.max:
             raise UserError(
                 f"{start}would put up to {self.settings.max_batch_size} images into a batch, and the engine takes at "

@@ -9,6 +9,7 @@ from typing import Any
 from dashdeploy.artifact import Artifact, BatchRange, Schedule, TensorSpec
 from dashdeploy.errors import UserError
 from dashdeploy.packages.schema import Triton
+from dashdeploy.target import Profile
 
 Message = dict[str, Any]
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
@@ -78,7 +79,7 @@ def instance_group(settings: Triton, artifact: Artifact) -> Message:
     return group
 
 
-def widest(profiles: Sequence[BatchRange]) -> int:
+def widest(profiles: Sequence[BatchRange | Profile]) -> int:
     """Number of the optimization profile that takes the largest batch."""
     return max(range(len(profiles)), key=lambda i: profiles[i].max)
 

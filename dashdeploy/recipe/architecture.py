@@ -6,19 +6,26 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dashdeploy.fields import DISTINCT, Count, Model, Number, Positive
+from dashdeploy.fields import DISTINCT, WHOLE, Count, Model, Number
+
+Width = Annotated[int, Field(ge=1, le=8192), WHOLE]
+"""Channels: a convolution of as many to as many has 0.6 billion weights."""
+Layers = Annotated[int, Field(ge=1, le=100), WHOLE]
+"""Blocks of each level of a UNet."""
 
 
 class Architecture(Model):
     """A class-conditional UNet2DModel of diffusers, by its arguments there."""
 
-    block_out_channels: tuple[Positive, ...] = Field((64, 128), min_length=1, description="channels of each level")
-    layers_per_block: Positive = Field(2, description="residual blocks of each level")
+    block_out_channels: tuple[Width, ...] = Field(
+        (64, 128), min_length=1, max_length=10, description="channels of each level"
+    )
+    layers_per_block: Layers = Field(2, description="residual blocks of each level")
     attention_levels: Annotated[tuple[Count, ...], DISTINCT] = Field(
         (), description="levels (0: finest) with self-attention; the middle always has it"
     )
-    attention_head_dim: Positive | None = Field(None, description="channels of each attention head; null: one head")
-    norm_num_groups: Positive = Field(8, description="groups of each GroupNorm; divides all block_out_channels")
+    attention_head_dim: Width | None = Field(None, description="channels of each attention head; null: one head")
+    norm_num_groups: Width = Field(8, description="groups of each GroupNorm; divides all block_out_channels")
     dropout: Number = Field(0.0, ge=0, lt=1, description="in the residual blocks, while training")
 
     @model_validator(mode="after")
@@ -39,7 +46,15 @@ class Architecture(Model):
 class DiT(Model):
     """A class-conditional DiTTransformer2DModel of diffusers, by its arguments there."""
 
-    num_layers: Positive = Field(6, description="the depth, in transformer blocks")
-    num_attention_heads: Positive = Field(4, description="the width is heads × attention_head_dim")
-    attention_head_dim: Positive = Field(32, description="channels of each attention head")
-    patch_size: Positive = Field(2, description="side of a token, in pixels or latents")
+    num_layers: Annotated[int, Field(ge=1, le=1000), WHOLE] = Field(6, description="the depth, in transformer blocks")
+    num_attention_heads: Width = Field(4, description="the width is heads × attention_head_dim")
+    attention_head_dim: Width = Field(32, description="channels of each attention head")
+    patch_size: Annotated[int, Field(ge=1, le=64), WHOLE] = Field(
+        2, description="side of a token, in pixels or latents"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DiT:
+        if (width := self.num_attention_heads * self.attention_head_dim) > 8192:
+            raise ValueError(f"the width, num_attention_heads × attention_head_dim, is {width:,}; at most 8,192")
+        return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +12,14 @@ from pydantic import Field, model_validator
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError, unknown
-from dashdeploy.fields import DISTINCT, Count, Model, Text
+from dashdeploy.fields import DISTINCT, Model, Name, Seed, Text
+from dashdeploy.recipe import paths
 from dashdeploy.recipe.document import Document, Origin, Origins, within
 from dashdeploy.recipe.load import MAX_BYTES, read, read_recipe
 from dashdeploy.recipe.problems import KeyPath
 from dashdeploy.recipe.schema import Recipe
 
 Changes = dict[str, Any]
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 class Variant(Model):
@@ -47,11 +47,11 @@ class Comparison(Model):
     A variant that changes keys under `teach` and sets `teacher.path: null` trains another teacher.
     """
 
-    name: str = Field(pattern=NAME, description="names the folder: runs/<name>")
+    name: Name = Field(description="names the folder: runs/<name>")
     recipe: Text = Field(description="the recipe that every variant extends: a name, or a path relative to this file")
-    seeds: Annotated[tuple[Count, ...], DISTINCT] = Field((0, 1, 2), min_length=1)
+    seeds: Annotated[tuple[Seed, ...], DISTINCT] = Field((0, 1, 2), min_length=1)
     set: Changes = Field({}, description="changes for every variant; those of the variant come after them")
-    variants: dict[Annotated[str, Field(pattern=NAME)], Variant] = Field(min_length=1)
+    variants: dict[Name, Variant] = Field(min_length=1)
     shares: Shares | None = Field(None, description="report each term's share of a variant's gain")
     closes: Text | None = Field(
         None,
@@ -89,6 +89,8 @@ def load_comparison(name: str) -> Comparison:
     if not is_comparison(path):
         raise UserError(f"{path}: not a comparison (it has no variants). `dashdeploy run` takes recipes.")
     document = read(Comparison, path)
+    for changes in _all_changes(document.values):
+        _anchor(changes, path.parent)
     comparison = document.validated()
     if locate.is_path(comparison.recipe):
         file = locate.find("recipes", comparison.recipe, folder=path.parent)
@@ -139,14 +141,36 @@ def _check_teacher(comparison: Comparison, variant: str, recipe: Recipe) -> None
         )
 
 
+def _all_changes(values: dict[str, Any]) -> Iterator[Changes]:
+    """The changes in a comparison's raw values: for every variant, then those of each; not those of a wrong type."""
+    variants = values.get("variants")
+    sections = [values, *(variants.values() if isinstance(variants, dict) else ())]
+    for section in sections:
+        if isinstance(section, dict) and isinstance(section.get("set"), dict):
+            yield section["set"]
+
+
+def _anchor(changes: Changes, folder: Path) -> None:
+    """Make the relative paths in a comparison's changes absolute; see `paths.anchor`."""
+    for key in [key for key in changes if isinstance(key, str)]:
+        nested = _nested(key, changes[key])
+        paths.anchor(nested, folder)
+        for section in key.split("."):
+            nested = nested[section]
+        changes[key] = nested
+
+
+def _nested(key: str, value: Any) -> Any:
+    """`a.b` and a value -> {a: {b: value}}."""
+    for section in reversed(key.split(".")):
+        value = {section: value}
+    return value
+
+
 def _lay_over(document: Document[Recipe], changes: Changes, place: KeyPath, origins: Origins) -> None:
     """Merge changes into a recipe's values; `place` is where the comparison's file has them."""
     for key, value in changes.items():
-        *sections, last = key.split(".")
-        nested: dict[str, Any] = {last: copy.deepcopy(value)}
-        for section in reversed(sections):
-            nested = {section: nested}
-        here, steps = (*place, key), (*sections, last)
+        nested, here, steps = _nested(key, copy.deepcopy(value)), (*place, key), tuple(key.split("."))
         lines = {(*steps, *path[len(here) :]): line for path, line in origins.items() if within(path, here)}
         above: dict[KeyPath, Origin] = {steps[:n]: lines[steps] for n in range(1, len(steps)) if steps in lines}
         document.merge(nested, {**above, **lines})

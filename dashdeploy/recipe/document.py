@@ -59,9 +59,12 @@ class Document(Generic[M]):
         self.values: dict[str, Any] = reading.value
 
     def add(self, path: KeyPath, message: str, origin: Origin | None = None) -> None:
-        """Note a problem. None: it has the origin of its key, or of the nearest section that has one."""
-        nearest = next(path[:n] for n in range(len(path), -1, -1) if path[:n] in self.origins)
-        self.problems.append((origin or self.origins[nearest], path, message))
+        """Note a problem. None: the origin of its key."""
+        self.problems.append((origin or self.origin(path), path, message))
+
+    def origin(self, path: KeyPath) -> Origin:
+        """Where the value at a key path came from, or the nearest section around it that has an origin."""
+        return next(self.origins[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.origins)
 
     def drop(self, key: str) -> None:
         """Take a top-level key out, if it is there."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dashdeploy.fields import Model, Positive
+from dashdeploy.fields import Images, Model
 
 
 class Random(Model):
@@ -24,7 +24,7 @@ class Pruned(Model):
         description="which channels of each group stay. magnitude: those of the largest norm. taylor: those of the "
         "largest |weight·gradient| of both branches' denoising loss. random: drawn by the recipe's seed",
     )
-    samples: Positive = Field(256, description="taylor: number of training draws that the loss is summed over")
+    samples: Images = Field(256, ge=1, description="taylor: number of training draws that the loss is summed over")
 
 
 Init = Annotated[Random | Pruned, Field(discriminator="kind")]

@@ -98,6 +98,7 @@ LEFT_OUT: dict[Stage, dict[str, str]] = {
         **TEACHER,
         **_because("the student's hash is an input", "student", "distill"),
         **_because("the artifacts' hashes are an input", "export"),
+        **_because("the feature network's hash is an input", "bench.quality.features_weights"),
     },
 }
 """Stage -> field or section -> why it is not part of the stage's key."""
@@ -117,10 +118,10 @@ def left_out(recipe: Recipe, stage: Stage) -> dict[str, str]:
 
 def depends_on(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """The resolved values that a stage's result depends on, as plain JSON values, sections within sections."""
-    return _without(recipe.model_dump(mode="json"), left_out(recipe, stage))
+    return without(recipe.model_dump(mode="json"), left_out(recipe, stage))
 
 
-def _without(values: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+def without(values: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """`values` without these dotted fields; what a section that is null would hold is not there to remove."""
     for field in fields:
         *sections, name = field.split(".")

@@ -3,28 +3,42 @@
 A recipe may extend another: `extends: digits` (a name, or a path relative to the file) takes every value of the other
 that the file does not give. Sections are merged key by key; lists and all other values replace what they are laid
 over, `null` too; a section that names another `kind` starts anew. The name is not inherited: it names the run folder.
+A relative path is relative to the file in which it stands, and in an override to the working folder.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from dashdeploy import locate
 from dashdeploy.errors import UserError
-from dashdeploy.recipe import yaml_values
+from dashdeploy.recipe import paths, yaml_values
 from dashdeploy.recipe.document import Document
-from dashdeploy.recipe.problems import shown
+from dashdeploy.recipe.problems import shown, validation_problems
 from dashdeploy.recipe.schema import Recipe
 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES = 200_000  # a recipe has about 2 kB
 EXTENDS = "extends"
+NOUNS = {"Recipe": "a recipe", "Comparison": "a comparison", "Target": "an export target", "Package": "a package"}
+"""Class of the schema -> what messages call such a file."""
+SIGNS = {
+    **dict.fromkeys(("student", "distill", EXTENDS), "a recipe"),
+    "variants": "a comparison",
+    **dict.fromkeys(("backend", "graphs"), "an export target"),
+    "package": "a package",
+}
+"""Top-level keys that only one kind of file has."""
+VALIDATE = {
+    **dict.fromkeys(("a recipe", "a comparison"), "`dashdeploy recipes validate {}`"),
+    **dict.fromkeys(("an export target", "a package"), "`dashdeploy exporters validate {}`"),
+}
 
 
 def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -> Recipe:
@@ -41,9 +55,27 @@ def load_recipe(source: str | Path, *, overrides: Sequence[str] | None = None) -
 
 
 def load_text(text: str, *, name: str, overrides: Sequence[str] | None = None) -> Recipe:
-    """A recipe from YAML text; `name` is what error messages call it, paths are relative to the working folder."""
+    """A recipe from YAML text; `name` is what error messages call it.
+
+    Paths in the text stay as they are, so that `resolved_yaml` loads to an equal recipe.
+    """
     document = Document(text, name=name, model=Recipe)
     return _overridden(_on_its_base(document, folder=Path(), chain={Path(name): name}), overrides)
+
+
+def recipe_in(manifest: Mapping[str, Any], *, source: str | Path) -> Recipe:
+    """The recipe that a stage's manifest holds; `source` is what messages call the manifest.
+
+    Raises:
+        UserError: it is not one, or not of this version.
+    """
+    values = manifest.get("recipe")
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        path, problem = validation_problems(error, values if isinstance(values, dict) else {}, Recipe)[0]
+        where = ".".join(map(str, ("recipe", *path)))
+        raise UserError(f"{source}: {where}: {problem}. Make the stage again.") from error
 
 
 def load_model(model: type[M], path: Path) -> M:
@@ -67,7 +99,20 @@ def read(model: type[M], path: Path) -> Document[M]:
         raise UserError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 text (byte {error.start}). Is it another kind of file?") from error
-    return Document(text, name=name, model=model)
+    document = Document(text, name=name, model=model)
+    _refuse_other_kind(document)
+    return document
+
+
+def _refuse_other_kind(document: Document[M]) -> None:
+    """Say which kind of file it is, rather than which keys it lacks and has too many."""
+    wanted = NOUNS.get(document.model.__name__)
+    signs = {key: noun for key, noun in SIGNS.items() if key in document.values}
+    if wanted is None or wanted in signs.values() or not signs:
+        return
+    key, noun = next(iter(signs.items()))
+    command = VALIDATE[noun].format(document.name)
+    raise UserError(f"{document.name}: it has `{key}`, so it is {noun}; expected {wanted}. Check it with {command}.")
 
 
 def read_recipe(path: Path, *, chain: dict[Path, str] | None = None) -> Document[Recipe]:
@@ -82,7 +127,9 @@ def read_recipe(path: Path, *, chain: dict[Path, str] | None = None) -> Document
     chain = chain or {}
     if path.resolve() in chain:
         raise UserError(f"{' → '.join([*chain.values(), _shown(path)])}: recipes extend each other in a circle")
-    return _on_its_base(read(Recipe, path), folder=path.parent, chain={**chain, path.resolve(): _shown(path)})
+    document = read(Recipe, path)
+    paths.anchor(document.values, path.parent)
+    return _on_its_base(document, folder=path.parent, chain={**chain, path.resolve(): _shown(path)})
 
 
 def _on_its_base(document: Document[Recipe], *, folder: Path, chain: dict[Path, str]) -> Document[Recipe]:
@@ -106,6 +153,7 @@ def _on_its_base(document: Document[Recipe], *, folder: Path, chain: dict[Path, 
 def _overridden(document: Document[Recipe], overrides: Sequence[str] | None) -> Recipe:
     for override in overrides or ():
         document.override(override)
+    paths.anchor(document.values, Path(), wanted=lambda path: isinstance(document.origin(path), str))
     return document.validated()
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from dashdeploy.fields import Coefficient, Model, Number, Positive
+from dashdeploy.fields import Coefficient, Model, Number, Timesteps
 
 
 class Tag(Model):
@@ -51,7 +51,7 @@ class Sampling(Model):
     solver: Solver = Field(
         "ddim", description="ddim: first order (η = 0), as in the step and sampler graphs. dpmpp_2m: second order"
     )
-    num_inference_steps: Positive = Field(50, description="steps of the sampler")
+    num_inference_steps: Timesteps = Field(50, description="steps of the sampler")
     timestep_spacing: Literal["leading", "trailing", "linspace"] = Field(
         "trailing", description="how the steps are spread over T (arXiv:2305.08891, Table 2)"
     )

@@ -10,18 +10,25 @@ from dashdeploy.fields import (
     DISTINCT,
     REAL,
     WHOLE,
+    Batch,
+    Bins,
     Coefficient,
     Count,
+    Images,
     Model,
+    Name,
     Number,
     Positive,
+    Repeats,
+    Seed,
+    Side,
     Text,
-    Whole,
+    Threads,
     may_extend,
 )
 from dashdeploy.objectives import AnyObjective
 from dashdeploy.objectives.dash import Dash
-from dashdeploy.recipe.architecture import Architecture, DiT
+from dashdeploy.recipe.architecture import Architecture, DiT, Layers
 from dashdeploy.recipe.datasets import DatasetName
 from dashdeploy.recipe.initialisation import Init, Random
 from dashdeploy.recipe.sampling import Guidance, Sampling, Tag
@@ -40,19 +47,23 @@ class Data(Model):
     """The labelled images to train on and to measure against."""
 
     name: DatasetName = Field("digits", description="the dataset")
-    image_size: Annotated[int, Field(ge=4), WHOLE] | None = Field(
+    image_size: Side | None = Field(
         None,
         description="side in pixels: images are cropped to their central square and resized by Pillow's antialiased "
         "bilinear filter; null: as stored",
     )
-    path: Text | None = Field(None, description="folder with the dataset's files; null: the dataset's usual folder")
+    path: Text | None = Field(
+        None, description="folder with the dataset's files, relative to this file; null: the dataset's usual folder"
+    )
     holdout: Number = Field(
         0.1, ge=0, lt=1, description="share of the training images that is held out, for guidance fidelity"
     )
     horizontal_flip: StrictBool | None = Field(None, description="mirror images at random; null: as the dataset says")
     download: StrictBool = Field(False, description="download the dataset's published archive if it is not there")
     vae: Text | None = Field(
-        None, description="folder of a diffusers AutoencoderKL: encode the images once and train on their latents"
+        None,
+        description="folder of a diffusers AutoencoderKL, relative to this file: encode the images once and train on "
+        "their latents",
     )
 
     @property
@@ -73,7 +84,7 @@ class NoiseSchedule(Model):
     """The forward process: betas over T timesteps."""
 
     kind: Literal["linear", "cosine"] = "linear"
-    num_train_timesteps: Whole = Field(1000, ge=2, description="T")
+    num_train_timesteps: Annotated[int, Field(ge=2, le=100_000), WHOLE] = Field(1000, description="T")
     beta_start: Number = Field(1e-4, gt=0, lt=1, description="linear: first beta. cosine: lower bound of beta")
     beta_end: Number = Field(0.02, gt=0, lt=1, description="linear: last beta. cosine: upper bound of beta")
 
@@ -89,7 +100,7 @@ class TimestepWeights(Model):
 
     kind: LossWeightKind = "uniform"
     gamma: Number = Field(5.0, gt=0, description="SNR clip of tirt, published and min_snr_*")
-    alpha: Number = Field(0.5, description="exponent of loss_ema")
+    alpha: Number = Field(0.5, ge=-10, le=10, description="exponent of loss_ema")
 
 
 class PowerEma(Model):
@@ -103,8 +114,8 @@ class Training(Model):
     """What every training run shares."""
 
     steps: Positive = Field(1000, description="optimizer steps")
-    batch_size: Positive = Field(128, description="images a step over all processes and accumulation")
-    gradient_accumulation: Positive = Field(1, description="micro-batches a step; divides batch_size")
+    batch_size: Batch = Field(128, description="images a step over all processes and accumulation")
+    gradient_accumulation: Batch = Field(1, description="micro-batches a step; divides batch_size")
     learning_rate: Number = Field(2e-4, gt=0, description="the highest, reached after the warm-up")
     lr_schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="after the warm-up: down to 0 along half a cosine, or constant"
@@ -124,7 +135,7 @@ class Training(Model):
     precision: Precision = Field(
         "fp32", description="bf16, fp16: mixed precision; the weights stay in float32. fp16 needs a GPU"
     )
-    threads: Positive | None = Field(None, description="CPU threads of torch; null: torch's own choice")
+    threads: Threads | None = Field(None, description="CPU threads of torch; null: torch's own choice")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     log_every: Positive = Field(20, description="steps between lines of metrics.jsonl")
     tracker: Tracker | None = Field(
@@ -154,17 +165,36 @@ class Teacher(Model):
     """A ready teacher. Leave this section out to train one as the `teach` section says."""
 
     path: Text | None = Field(
-        None, description="folder in diffusers format, relative to the recipe or to the recipes that ship"
+        None, description="folder in diffusers format, relative to this file or to the recipes that ship"
     )
+    null_class: Count | None = Field(
+        None, description="row of its label embedding that is the null class (no label); null: the last"
+    )
+    labels: Annotated[tuple[Count, ...], Field(min_length=1), DISTINCT] | None = Field(
+        None,
+        description="row of its label embedding for each class of the data, in their order; null: the rows in their "
+        "order, without the null class's",
+    )
+    check: StrictBool = Field(
+        True, description="before training, see on held-out images that its labels and null class are the data's"
+    )
+
+    @model_validator(mode="after")
+    def _null_is_no_class(self) -> Teacher:
+        if self.null_class is not None and self.labels is not None and self.null_class in self.labels:
+            raise ValueError(f"null_class {self.null_class} is in labels too: a row is a class or no label")
+        if self.path is None and (self.null_class is not None or self.labels is not None):
+            raise ValueError("null_class and labels are of a ready teacher: give path too")
+        return self
 
 
 class Student(Model):
     """The student's network: a compression ratio (a smaller network of the teacher's kind), or its architecture."""
 
-    compression: Annotated[float, Field(gt=1), REAL] | None = Field(
+    compression: Annotated[float, Field(gt=1, le=1e6), REAL] | None = Field(
         None, description="smallest ratio of the teacher's parameters to the student's"
     )
-    layers_per_block: Positive | None = Field(
+    layers_per_block: Layers | None = Field(
         None, description="with compression of a UNet: blocks of each level; null: chosen with the widths"
     )
     architecture: Architecture | None = Field(None, description="a UNet2DModel in full")
@@ -201,38 +231,42 @@ class Distill(Training):
 class Latency(Model):
     """What the latency benchmark times."""
 
-    batch_sizes: Annotated[tuple[Positive, ...], DISTINCT] = Field(
+    batch_sizes: Annotated[tuple[Batch, ...], DISTINCT] = Field(
         (1, 8, 64), description="[]: neither latency nor loading time nor memory is measured"
     )
-    warmup: Count = Field(3, description="untimed runs before the timed ones")
-    repeats: Whole = Field(20, ge=3, description="timed single steps for each batch size")
-    sampler_repeats: Positive = Field(3, description="timed whole samplers for each batch size")
+    warmup: Repeats = Field(3, ge=0, description="untimed runs before the timed ones")
+    repeats: Repeats = Field(20, ge=3, description="timed single steps for each batch size")
+    sampler_repeats: Repeats = Field(3, ge=1, description="timed whole samplers for each batch size")
     sampler_budget_s: Number = Field(
         20.0, gt=0, description="past this time a row gets no further whole-sampler repeats, seconds"
     )
-    threads: Positive | None = Field(None, description="CPU threads of every runtime; null: all cores")
+    threads: Threads | None = Field(None, description="CPU threads of every runtime; null: all cores")
 
 
 class Quality(Model):
     """What the quality benchmark measures."""
 
-    num_images: Whole = Field(1000, ge=16, description="images of each model at each guidance")
+    num_images: Images = Field(1000, ge=16, description="images of each model at each guidance")
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
-    features: Text = Field("auto", description="auto (the dataset's network), a network's name, or inception")
-    features_weights: Text | None = Field(None, description="inception: its weights file")
+    features: Text = Field(
+        "auto",
+        description="network of FID and KID: auto (the dataset's), a network's name, inception, fit (a small "
+        "classifier is trained on the recipe's images) or none (no FID; images are drawn only for the report's grids)",
+    )
+    features_weights: Text | None = Field(None, description="inception: its weights file, relative to this file")
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",
         description="the guidances at which the student is also sampled in torch: sampling.guidance, or all",
     )
-    batch_size: Positive = Field(128, description="images that are drawn at a time")
-    bootstrap: Count = Field(200, description="resamples for the confidence intervals; 0: none")
+    batch_size: Batch = Field(128, description="images that are drawn at a time")
+    bootstrap: Repeats = Field(200, ge=0, description="resamples for the confidence intervals; 0: none")
 
 
 class Fidelity(Model):
     """What the guidance-fidelity table measures."""
 
-    num_pairs: Whole = Field(2000, ge=100, description="held-out (x_0, eps, t, y) draws")
-    bins: Whole = Field(10, ge=2, description="number of equal ranges of t")
+    num_pairs: Images = Field(2000, ge=100, description="held-out (x_0, eps, t, y) draws")
+    bins: Bins = Field(10, ge=2, description="number of equal ranges of t")
 
     @model_validator(mode="after")
     def _fills_its_bins(self) -> Fidelity:
@@ -244,7 +278,7 @@ class Fidelity(Model):
 class Bench(Model):
     """What the benchmark measures: latency, quality, guidance fidelity."""
 
-    seed: Count = Field(0, description="seed of the benchmark's noise and draws; independent of the training's")
+    seed: Seed = Field(0, description="seed of the benchmark's noise and draws; independent of the training's")
     latency: Latency = Latency()
     quality: Quality = Quality()
     fidelity: Fidelity = Fidelity()
@@ -255,8 +289,8 @@ class Recipe(Model):
 
     model_config = ConfigDict(json_schema_extra=may_extend)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="names the run folder: runs/<name>")
-    seed: Count = Field(0, description="of all training draws and of the student's first weights")
+    name: Name = Field(description="names the run folder: runs/<name>")
+    seed: Seed = Field(0, description="of all training draws and of the student's first weights")
     data: Data = Data()
     noise_schedule: NoiseSchedule | None = Field(None, description="null: the ready teacher's, or linear to train one")
     teacher: Teacher = Teacher()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dashdeploy.errors import UserError
+
+MOST_VALUES = 1 << 29
+"""Bytes of the finished picture; a viewer opens no larger one."""
 SEPARATOR = 128
 """Grey between the images: visible next to black and next to white."""
 
@@ -19,6 +24,7 @@ def grid_png(images: NDArray[np.uint8], columns: int, *, scale: int = 1, separat
     separator: pixels of the finished picture between neighbours; there is no outer border.
 
     Raises:
+        UserError: the picture would be too large.
         ValueError: another shape or dtype, no images, or a size that is not positive.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
@@ -28,6 +34,10 @@ def grid_png(images: NDArray[np.uint8], columns: int, *, scale: int = 1, separat
     n, c, h, w = images.shape
     rows, height, width = -(-n // columns), h * scale, w * scale
     shape = (rows * (height + separator) - separator, columns * (width + separator) - separator, c)
+    if math.prod(shape) > MOST_VALUES:
+        raise UserError(
+            f"the picture would have {shape[1]:,}×{shape[0]:,} pixels. Take fewer images, or a smaller scale."
+        )
     canvas = np.full(shape, SEPARATOR, dtype=np.uint8)
     enlarged = images.transpose(0, 2, 3, 1).repeat(scale, axis=1).repeat(scale, axis=2)
     for i, image in enumerate(enlarged):

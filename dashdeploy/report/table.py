@@ -48,8 +48,16 @@ def to_rich(table: Table) -> RichTable:
 def print_tables(tables: Iterable[Table]) -> None:
     """On stdout, each as wide as it needs: a narrow terminal wraps whole lines; squeezed columns would hide figures."""
     for table in map(to_rich, tables):
-        wide = Console(width=1000).measure(table).maximum
-        Console(width=max(Console().width, wide), highlight=False).print(table)
+        print_rich(table, least_width=Console(width=1000).measure(table).maximum)
+
+
+def print_rich(table: RichTable, *, least_width: int) -> None:
+    """Print on stdout by `print`, whose failures (nobody reads, the disk is full) are those of any other output."""
+    console = Console(width=max(Console().width, least_width), highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def to_markdown(table: Table) -> str:

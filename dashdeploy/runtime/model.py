@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,11 +38,25 @@ class Closable(Protocol):
 
 @dataclass(frozen=True)
 class Opening:
-    """How a model is to be opened; None leaves the choice to the artifact, or to the runtime."""
+    """How a model is to be opened; None leaves the choice to the artifact, or to the runtime.
+
+    Raises:
+        UserError: the device is of another kind than those that are supported, or torch sees no GPU of its number.
+    """
 
     threads: int | None = None
     provider: str | None = None
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.device is None:
+            return
+        named = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", self.device)
+        if named is None:
+            raise UserError(f"device {self.device!r}: expected cpu, cuda, or cuda:1 for the second GPU.")
+        count = torch.cuda.device_count()
+        if named[1] is not None and int(named[1]) >= count:
+            raise UserError(f"device {self.device!r}: torch sees {count} CUDA devices here. See `dashdeploy doctor`.")
 
 
 class Open(Protocol):

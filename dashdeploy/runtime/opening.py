@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dashdeploy import manifest, stages
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
-from dashdeploy.recipe.schema import Data
+from dashdeploy.recipe.load import recipe_in
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
+from dashdeploy.terminal import warn
 
-ARTIFACTS = "artifacts"
+ARTIFACTS, STUDENT = "artifacts", "student"
 
 
 def open_path(
@@ -21,27 +23,30 @@ def open_path(
     """Open a model as a Denoiser and a Sampler; `dashdeploy.runtime.open` says what the arguments mean.
 
     A run folder opens its first artifact, or its student if nothing was exported. Folders with a manifest are
-    checked against it before anything in them is loaded.
+    checked against it before anything in them is loaded. An artifact that is opened by its own path although its run
+    has another student by now is told of on stderr.
 
     Raises:
-        UserError: nothing there that can be opened, it is damaged, or what it needs is not here.
+        UserError: nothing there that can be opened, it is damaged or of another student than its run folder's, or what
+            it needs is not here.
     """
-    path = Path(path)
+    path, how = Path(path), Opening(threads, provider, device)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
             raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
-        if (path.parent / stages.MANIFEST).is_file():
-            stages.read_stage(path.parent)
+        if stages.is_stage(path.parent):
+            _warn_if_stale(stages.read_stage(path.parent))
         from dashdeploy.runtime.one_graph import open_file
 
         return open_file(path, threads=threads)
     folder = find_model(path)
-    stage = stages.read_stage(folder) if (folder / stages.MANIFEST).is_file() else None
+    stage = stages.read_stage(folder) if stages.is_stage(folder) else None
+    if stage is not None and folder == path:
+        _warn_if_stale(stage)
     artifact = manifest.read(stage).artifact if stage is not None and "artifact" in stage.manifest else None
     backend = artifact.backend if artifact is not None else "torch"
     if provider is not None and backend != "onnxruntime":
         raise UserError(f"{folder}: a provider is ONNX Runtime's, and this is a model for {backend}.")
-    how = Opening(threads, provider, device)
     if stage is None or artifact is None:
         from dashdeploy.runtime import torch_model
 
@@ -49,7 +54,7 @@ def open_path(
     else:
         opener: Open = resolve("runtime", RUNTIMES, backend)
         model = opener(folder, artifact, how, sha256=stage.sha256)
-    if stage is not None and Data.model_validate(stage.manifest["recipe"]["data"]).gives_latents:
+    if stage is not None and recipe_in(stage.manifest, source=folder / stages.MANIFEST).data.gives_latents:
         model.denoiser.interface = replace(model.denoiser.interface, latents=True)
     return model
 
@@ -58,7 +63,7 @@ def find_model(path: Path) -> Path:
     """The folder that `path` means: itself, or in a run folder its first artifact, else its student.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the artifact is of another student than the run folder's.
     """
     if not path.is_dir():
         raise UserError(
@@ -69,12 +74,36 @@ def find_model(path: Path) -> Path:
         return path
     artifacts = artifact_folders(path)
     if artifacts:
+        if why := stale(artifacts[0], stages.read_manifest(artifacts[0])):
+            raise UserError(f"{why} Run `dashdeploy export {path} --to {artifacts[0].name}`, or open {path / STUDENT}.")
         return artifacts[0]
-    if (path / "student" / stages.MANIFEST).is_file():
-        return path / "student"
+    if (path / STUDENT / stages.MANIFEST).is_file():
+        return path / STUDENT
     raise UserError(f"{path}: holds no model yet. Run `dashdeploy distill` and `dashdeploy export` first.")
 
 
 def artifact_folders(run_folder: Path) -> list[Path]:
     """The artifacts of a run, by name."""
-    return sorted(p.parent for p in (run_folder / ARTIFACTS).glob(f"*/{stages.MANIFEST}"))
+    folder = run_folder / ARTIFACTS
+    stages.mend(folder)
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")] if folder.is_dir() else []
+    return [path for path in found if stages.is_stage(path)]
+
+
+def stale(folder: Path, manifest: dict[str, Any]) -> str | None:
+    """Why an artifact in a run folder is not of the run's student; None: it is, or there is no student beside it."""
+    student = folder.absolute().parent.parent / STUDENT
+    made_from = manifest["inputs"].get("student")
+    if folder.absolute().parent.name != ARTIFACTS or made_from is None or not student.is_dir():
+        return None
+    try:
+        if stages.digest(stages.read_manifest(student)["files"]) == made_from:
+            return None
+    except UserError as error:
+        return f"{folder}: it may have been exported from another student than {student}, which cannot be read: {error}"
+    return f"{folder}: it was exported from another student than the one that is now in {student}."
+
+
+def _warn_if_stale(stage: stages.Stage) -> None:
+    if why := stale(stage.folder, stage.manifest):
+        warn(why)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dashdeploy.artifact import Artifact, Graph
+from dashdeploy.artifact import Artifact, Graph, Precision
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
@@ -17,13 +17,23 @@ from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import GUIDED
 
 
+def settings(precision: Precision, *, threads: int | None, streams: int | None = None) -> dict[str, Any]:
+    """What a graph is compiled with: float32 graphs compute in f32 unless the artifact says otherwise.
+
+    On CPUs with bf16 instructions OpenVINO would else take bf16 silently.
+    """
+    chosen: dict[str, Any] = {"INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp16": "f16"}.get(precision, "f32")}
+    if streams is not None:
+        return {**chosen, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
+    return {**chosen, "PERFORMANCE_HINT": "LATENCY", **({} if threads is None else {"INFERENCE_NUM_THREADS": threads})}
+
+
 class OpenVinoSession:
     """One compiled graph, over torch tensors of the host.
 
     Args:
         path: an .xml or .onnx file, or a model in memory.
-        precision_hint: what OpenVINO computes float32 graphs in; f32 unless the artifact says otherwise. On CPUs with
-            bf16 instructions OpenVINO would else take bf16 silently.
+        precision: the artifact's; see `settings`.
         streams: so many calls at once, from as many threads, each on one thread; None: all threads work on one call.
 
     Raises:
@@ -36,20 +46,14 @@ class OpenVinoSession:
         *,
         inputs: tuple[str, ...],
         threads: int | None,
-        precision_hint: str,
+        precision: Precision,
         streams: int | None = None,
     ) -> None:
         openvino: Any = require("openvino", extra="openvino")
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision_hint}
-        if streams is not None:
-            settings |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
-        else:
-            settings["PERFORMANCE_HINT"] = "LATENCY"
-        if streams is None and threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        chosen = settings(precision, threads=threads, streams=streams)
         try:
             source = str(path) if isinstance(path, Path) else path
-            model = openvino.Core().compile_model(source, "CPU", settings)
+            model = openvino.Core().compile_model(source, "CPU", chosen)
         except Exception as error:
             raise UserError(
                 f"{path}: not a whole OpenVINO model ({' '.join(str(error).split())[:200]}). Export it again."
@@ -79,7 +83,7 @@ def of_guided(model: Any, interface: Interface) -> GraphDenoiser:
     """A guided graph in memory as a Denoiser, in float32 where it is not quantized."""
 
     def open_graph(name: str) -> Session:
-        return OpenVinoSession(model, inputs=GUIDED, threads=None, precision_hint="f32")
+        return OpenVinoSession(model, inputs=GUIDED, threads=None, precision="fp32")
 
     return GraphDenoiser(Graphs(("guided",), open_graph), interface)
 
@@ -92,12 +96,11 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
     """
     if how.device not in (None, "cpu"):
         raise UserError(f"{folder}: OpenVINO artifacts run on the CPU here, not on {how.device}.")
-    hint = {"bf16": "bf16", "fp16": "f16"}.get(artifact.precision, "f32")
 
     def session(graph: Graph, streams: int | None) -> Session:
         names = tuple(tensor.name for tensor in graph.inputs)
         path = folder / graph.file
-        return OpenVinoSession(path, inputs=names, threads=how.threads, precision_hint=hint, streams=streams)
+        return OpenVinoSession(path, inputs=names, threads=how.threads, precision=artifact.precision, streams=streams)
 
     return open_graphs(
         folder,

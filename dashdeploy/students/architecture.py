@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -10,7 +12,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Student
 from dashdeploy.students import blocks
 from dashdeploy.teachers.dit import dit_config
-from dashdeploy.teachers.networks import DIT, UNET, arguments, count_parameters
+from dashdeploy.teachers.networks import DEPTHS, DIT, UNET, arguments, count_parameters
 from dashdeploy.teachers.unet2d import unet_config
 
 
@@ -64,17 +66,19 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentDesign:
     if network == DIT and student.layers_per_block is not None:
         raise UserError("student.layers_per_block is a UNet's, and the teacher is a DiT: give student.dit.num_layers")
     budget = teacher_parameters / student.compression
-    best: StudentDesign | None = None
-    smallest = teacher_parameters
     some = dit_candidates(teacher) if network == DIT else candidates(teacher, layers_per_block=student.layers_per_block)
     problems = [_unprunable(student, config, teacher, networks={network}) for config in some]
     if all(problems):
         raise _cannot_be_cut_out(problems[0])
-    for config in (config for config, problem in zip(some, problems, strict=True) if not problem):
-        parameters = count_parameters(config, network=network)
-        smallest = min(smallest, parameters)
-        if parameters <= budget and (best is None or parameters > best.parameters):
-            best = StudentDesign(config, parameters, teacher_parameters, network)
+    best: StudentDesign | None = None
+    smallest = teacher_parameters
+    for row in _by_depth([c for c, problem in zip(some, problems, strict=True) if not problem], network=network):
+        size = functools.partial(count_parameters, network=network)
+        smallest = min(smallest, size(row[0]))
+        if fitting := bisect.bisect_right(row, budget, key=size):
+            config = row[fitting - 1]
+            if best is None or size(config) > best.parameters:
+                best = StudentDesign(config, size(config), teacher_parameters, network)
     if best is None:
         if network == DIT:
             kept, key = f"attention_head_dim {teacher['attention_head_dim']}", "dit"
@@ -115,6 +119,14 @@ def _explicit(student: Student, teacher: dict[str, Any]) -> tuple[dict[str, Any]
         return dit_config(student.dit, image_shape=(c, size, size), num_classes=num_classes), DIT
     assert student.architecture is not None
     return unet_config(student.architecture, image_shape=(c, size, size), num_classes=num_classes), UNET
+
+
+def _by_depth(some: list[dict[str, Any]], *, network: str) -> list[list[dict[str, Any]]]:
+    """Candidates of one depth together, from the narrowest to the widest, in which their sizes rise."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for config in some:
+        rows.setdefault(config[DEPTHS[network]], []).append(config)
+    return list(rows.values())
 
 
 def candidates(teacher: dict[str, Any], *, layers_per_block: int | None) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from dashdeploy import seeds
 from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
 from dashdeploy.recipe.initialisation import Pruned
@@ -48,12 +49,7 @@ def prune(teacher: TorchDenoiser, config: dict[str, Any], init: Pruned, *, draws
     Raises:
         UserError: torch-pruning is not installed; the teacher does not predict eps.
     """
-    tp = require("torch_pruning", extra="prune")
-    if teacher.prediction != "epsilon":
-        raise UserError(
-            f"student.init pruned: the teacher predicts {teacher.prediction} and students predict epsilon, so that its "
-            "weights are no start for one. Set student.init to {kind: random}."
-        )
+    tp = refuse(teacher.prediction)
     student: Any = UNet2DModel(**config)
     network = blocks.shallower(teacher.unet, config["layers_per_block"])
     blocks.add_shortcuts(network, like=student)
@@ -70,6 +66,21 @@ def prune(teacher: TorchDenoiser, config: dict[str, Any], init: Pruned, *, draws
     _prune_frequencies(tp, network, student)
     student.load_state_dict(network.state_dict())
     return student
+
+
+def refuse(prediction: Prediction) -> Any:
+    """torch-pruning, which a pruned start needs, or why there is none from a teacher of this prediction.
+
+    Raises:
+        UserError: torch-pruning is not installed; the teacher does not predict eps.
+    """
+    tp = require("torch_pruning", extra="prune")
+    if prediction != "epsilon":
+        raise UserError(
+            f"student.init pruned: the teacher predicts {prediction} and students predict epsilon, so that its "
+            "weights are no start for one. Set student.init to {kind: random}."
+        )
+    return tp
 
 
 def _trace(tp: Any, network: Any) -> Any:

@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dashdeploy import stages
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.locate import data_root
+from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
-from dashdeploy.teachers import formats
-
-CONFIGS = ("config.json", "scheduler_config.json")
+from dashdeploy.teachers import formats, networks, rows, semantics
+from dashdeploy.teachers.identity import sha256
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """An opened teacher: its folder, its hash (see `sha256`), and the denoiser."""
+    """An opened teacher.
+
+    Attributes:
+        sha256: see `sha256`; another choice of its rows is another teacher.
+        denoiser: its labels are the data's, and K is the null class.
+        rows: the rows of its label embedding that these labels are.
+        manifest: of a teacher that `teach` made; None: another's.
+    """
 
     folder: Path
     sha256: str
     denoiser: TorchDenoiser
+    rows: tuple[int, ...]
+    manifest: dict[str, Any] | None
 
 
-def find(recipe: Recipe, run_folder: Path, *, base: Path | None) -> Path | None:
+def find(recipe: Recipe, run_folder: Path) -> Path | None:
     """The teacher's folder: run_folder/teacher if `teach` has made it, else teacher.path, else None.
 
-    A relative teacher.path is looked for beside the recipe (`base`), among the packaged recipes, and in the working
-    directory.
+    A relative teacher.path is one of the recipes that ship, or of a recipe that was made in Python: it is looked for
+    beside the shipped recipes and in the working folder.
 
     Raises:
         UserError: teacher.path is given and does not exist.
     """
     trained = run_folder / "teacher"
+    stages.mend(run_folder)
     if (trained / stages.MANIFEST).is_file():
         return trained
     if recipe.teacher.path is None:
         return None
-    path = Path(recipe.teacher.path).expanduser()
+    path = expanded(recipe.teacher.path)
     if path.suffix in (".pth", ".pt", ".ckpt"):
         raise UserError(
             f"teacher.path {recipe.teacher.path!r}: a teacher is a folder in diffusers format. A checkpoint of the "
             "paper's code becomes one by `dashdeploy adopt CHECKPOINT FOLDER`."
         )
-    folders = [Path()] if path.is_absolute() else [*([base] if base else []), data_root("recipes"), Path.cwd()]
-    roots = list(dict.fromkeys(folders))
+    roots = [Path()] if path.is_absolute() else [data_root("recipes"), Path.cwd()]
     for root in roots:
-        if (root / path).is_dir():
+        if os.path.isdir(root / path):  # Path.is_dir raises for a name that is too long
             return root / path
     tried = ", ".join(str((root / path).absolute()) for root in roots)
     raise UserError(
@@ -65,16 +75,26 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
         UserError: it is damaged, or its classes, image shape or noise schedule are not the recipe's; all that differ
             are named.
     """
-    if (folder / stages.MANIFEST).is_file():
-        stages.read_stage(folder)
-    denoiser = formats.load(folder, role="teacher")
+    manifest = stages.read_stage(folder).manifest if stages.is_stage(folder) else None
+    native = formats.load(folder, role="teacher")
+    num_rows = native.interface.num_classes + 1
+    taken = rows.chosen(recipe.teacher, num_rows)
+    denoiser = rows.take(native, taken)
     interface = denoiser.interface
     problems = []
     if interface.num_classes != data.num_classes:
-        problems.append(
-            f"it has {interface.num_classes} classes and the data {data.num_classes} (take the data that it was "
-            "trained on; data.name image_folder reads images of any kind, in one folder a class)"
+        advice = (
+            "has it no null class? Then it was not trained for classifier-free guidance"
+            if num_rows == data.num_classes
+            else "take the data that it was trained on; data.name image_folder reads images of any kind, in one folder "
+            "a class. To take some of its classes, give the row of each in teacher.labels"
         )
+        problems.append(f"it has {interface.num_classes} classes and the data {data.num_classes} ({advice})")
+    names = list(manifest["figures"].get("classes") or ()) if manifest else []
+    if len(names) == num_rows - 1 and sorted(names) == sorted(data.classes):
+        labels = [names.index(name) for name in data.classes]
+        if labels != list(taken[:-1]):
+            problems.append(f"its classes are in another order than the data's (set teacher.labels to {labels})")
     if interface.image_shape != data.image_shape:
         side = interface.image_shape[1:]
         # Other channels mean other data: RGB, grey or latents.
@@ -98,10 +118,47 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
             )
     if problems:
         raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
-    return Teacher(folder, sha256(folder), denoiser)
+    identity = sha256(folder)
+    if taken != tuple(range(num_rows)):
+        identity = stages.digest({"teacher": identity, "rows": taken})
+    return Teacher(folder, identity, denoiser, taken, manifest)
 
 
-def sha256(folder: Path) -> str:
-    """A teacher's hash: over its tensors (weights and λ) and its model and scheduler configuration."""
-    kept = [p for p in sorted(folder.rglob("*")) if p.suffix == ".safetensors" or p.name in CONFIGS]
-    return stages.digest({str(p.relative_to(folder)): stages.file_sha256(p) for p in kept})
+def check(teacher: Teacher, recipe: Recipe, data: LabelledImages) -> str | None:
+    """Measure that a teacher's labels and null class are the data's; see `semantics`. Returns what was measured.
+
+    None: nothing is measured, because teacher.check is false, there is one class, or `teach` has trained this teacher
+    on the same data with label dropout.
+
+    Raises:
+        UserError: they are not.
+    """
+    taught = _was_taught(teacher.manifest, data)
+    if not recipe.teacher.check or (taught and teacher.rows == tuple(range(len(teacher.rows)))):
+        return None
+    _, held_out = data.split(recipe.data.holdout)
+    found = semantics.measure(teacher.denoiser, held_out)
+    if found is None:
+        return None
+    semantics.refuse(found, teacher.rows, name=teacher.folder)
+    return semantics.doubt(found) or str(found)
+
+
+def _was_taught(manifest: dict[str, Any] | None, data: LabelledImages) -> bool:
+    """Whether `teach` has made a teacher on these data, with label dropout, so that its null class is one."""
+    if manifest is None or manifest["inputs"].get("data") != data.sha256:
+        return False
+    taught = manifest["recipe"].get("teach")
+    return bool(taught) and taught["label_dropout"] > 0
+
+
+def config_of(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """The configuration of a teacher's network as the recipe takes it: with the rows of its classes and the null class.
+
+    Raises:
+        UserError: it is missing or not one, or a row that the recipe names is not there.
+    """
+    config = formats.config_of(folder, role="teacher")
+    networks.on_meta(config, source=f"teacher {folder}")
+    num_rows = rows.number(config)
+    return config | (rows.configured(config, rows.chosen(recipe.teacher, num_rows)) if num_rows else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
@@ -17,8 +18,19 @@ def load(folder: Path, *, role: str) -> TorchDenoiser:
     Raises:
         UserError: missing or damaged files, or a model class without an adapter.
     """
-    name = read_config(folder, role=role).get("_class_name", UNET)
-    if name not in TEACHER_FORMATS:
-        raise UserError(f"{role} {folder}: it is a {name}; supported: {', '.join(sorted(TEACHER_FORMATS))}")
+    name = config_of(folder, role=role).get("_class_name", UNET)
     denoiser: TorchDenoiser = resolve("teacher format", TEACHER_FORMATS, name)(folder, role=role)
     return denoiser
+
+
+def config_of(folder: Path, *, role: str) -> dict[str, Any]:
+    """The configuration of the model in `folder`, of a class that has an adapter.
+
+    Raises:
+        UserError: it is missing or not valid, or of another class.
+    """
+    config = read_config(folder, role=role)
+    name = config.get("_class_name", UNET)
+    if not isinstance(name, str) or name not in TEACHER_FORMATS:
+        raise UserError(f"{role} {folder}: it is a {name}; supported: {', '.join(sorted(TEACHER_FORMATS))}")
+    return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,33 @@ from dashdeploy.diffusion import prediction as predictions
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading, writing
+from dashdeploy.peak_memory import machine_bytes
+from dashdeploy.teachers import config as configs
 from dashdeploy.weights_file import read_safetensors, require_finite
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 CLASSES: dict[str, Any] = {UNET: UNet2DModel, DIT: DiTTransformer2DModel}
+DEPTHS = {UNET: "layers_per_block", DIT: "num_layers"}
+TRAINING_BYTES = 20
+"""Of each parameter in float32: the weight, its gradient, AdamW's two moments, the average."""
 FOLDERS = {UNET: "unet", DIT: "transformer"}
 """The network's folder in a pipeline, as diffusers names it."""
 
 
+STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Attention weights of a UNet: their names in old files, and diffusers' present ones."""
+
+
 def create(config: dict[str, Any], *, network: str = UNET) -> Any:
-    """A freshly initialised network in train mode, without label dropout."""
+    """A freshly initialised network in train mode, without label dropout.
+
+    Raises:
+        UserError: this machine's memory cannot hold it.
+    """
+    refuse_parameters(count_parameters(config, network=network), what="a network of")
     return without_label_dropout(CLASSES[network](**config))
 
 
@@ -54,11 +70,59 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def count_parameters(config: dict[str, Any], *, network: str = UNET) -> int:
     """Parameters of a network of this configuration, without allocating them."""
-    if network == UNET:
-        return _count(json.dumps(config), network)
-    # All blocks of a DiT have the same number. Making all 28 of a large one takes seconds, for each candidate.
-    one, two = (_count(json.dumps({**config, "num_layers": n}), network) for n in (1, 2))
-    return one + (two - one) * (int(config["num_layers"]) - 1)
+    depth = DEPTHS[network]
+    # Each further layer has as many parameters as the one before. Making all of a deep network takes seconds, for each
+    # candidate.
+    one, two = (_count(json.dumps({**config, depth: n}), network) for n in (1, 2))
+    return one + (two - one) * (int(config[depth]) - 1)
+
+
+def refuse_huge(config: dict[str, Any], *, network: str = UNET, what: str) -> None:
+    """Refuse a network that this machine's memory cannot train, before anything of it is made.
+
+    Args:
+        what: what messages call it.
+
+    Raises:
+        UserError: AdamW, the average and the gradients of the 3×3 convolutions alone would take more.
+    """
+    if network != UNET:
+        return
+    layers, widths = config["layers_per_block"], config["block_out_channels"]
+    refuse_parameters(sum((2 * layers + 1) * 9 * width**2 for width in widths), what=f"{what} more than")
+
+
+def refuse_parameters(count: int, *, what: str) -> None:
+    """Refuse so many parameters where weights, gradients, AdamW's state and the average exceed this machine's memory.
+
+    Raises:
+        UserError: they do.
+    """
+    needed, there = count * TRAINING_BYTES, machine_bytes()
+    if needed > there:
+        raise UserError(
+            f"{what} {count:,} parameters: training it takes {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{there / 2**30:,.0f}. Give it fewer channels or layers."
+        )
+
+
+def try_forward(config: dict[str, Any], *, network: str = UNET, what: str) -> None:
+    """Run a network of this configuration on shapes alone, without memory for its values.
+
+    Raises:
+        UserError: it cannot be made, or does not take images of its size.
+    """
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            module = CLASSES[network](**{**config, DEPTHS[network]: min(2, config[DEPTHS[network]])}).eval()
+            labels = torch.zeros(2, dtype=torch.long)
+            x = torch.zeros(2, config["in_channels"], height, width)
+            module(x, timestep=labels, class_labels=labels)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} cannot take images of {height}×{width} pixels: {detail}") from error
 
 
 @functools.cache
@@ -92,7 +156,8 @@ def save(
         source=f"the {name} to be written",
         advice=f"Its training diverged, or its weights do not fit into {str(dtype).removeprefix('torch.')}.",
     )
-    stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
+    with writing(folder / FOLDERS[name]):
+        stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     text = json.dumps(schedule.scheduler_config(clip_sample=clip_sample), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
@@ -108,16 +173,17 @@ def read_config(folder: Path, *, role: str) -> dict[str, Any]:
     """The model's config.json.
 
     Raises:
-        UserError: missing, or not JSON.
+        UserError: missing, not JSON, or with a key or value that its class does not take (see teachers/config.py).
     """
-    return _read_json(folder_of(folder) / "config.json", role)
+    path = folder_of(folder) / "config.json"
+    return configs.network(_read_json(path, role), source=f"{role} {path}")
 
 
 def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
-    """The network's weights in float32.
+    """The network's weights in float32, under diffusers' present names.
 
     Raises:
-        UserError: no file of the expected name, or a damaged one.
+        UserError: no file of the expected name, a damaged one, or one of weights that are no floating-point numbers.
     """
     path = folder_of(folder) / WEIGHTS
     if not path.is_file():
@@ -125,22 +191,65 @@ def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
             f"{role} {path}: no such file. Expected the weights in one safetensors file of this name. Make it from "
             "others (.bin, shards) by diffusers' from_pretrained(…).save_pretrained(…, max_shard_size='100GB')."
         )
-    return {name: tensor.float() for name, tensor in read_safetensors(path).items()}
+    state = read_safetensors(path)
+    if odd := [name for name, tensor in state.items() if tensor.dtype not in STORED]:
+        dtype = str(state[odd[0]].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{role} {path}: {odd[0]} is stored as {dtype} ({len(odd)} of {len(state)} tensors are not floating-point "
+            "numbers of 16 bits or more). Save the weights before they were quantized."
+        )
+    return {_present_name(name): tensor.float() for name, tensor in state.items()}
+
+
+def _present_name(name: str) -> str:
+    """The name of a UNet's attention weight, which diffusers 0.17 changed; others stay."""
+    match = re.fullmatch(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{match[1]}.{ATTENTION[match[2]]}.{match[3]}" if match else name
 
 
 def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: Path, role: str) -> Any:
     """The network of a configuration with its weights, in eval mode and without gradients.
 
     Raises:
-        UserError: the two do not fit together.
+        UserError: the two do not fit together, or diffusers cannot build such a network.
+    """
+    where = f"{role} {folder_of(folder)}"
+    # Nothing is allocated for a network that the weights are not of.
+    if told := _differences(on_meta(config, source=where).state_dict(), state):
+        raise UserError(f"{where}: weights and config.json do not fit together: {told}")
+    network = CLASSES[config.get("_class_name", UNET)](**arguments(config))
+    network.load_state_dict(state)
+    return without_label_dropout(network).eval().requires_grad_(False)
+
+
+def on_meta(config: dict[str, Any], *, source: str) -> Any:
+    """The network of a configuration with shapes and no memory.
+
+    Raises:
+        UserError: diffusers makes none of it.
     """
     try:
-        network = CLASSES[config.get("_class_name", UNET)].from_config(config)
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(f"{role} {folder_of(folder)}: weights and config.json do not fit together: {detail}") from error
-    return without_label_dropout(network).eval().requires_grad_(False)
+        with torch.device("meta"):
+            return CLASSES[config.get("_class_name", UNET)](**arguments(config))
+    except Exception as error:  # diffusers raises of any kind
+        detail = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{source}: diffusers makes no network of its config.json: {detail}") from error
+
+
+def _differences(wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
+    """How weights differ from those that a network has, by names and shapes; "": they do not."""
+    missing = [name for name in wanted if name not in state]
+    extra = [name for name in state if name not in wanted]
+    other = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
+    parts = [
+        f"{len(names)} {what}, such as {names[0]}"
+        for what, names in (("tensors are missing", missing), ("are not its own", extra))
+        if names
+    ]
+    if other:
+        shapes = f"{tuple(state[other[0]].shape)} and not {tuple(wanted[other[0]].shape)}"
+        parts.append(f"{len(other)} have other shapes, such as {other[0]}: {shapes}")
+    return "; ".join(parts)
 
 
 def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
@@ -148,6 +257,7 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
     nested = folder / "scheduler" / "scheduler_config.json"
     path = nested if nested.is_file() else folder / "scheduler_config.json"
     config = _read_json(path, role)
+    configs.scheduler(config, source=f"{role} {path}")
     prediction = predictions.from_scheduler_config(config, source=str(path))
     schedule = schedules.from_scheduler_config(config, source=str(path))
     for ignored in schedules.ignored_settings(config):
@@ -164,10 +274,8 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
 def _read_json(path: Path, role: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{role} {path}: no such file. Expected a folder in diffusers format.")
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{role} {path}: not valid JSON ({error})") from error
+    with reading(path, f"configuration of a {role} in JSON"):
+        value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise UserError(f"{role} {path}: expected a JSON object")
     return value

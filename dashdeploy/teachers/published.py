@@ -17,6 +17,7 @@ which is the paper's: cosine, β in [1e-4, 0.9999].
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any, Literal
 
 import torch
 
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 from dashdeploy.weights_file import require_finite
 
 State = dict[str, torch.Tensor]
@@ -90,9 +91,11 @@ def read(path: Path, *, image_size: int, weights: Literal["ema", "model"] = "ema
     lam, gamma = None, None
     if tirt is not None:
         lam = tirt.get("importance_adjustment") if isinstance(tirt, dict) else None
-        if not isinstance(lam, torch.Tensor) or lam.dim() != 1 or not torch.isfinite(lam).all():
+        if not isinstance(lam, torch.Tensor) or lam.dim() != 1 or not torch.isfinite(lam).all() or len(lam) < 2:
             raise UserError(f"{path}: tirt_state_dict holds no λ: expected importance_adjustment, finite and (T,)")
-        gamma = float(tirt.get("snr_gamma", 5.0))
+        gamma = _number(tirt.get("snr_gamma", 5.0))
+        if gamma is None or not 0 < gamma < float("inf"):
+            raise UserError(f"{path}: tirt_state_dict holds no γ: expected snr_gamma, a number above 0")
     return Published(config, _renamed(raw, path, len(config["block_out_channels"])), lam, gamma)
 
 
@@ -107,7 +110,7 @@ def unet_arguments(state: State, path: Path, *, image_size: int) -> dict[str, An
     needed = ["conv_in.weight", "conv_out.weight", "class_embed.weight"]
     needed += [f"down.{i}.block.0.conv1.weight" for i in range(max(levels, 1))]
     needed += [f"down.{i}.downsample.conv.weight" for i in range(levels - 1)]
-    if missing := [name for name in needed if name not in state]:
+    if missing := [name for name in needed if name not in state or state[name].dim() < 2]:
         raise UserError(
             f"{path}: not of the paper's layout: it has no {', '.join(missing)}. Only a UNet with convolutions that "
             "resample can be read; convert another network to diffusers format yourself."
@@ -139,16 +142,28 @@ def unet_arguments(state: State, path: Path, *, image_size: int) -> dict[str, An
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Expected a checkpoint such as ckpt_epoch_0500.pth.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read without running code that it holds, or is damaged "
-            f"({' '.join(str(error).split())[:200]}). Save only its state dicts, by torch.save."
-        ) from error
+    with reading(path, "checkpoint of tensors", again="Copy it again."):
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek beyond a cut file's start
+                raise
+            # What torch says is advice to run what is in the file.
+            raise UserError(
+                f"{path}: is damaged, or holds more than tensors and numbers, which only running its code would read. "
+                "Code is never run here: where the file is from, save its state dicts alone by torch.save."
+            ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}; expected a dict with model_state_dict")
     return checkpoint
+
+
+def _number(value: Any) -> float | None:
+    """A number, also in a tensor; None: it is not one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
 
 
 def _weights(checkpoint: dict[str, Any], path: Path, weights: str) -> State:
@@ -167,10 +182,17 @@ def _weights(checkpoint: dict[str, Any], path: Path, weights: str) -> State:
                 "the last step; the paper's figures are the average's."
             )
         state = shadow
+    if odd := [name for name, tensor in state.items() if not _is_weight(name, tensor)]:
+        raise UserError(f"{path}: {str(odd[0])[:60]!r} is no tensor of real numbers; is it a checkpoint of weights?")
     # DataParallel and torch.compile put these before every name.
     named = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor.float() for name, tensor in state.items()}
     require_finite(named, source=path, advice="Its training diverged, or the file is damaged. Take another checkpoint.")
     return named
+
+
+def _is_weight(name: Any, tensor: Any) -> bool:
+    named = isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    return named and tensor.is_floating_point() and tensor.dim() > 0
 
 
 def _renamed(state: State, path: Path, levels: int) -> State:

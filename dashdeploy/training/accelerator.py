@@ -14,6 +14,7 @@ from accelerate.tracking import get_available_trackers
 
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
+from dashdeploy.training import ranks
 
 TRACKER = "tracker"
 """The folder of a tracker that keeps files, within the work folder and then the stage's."""
@@ -26,17 +27,15 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
         work: the stage's work folder, for a tracker that keeps files. It need not exist yet.
 
     Raises:
-        UserError: the batch does not divide among the processes, the tracker is not installed, or the device does not
-            train in the precision.
+        UserError: see `refuse`, or the device does not train in the precision.
     """
-    if config.tracker is not None and config.tracker not in [str(tracker) for tracker in get_available_trackers()]:
-        package = config.tracker.replace("_", "-")
-        raise UserError(f"tracker: {config.tracker} is not installed here. Install it with: pip install {package}")
+    refuse(config, processes=ranks.state().num_processes)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     # accelerate keeps the first precision for the whole process, and the stages of one run may differ in theirs.
     AcceleratorState._reset_state()
+    ranks.state()
     try:
         accelerator = Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
     except ValueError as error:  # a GPU without bf16
@@ -46,13 +45,24 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
             f"precision {config.precision} does not work on a {accelerator.device.type.upper()}: accelerate would "
             "train in float32 without a word. Set it to bf16 or fp32."
         )
-    if config.batch_size % (accelerator.num_processes * config.gradient_accumulation):
-        raise UserError(
-            f"batch_size {config.batch_size} does not divide among {accelerator.num_processes} processes × "
-            f"{config.gradient_accumulation} accumulation steps; choose a multiple of "
-            f"{accelerator.num_processes * config.gradient_accumulation}"
-        )
     return accelerator
+
+
+def refuse(config: schema.Training, *, processes: int) -> None:
+    """What cannot be trained here.
+
+    Raises:
+        UserError: the batch does not divide among the processes, or the tracker is not installed.
+    """
+    if config.tracker is not None and config.tracker not in [str(tracker) for tracker in get_available_trackers()]:
+        package = config.tracker.replace("_", "-")
+        raise UserError(f"tracker: {config.tracker} is not installed here. Install it with: pip install {package}")
+    if config.batch_size % (processes * config.gradient_accumulation):
+        raise UserError(
+            f"batch_size {config.batch_size} does not divide among {processes} processes × "
+            f"{config.gradient_accumulation} accumulation steps; choose a multiple of "
+            f"{processes * config.gradient_accumulation}"
+        )
 
 
 @contextmanager

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dashdeploy.diffusion import schedule as schedules
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, writing
 from dashdeploy.recipe import schema
+from dashdeploy.teachers import config as configs
 from dashdeploy.teachers import networks, published
 from dashdeploy.training.timestep_weights import TimestepWeights
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A draft beside a new folder, which becomes the folder at the end; after an error nothing is left of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}-", dir=folder.parent))
+    try:
+        draft = holder / "draft"
+        draft.mkdir()  # with the mode that the umask gives
+        yield draft
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -38,13 +57,15 @@ def adopt(checkpoint: Path, folder: Path, *, image_size: int = 32, weights: Lite
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already; give a new folder")
     checkpoint_parts = published.read(checkpoint, image_size=image_size, weights=weights)
+    configs.network(checkpoint_parts.config, source=f"{checkpoint}: as a UNet2DModel")
     network = networks.restore(checkpoint_parts.config, checkpoint_parts.state, folder=checkpoint, role="teacher")
     steps = {} if checkpoint_parts.lam is None else {"num_train_timesteps": len(checkpoint_parts.lam)}
     schedule = schedules.from_recipe(schema.NoiseSchedule.model_validate({**published.SCHEDULE, **steps}))
-    networks.save(network, schedule, folder)
-    if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
-        kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)
-        TimestepWeights(kind, schedule, frozen_lambda=checkpoint_parts.lam.float()).save(folder)
+    with writing(folder), _whole(folder) as draft:
+        networks.save(network, schedule, draft)
+        if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
+            kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)
+            TimestepWeights(kind, schedule, frozen_lambda=checkpoint_parts.lam.float()).save(draft)
     return Adopted(
         folder=folder,
         parameters=sum(p.numel() for p in network.parameters()),

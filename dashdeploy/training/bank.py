@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dashdeploy import seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
+from dashdeploy.peak_memory import machine_bytes
+from dashdeploy.progress import progress
 from dashdeploy.recipe import schema
+from dashdeploy.terminal import warn
+from dashdeploy.training import ranks
 from dashdeploy.training.batches import Batch, FreshDraws
 
 BANK_SHARE = 0.25
@@ -61,27 +61,36 @@ def banked(
     num_draws, batch_size = recipe.distill.teacher_bank, recipe.distill.batch_size
     key = stages.stage_key("bank", recipe, {**inputs, "features": source.features is not None})
     path = folder / f"teacher-bank-{key[:16]}.safetensors"
-    size = bank_bytes(num_draws, source, accelerator.device)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > BANK_SHARE * memory:
-        raise UserError(
-            f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
-            f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
-        )
-    if accelerator.is_main_process:
+    refuse_large(num_draws, bank_bytes(num_draws, source, accelerator.device))
+
+    def make() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Another shard of a comparison may be making the same bank.
         with stages.in_turn(path.with_suffix(".lock"), what="the teacher bank"):
             if load_bank(path, key=key) is None:
                 seed = seeds.derive(recipe.seed, "bank")
                 draws = source.others(batch_size=min(num_draws, MADE_AT_ONCE), seed=seed)
-                with bank_progress(num_draws) as advance:
+                with progress("teacher bank", total=num_draws) as advance:
                     made = build_bank(draws, num_draws=num_draws, device=accelerator.device, on_draws=advance)
                 save_bank(made, path, key=key)
-    accelerator.wait_for_everyone()
+
+    ranks.in_main(make)
     bank = load_bank(path, key=key)
     assert bank is not None
     return TeacherBank(bank, batch_size=batch_size, seed=recipe.seed)
+
+
+def refuse_large(num_draws: int, size: int) -> None:
+    """Refuse a bank of `size` bytes that is too large for this machine.
+
+    Raises:
+        UserError: it would take more than BANK_SHARE of the memory.
+    """
+    if size > BANK_SHARE * machine_bytes():
+        raise UserError(
+            f"distill.teacher_bank {num_draws}: it would take {size / 2**30:.1f} GiB, more than "
+            f"{BANK_SHARE:.0%} of this machine's memory. Lower it, or set 0 to run the teacher at every step."
+        )
 
 
 def build_bank(
@@ -116,14 +125,6 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     return {f.name: value for f in fields(Batch) if (value := getattr(batch, f.name)) is not None}
 
 
-@contextmanager
-def bank_progress(num_draws: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr while a bank is computed."""
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("teacher bank", total=num_draws)
-        yield lambda count: progress.advance(task, count)
-
-
 def bank_bytes(num_draws: int, source: FreshDraws, device: torch.device) -> int:
     """Memory in bytes that a bank of this source's draws takes; runs the teacher on one of them."""
     one = _kept(source.complete(source.draw(0).take(slice(0, 1)).to(device)))
@@ -142,24 +143,22 @@ def _kept(batch: Batch) -> Batch:
 
 
 def save_bank(bank: Batch, path: Path, *, key: str) -> None:
-    """Write a bank to a file beside `path` and rename it: what is at `path` is whole."""
-    part = path.with_suffix(".part")
-    save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
-    part.replace(path)
+    """Write a bank; a kill leaves the old one or the new one."""
+    with stages.replacing(path) as part:
+        save_file({name: values.contiguous() for name, values in tensors(bank).items()}, part, {"key": key})
 
 
 def load_bank(path: Path, *, key: str) -> Batch | None:
-    """The bank at `path` if there is one with this key, else None.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The bank at `path` if there is one with this key, else None. A damaged one is none, and a line says so."""
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            return Batch(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}). Remove it; it will be computed again.") from error
+        if stages.undamaged(path):
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("key") != key:
+                    return None
+                return Batch(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, TypeError):
+        pass  # not a bank
+    warn(f"{path}: damaged (see {path.name}.sha256); the bank is made again")
+    return None

@@ -1,13 +1,13 @@
-"""Checkpoints: one file, written whole or not at all, and read without running any code in it."""
+"""Checkpoints: one file, whole or not there, vouched for by its hash, and read without running any code in it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dashdeploy import stages
 from dashdeploy.errors import UserError
 
 FORMAT = 2
@@ -15,13 +15,9 @@ FILE = "checkpoint.pt"
 
 
 def save(folder: Path, state: dict[str, Any], *, key: str) -> None:
-    """Write `state` to folder/checkpoint.pt: to a file beside it first, synced, then renamed over the old one."""
-    part = folder / f"{FILE}.part"
-    with part.open("wb") as file:
-        torch.save({"format": FORMAT, "key": key, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / FILE)
+    """Write `state` to folder/checkpoint.pt; a kill leaves the old one or the new one."""
+    with stages.replacing(folder / FILE) as part:
+        torch.save({"format": FORMAT, "key": key, **state}, part)
 
 
 def load(folder: Path, *, key: str) -> dict[str, Any] | None:
@@ -34,6 +30,8 @@ def load(folder: Path, *, key: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     fresh = "Pass --fresh to discard it and start again."
+    if not stages.undamaged(path):
+        raise UserError(f"{path}: damaged (its SHA-256 is not the one in {FILE}.sha256). {fresh}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

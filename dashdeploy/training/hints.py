@@ -12,6 +12,7 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.objectives.base import Term, Terms, mse
+from dashdeploy.teachers import networks
 from dashdeploy.training.batches import Batch
 
 
@@ -30,12 +31,21 @@ def middle_features(denoiser: TorchDenoiser) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def _middle(denoiser: TorchDenoiser) -> nn.Module:
-    if not hasattr(denoiser.unet, "mid_block"):
+def refuse(network: str) -> None:
+    """Refuse hints from or for a network, by its class name.
+
+    Raises:
+        UserError: it has no middle block.
+    """
+    if network != networks.UNET:
         raise UserError(
-            f"a {type(denoiser.unet).__name__} has no middle block, and hints are of UNet2DModels' middle blocks. "
-            "Take another objective, or hint: 0."
+            f"a {network} has no middle block, and hints are of UNet2DModels' middle blocks. Take another objective, "
+            "or hint: 0."
         )
+
+
+def _middle(denoiser: TorchDenoiser) -> nn.Module:
+    refuse(type(denoiser.unet).__name__)
     middle: nn.Module = denoiser.unet.mid_block
     return middle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from accelerate import Accelerator
 from dashdeploy import seeds
 from dashdeploy.errors import Interrupted
 from dashdeploy.recipe import schema
-from dashdeploy.training import ema
+from dashdeploy.terminal import say, warn
+from dashdeploy.training import ema, ranks
 from dashdeploy.training.accelerator import tracking
 from dashdeploy.training.batches import Batch, Source
 from dashdeploy.training.progress import METRICS, Reporter, read_metrics
@@ -73,7 +75,7 @@ def train(
         Reporter(folder, title, config, start=start, accelerator=accelerator) as report,
         stop_signals() as stop,
     ):
-        report.say(weight_by_decile(module))
+        say_weight_by_decile(module)
         for step in range(start, config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
@@ -110,13 +112,11 @@ def train(
             stopping = any_process(accelerator, stop)
             if stopping or done % config.checkpoint_every == 0 or done == config.steps:
                 state.require_finite(step=done, folder=folder)
-                if accelerator.is_main_process:
-                    state.save(folder, step=done, key=key)
-                accelerator.wait_for_everyone()
+                ranks.in_main(partial(state.save, folder, step=done, key=key))
             if stopping and done < config.steps:
                 raise Interrupted(f"step {done} of {config.steps} is saved. Run the same command to resume.")
         if module.weights.learns:
-            report.say(weight_by_decile(module))
+            say_weight_by_decile(module)
     average.copy_to(module.denoiser.unet.parameters())
     require_finite_prediction(module, source.draw(config.steps - 1).take(slice(PROBED)).to(device), config, folder)
     return record if start < config.steps else read_metrics(folder / METRICS)[-1]
@@ -152,10 +152,9 @@ def skips(accelerator: Accelerator) -> bool:
     return scaler is not None and scaler.get_scale() >= 1
 
 
-def weight_by_decile(module: TrainStep) -> str:
-    """A line that says how the timestep weights spread over t, and a second where some timesteps hardly train."""
+def say_weight_by_decile(module: TrainStep) -> None:
+    """A line that says how the timestep weights spread over t, and a warning where some timesteps hardly train."""
     shares = module.weights.mass_by_decile()
-    line = "timestep weight by decile of t (clean → noise): " + " ".join(f"{share:.1%}" for share in shares)
+    say("timestep weight by decile of t (clean → noise): " + " ".join(f"{share:.1%}" for share in shares))
     if starved := module.weights.starved():
-        line += f"\nwarning: deciles {starved} hold less than 1 % of the weight each: those timesteps hardly train"
-    return line
+        warn(f"deciles {starved} hold less than 1 % of the timestep weight each: those timesteps hardly train")

@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dashdeploy.progress import Progress
 from dashdeploy.recipe import schema
+from dashdeploy.terminal import say
 
 METRICS = "metrics.jsonl"
 
 
 class Reporter:
-    """Shows progress on stderr and appends to metrics.jsonl; only the main process does so."""
+    """Shows progress on stderr, a line at the end too, and appends to metrics.jsonl; only the main process does so."""
 
     def __init__(
         self, folder: Path, title: str, config: schema.Training, *, start: int, accelerator: Accelerator
     ) -> None:
         self._config, self._accelerator, self._path = config, accelerator, folder / METRICS
         self._main = accelerator.is_main_process
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            disable=not self._main,
-        )
-        self._task = self._progress.add_task(title, total=config.steps, completed=start, note="")
-        self._clock, self._last = time.perf_counter(), start
+        self._progress = Progress()
+        self._task = self._progress.add_task(title, total=config.steps, completed=start)
+        self._title, self._note = title, ""
+        self._start, self._began = start, time.perf_counter()
+        self._clock, self._last = self._began, start
         if self._main:
             _cut(self._path, start)
         if start:
-            self.say(f"{title}: resuming at step {start} of {config.steps}")
+            say(f"{title}: resuming at step {start} of {config.steps}")
 
     def __enter__(self) -> Reporter:
         self._progress.start()
@@ -49,6 +42,13 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._progress.stop()
+        if error is None:
+            took = timedelta(seconds=round(time.perf_counter() - self._began))
+            say(
+                ", ".join(
+                    filter(None, (f"{self._title}: {self._config.steps - self._start} steps in {took}", self._note))
+                )
+            )
 
     def advance(self, step: int) -> None:
         """Step `step` is done."""
@@ -71,13 +71,9 @@ class Reporter:
             with self._path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         shown = " ".join(f"{name} {means[name]:.3g}" for name in terms)
-        self._progress.update(self._task, note=f"loss {means['loss']:.3g} · {shown} · {speed:.0f} images/s")
+        self._note = f"loss {means['loss']:.3g} · {shown} · {speed:.0f} images/s"
+        self._progress.update(self._task, note=self._note)
         return record
-
-    def say(self, text: str) -> None:
-        """A line that stays, above the progress."""
-        if self._main:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _cut(path: Path, start: int) -> None:
@@ -91,7 +87,9 @@ def _cut(path: Path, start: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             break
-    path.write_text("".join(kept))
+    part = path.with_name(f"{path.name}.part")  # a kill meanwhile must not lose the lines
+    part.write_text("".join(kept))
+    part.replace(path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

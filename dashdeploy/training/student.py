@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from rich.console import Console
-from rich.progress import track
-
 from dashdeploy import seeds
-from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.objectives.base import Batch, Terms
+from dashdeploy.progress import progress
 from dashdeploy.recipe import schema
 from dashdeploy.students import pruning
-from dashdeploy.students.architecture import StudentDesign, design
-from dashdeploy.teachers import networks, unet2d
+from dashdeploy.students.architecture import StudentDesign
+from dashdeploy.teachers import networks
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.hints import Hints, middle_features
 from dashdeploy.training.step import TrainStep
@@ -30,24 +25,8 @@ IMPORTANCE_BATCH = 64
 """Images that one forward and backward of the teacher takes, where the importance of its channels is measured."""
 
 
-def describe_student(recipe: schema.Recipe, teacher: Path | None) -> str:
-    """What is known of the student before anything runs: its size beside the teacher's, and how its weights begin.
-
-    Args:
-        teacher: the teacher's folder. None: it is yet to be trained by the recipe's teach section.
-
-    Raises:
-        UserError: the teacher's folder is not one, or the student cannot be made.
-    """
-    if teacher is not None:
-        config = networks.read_config(teacher, role="teacher")
-    else:
-        assert recipe.teach is not None
-        data = load_dataset(recipe.data)
-        config = unet2d.unet_config(
-            recipe.teach.architecture, image_shape=data.image_shape, num_classes=data.num_classes
-        )
-    student = design(recipe.student, config)
+def describe_student(recipe: schema.Recipe, student: StudentDesign) -> str:
+    """What is known of the student before anything runs: its size beside the teacher's, and how its weights begin."""
     init = recipe.student.init
     start = f", pruned from the teacher by {init.importance}" if init.kind == "pruned" else ""
     return f"{student.teacher_parameters:,} → {student.parameters:,} parameters ({student.compression:.2f}×){start}"
@@ -114,6 +93,7 @@ def _importance_draws(
     seed = seeds.derive(recipe.seed, "importance")
     source = FreshDraws(train_data, teacher.interface.schedule, batch_size=min(num_draws, IMPORTANCE_BATCH), seed=seed)
     starts = range(0, num_draws, IMPORTANCE_BATCH)
-    shown = PartialState().is_main_process
-    for start in track(starts, "importance", console=Console(stderr=True), transient=True, disable=not shown):
-        yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))
+    with progress("importance", total=len(starts)) as advance:
+        for start in starts:
+            yield source.draw(start // IMPORTANCE_BATCH).take(slice(num_draws - start))
+            advance(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,25 +22,29 @@ from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.loop import train
 from dashdeploy.training.step import TrainStep
 from dashdeploy.training.timestep_weights import TimestepWeights
-from dashdeploy.training.work import keep_record, working
+from dashdeploy.training.work import ready, working, write
 
 
 def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> stages.Stage:
     """Train the recipe's teacher into run_folder/teacher, or return it if it is already there.
 
     Raises:
-        UserError: the recipe has no `teach` section, or a training error (see training.loop.train).
+        UserError: the recipe has no `teach` section; another teacher is finished there, and `fresh` is not given; or
+            a training error (see training.loop.train).
     """
     config, folder = recipe.teach, run_folder / "teacher"
     if config is None:
         raise UserError(f"recipe {recipe.name} has no teach section: its teacher is {recipe.teacher.path}")
     data, schedule = _data_and_schedule(recipe)
-    inputs = _inputs(data, schedule)
+    inputs = inputs_of(data, schedule)
     key = stages.stage_key("teacher", recipe, inputs)
-    if not fresh and (done := stages.current(folder, key)):
+    look = partial(ready, folder, "teacher", key=key, recipe=recipe, inputs=inputs, fresh=fresh)
+    if done := look():
         return done
     accelerator = make_accelerator(config, work=stages.work_path(folder))
-    with working(folder, key=key, accelerator=accelerator, fresh=fresh) as work:
+    with working(folder, key=key, fresh=fresh) as work:
+        if done := look():  # another process may have finished it before this one had the lock
+            return done
         # Prepare.
         train_data, _ = data.split(recipe.data.holdout)
         source = FreshDraws(train_data, schedule, batch_size=config.batch_size, seed=recipe.seed)
@@ -55,21 +60,21 @@ def teach(recipe: schema.Recipe, run_folder: Path, *, fresh: bool = False) -> st
             key=key,
             title=f"teacher {recipe.name}",
         )
+
         # Write.
-        if accelerator.is_main_process:
-            with stages.write_stage(folder, key=key, recipe=recipe, inputs=inputs) as draft:
-                unet = module.denoiser.unet
-                dtype = getattr(torch, config.save_dtype)
-                networks.save(unet, schedule, draft.folder, clip_sample=not data.are_latents, dtype=dtype)
-                module.weights.save(draft.folder)
-                keep_record(draft, work, module, figures)
-                draft.figures.update(parameters=parameters(unet), classes=list(data.classes))
+        def contents(draft: stages.Draft) -> None:
+            unet = module.denoiser.unet
+            dtype = getattr(torch, config.save_dtype)
+            networks.save(unet, schedule, draft.folder, clip_sample=not data.are_latents, dtype=dtype)
+            draft.figures.update(parameters=parameters(unet), classes=list(data.classes))
+
+        write(folder, work, module, figures, key=key, recipe=recipe, inputs=inputs, contents=contents)
     return stages.read_stage(folder)
 
 
 def key_of(recipe: schema.Recipe) -> str:
     """The key of the teacher that `teach` would train."""
-    return stages.stage_key("teacher", recipe, _inputs(*_data_and_schedule(recipe)))
+    return stages.stage_key("teacher", recipe, inputs_of(*_data_and_schedule(recipe)))
 
 
 def teacher_step(seed: int, config: schema.Teach, data: LabelledImages, schedule: NoiseSchedule) -> TrainStep:
@@ -94,6 +99,6 @@ def _data_and_schedule(recipe: schema.Recipe) -> tuple[LabelledImages, NoiseSche
     return load_dataset(recipe.data), schedules.from_recipe(recipe.noise_schedule or schema.NoiseSchedule())
 
 
-def _inputs(data: LabelledImages, schedule: NoiseSchedule) -> dict[str, str | bool]:
+def inputs_of(data: LabelledImages, schedule: NoiseSchedule) -> dict[str, str | bool]:
     """What the teacher depends on beside the recipe's fields."""
     return {"data": data.sha256, "horizontal_flip": data.horizontal_flip, "schedule": schedule.sha256}

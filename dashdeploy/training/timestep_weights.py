@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 from dashdeploy.recipe.schema import LEARNED_WEIGHTS
 from dashdeploy.recipe.schema import TimestepWeights as Config
 
@@ -157,19 +157,17 @@ def transfer(config: Config, schedule: NoiseSchedule, teacher: Path) -> Timestep
             f"distill.timestep_weights.kind {config.kind!r} takes λ from the teacher, and {path} does not exist. "
             f"Train the teacher with teach.timestep_weights.kind={config.kind}, or choose a kind without λ: {free}."
         )
-    try:
-        with safe_open(path, "pt") as file:
-            recorded, lam = file.metadata() or {}, file.get_tensor("lambda")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}). Train the teacher again.") from error
+    with reading(path, "safetensors file with λ", again="Train the teacher again."), safe_open(path, "pt") as file:
+        recorded, lam = file.metadata() or {}, file.get_tensor("lambda")
+        recorded_gamma = float(recorded.get("gamma", "nan"))
     lam_kind = LEARNED_WEIGHTS[config.kind]
     problems = []
     if LEARNED_WEIGHTS.get(recorded.get("kind", "")) != lam_kind:
         problems.append(f"kind is {recorded.get('kind')!r} there and {config.kind!r} here")
-    if lam_kind == "tirt" and float(recorded.get("gamma", "nan")) != config.gamma:
+    if lam_kind == "tirt" and recorded_gamma != config.gamma:
         problems.append(f"gamma is {recorded.get('gamma')} there and {config.gamma} here")
-    if len(lam) != schedule.num_train_timesteps:
-        problems.append(f"λ has {len(lam)} timesteps and the noise schedule {schedule.num_train_timesteps}")
+    if lam.shape != (schedule.num_train_timesteps,):
+        problems.append(f"λ has {tuple(lam.shape)} timesteps and the noise schedule {schedule.num_train_timesteps}")
     elif recorded.get("schedule_sha256") != schedule.sha256:
         problems.append("λ was learnt with another noise schedule (its hash differs)")
     if not torch.isfinite(lam).all():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-FORMAT = 3
+FORMAT = 4
 """Of the manifests that this module reads."""
 CPU = "CPUExecutionProvider"
 

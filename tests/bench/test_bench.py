@@ -15,11 +15,12 @@ from dashdeploy import locate, stages
 from dashdeploy.bench.bench import bench
 from dashdeploy.bench.measure import models, samples
 from dashdeploy.bench.record.record import Record, load_record
+from dashdeploy.bench.report.markdown import markdown_results
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import SOLVERS, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
-from dashdeploy.recipe.load import load_recipe
+from dashdeploy.recipe.load import load_recipe, load_text
 from dashdeploy.recipe.schema import GuidanceInterval
 from dashdeploy.runtime.model import Model
 from dashdeploy.target import Target
@@ -238,9 +239,10 @@ def test_samples_of_another_solver_have_another_key_and_the_committed_ones_are_o
     ]
     assert len(set(keys)) == len(SOLVERS)
     assert [(folder / samples.FOLDER / f"{key[:16]}.npz").is_file() for key in keys] == [True, False]
+    assert all(stages.undamaged(path) for path in (folder / samples.FOLDER).glob("*.npz"))
 
 
-def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
+def test_a_damaged_sample_file_is_ignored_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import torch
 
     images = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2)
@@ -250,6 +252,35 @@ def test_a_damaged_sample_file_is_ignored(tmp_path: Path) -> None:
     assert torch.equal(loaded, images)
     assert samples.load([tmp_path], "k" * 64, shape=(3, 1, 2, 2)) is None
     assert samples.load([tmp_path], "k" * 16 + "x" * 48, shape=(2, 1, 2, 2)) is None
+    assert capfd.readouterr().err == "", "nothing is damaged yet"
     path = tmp_path / f"{'k' * 16}.npz"
-    path.write_bytes(path.read_bytes()[:50])
-    assert samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2)) is None
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[60] ^= 1
+    for damaged in (whole[:50], bytes(flipped)):
+        path.write_bytes(damaged)
+        assert samples.load([tmp_path], "k" * 64, shape=(2, 1, 2, 2)) is None
+        assert f"{path}: damaged" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_features_there_is_no_fid_and_all_else_is_measured(
+    tiny_run: Path, tiny_text: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_run, folder)
+    recipe = load_text(tiny_text, name="tiny", overrides=["bench.quality.features=none"])
+    stage = bench(folder, recipe)
+    record = load_record(stage.folder)
+    assert record.quality.features is None and record.quality.rows == ()
+    assert record.latency and len(record.fidelity.rows) == 2
+    assert record.quality.num_images == 40, "no more than the grids show"
+    page = (stage.folder / "report.html").read_text()
+    assert "FID and KID" not in page and "FID [95" not in page
+    assert "FID and KID" not in markdown_results(record)
+
+
+def test_other_data_than_the_students_are_refused(tiny_run: Path, tiny_recipe) -> None:
+    other = tiny_recipe.model_copy(update={"data": tiny_recipe.data.model_copy(update={"image_size": 16})})
+    with pytest.raises(UserError, match=r"its student was trained on other data than digits now holds .1797 images"):
+        bench(tiny_run, other)

@@ -46,7 +46,9 @@ def test_an_adopted_checkpoint_is_distilled_with_its_lambda(
     assert printed.out == f"{tmp_path / 'teacher'}\n"
     assert "2 classes, with λ" in printed.err
     recipe = load_text(
-        RECIPE, name="adopted", overrides=[f"teacher.path={tmp_path / 'teacher'}", f"data.path={images}"]
+        RECIPE,
+        name="adopted",
+        overrides=[f"teacher={{path: {tmp_path / 'teacher'}, check: false}}", f"data.path={images}"],
     )
     stage = distill.distill(recipe, open_run(tmp_path, "adopted"))
     assert (stage.folder / "timestep_weights.safetensors").is_file()

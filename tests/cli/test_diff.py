@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dashdeploy import stages
 from dashdeploy.cli.app import main
 
 CONFTEST = Path(__file__).resolve().parents[1] / "bench" / "conftest.py"
@@ -68,6 +69,25 @@ def test_1_and_the_regressions_named_where_one_is(
     assert call(capsys, "diff", other, first)[0] == 0
 
 
+def test_2_for_a_record_that_was_changed_since_it_was_measured(
+    capsys: pytest.CaptureFixture[str], first: Path, payload: dict[str, Any], tmp_path: Path, tiny_recipe
+) -> None:
+    folder = tmp_path / "run" / "bench"
+    with (
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key="k", recipe=tiny_recipe, inputs={}) as draft,
+    ):
+        (draft.folder / "bench.json").write_text(json.dumps(payload))
+    code, out, _ = call(capsys, "diff", first, folder)
+    assert code == 0 and f"{first}: no manifest lies beside it" in out and f"{folder}: no manifest" not in out
+    row = payload["latency"][-1]
+    row |= {k: v * 0.5 for k, v in row.items() if k.endswith("_ms")}
+    (folder / "bench.json").write_text(json.dumps(payload))
+    for name in (folder.parent, folder, folder / "bench.json"):
+        code, out, err = call(capsys, "diff", first, name)
+        assert (code, out) == (2, "") and "bench.json: damaged or changed since it was made" in err
+
+
 def test_1_with_json_too(
     capsys: pytest.CaptureFixture[str], first: Path, payload: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -95,7 +115,10 @@ def test_2_for_a_limit_that_is_none(capsys: pytest.CaptureFixture[str], first: P
 
 
 def test_2_for_a_record_that_is_not_there(capsys: pytest.CaptureFixture[str], first: Path, tmp_path: Path) -> None:
-    assert "cannot read the benchmark record" in call(capsys, "diff", first, tmp_path / "none")[2]
+    assert (
+        call(capsys, "diff", first, tmp_path / "none")[2]
+        == f"error: {tmp_path / 'none'}: no such file or folder. Check the path.\n"
+    )
 
 
 def test_another_machine_is_a_note(
@@ -113,7 +136,7 @@ def test_help_explains_the_limits_and_the_exit_codes(capsys: pytest.CaptureFixtu
 
 def test_a_run_folder_that_is_called_diff_is_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "bench", "diff")
-    assert (code, out) == (2, "") and "error: diff/student: not a finished stage" in err
+    assert (code, out) == (2, "") and err == "error: diff: no such run folder. `dashdeploy ls` lists the runs.\n"
 
 
 def test_a_benchmark_without_its_run_folder_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,9 @@ def called(monkeypatch: pytest.MonkeyPatch, rows: dict[str, Row], *args: str) ->
 def test_json_of_this_machine() -> None:
     command = [sys.executable, "-m", "dashdeploy", "doctor", "--json"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    rows = json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    rows = found["parts"]
+    assert {"parts", "export", "run"} == set(found)
     assert all({"probe", "name", "status", "version", "detail", "fix"} == set(row) for row in rows)
     by_probe = {row["probe"]: row for row in rows}
     assert by_probe["python"]["status"] == "ok" and by_probe["torch"]["status"] == "ok"

@@ -16,10 +16,12 @@ def call(*arguments: str | Path) -> int:
 
 def test_targets_are_listed_copied_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert call("ls", "--json") == 0
-    assert "onnx-cpu" in {row["name"] for row in json.loads(capsys.readouterr().out)}
+    assert "onnx-cpu" in {row["name"] for row in json.loads(capsys.readouterr().out)["exporters"]}
     assert call("cp", "onnx-cpu", tmp_path) == 0
     copied = tmp_path / "onnx-cpu.yaml"
     assert call("validate", copied) == 0
+    assert call("cp", "onnx-cpu", tmp_path / "mine.yaml") == 0
+    assert "\nname: mine\n" in (tmp_path / "mine.yaml").read_text()
     copied.write_text(copied.read_text().replace("opset: 22", "opsett: 22"))
     assert call("validate", copied) == 2
     assert "opsett: unknown key; did you mean 'opset'?" in capsys.readouterr().err
@@ -38,7 +40,7 @@ def test_the_schema_of_an_artifact_s_manifest_holds_what_every_runtime_reads(
     assert call("schema", "--artifact") == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"format", "files", "artifact", "figures"} <= set(schema["required"])
-    assert schema["properties"]["format"] == {"maximum": 3, "minimum": 3, "title": "Format", "type": "integer"}
+    assert schema["properties"]["format"] == {"maximum": 4, "minimum": 4, "title": "Format", "type": "integer"}
     assert {"host", "sampling", "graphs", "betas"} <= set(schema["$defs"]["Artifact"]["required"])
 
 

@@ -17,6 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder; the recipes that ship are `good` and `bad`."""
     shipped = tmp_path / "package" / "_data" / "recipes"
     shipped.mkdir(parents=True)
+    shipped.with_name("exporters").mkdir()
     (shipped / "good.yaml").write_text(
         "# yaml-language-server: $schema=s.json\n# dashdeploy run good\n# FID 1.5 [measured]\n# third\n" + VALID
     )
@@ -46,7 +47,7 @@ def test_ls_shows_the_first_two_lines_of_the_head_comment(recipes) -> None:
 
 def test_ls_as_json(recipes) -> None:
     code, out, _ = recipes("ls", "--json")
-    bad, good = json.loads(out)
+    bad, good = json.loads(out)["recipes"]
     assert (code, bad["name"], bad["comment"]) == (0, "bad", [])
     assert good["comment"] == ["dashdeploy run good", "FID 1.5 [measured]"]
     assert Path(good["path"]).is_file()
@@ -58,8 +59,10 @@ def test_ls_as_json(recipes) -> None:
 def test_cp_writes_a_file_or_into_a_folder(recipes, folder: Path, destination: list[str], written: str) -> None:
     (folder / "sub").mkdir()
     assert recipes("cp", "good", *destination) == (0, f"{written}\n", "")
-    assert (folder / written).read_bytes() == locate.find("recipes", "good").read_bytes()
-    assert load_recipe(folder / written).name == "x"
+    name = "mine" if destination == ["mine.yaml"] else "x"
+    original = locate.find("recipes", "good").read_text()
+    assert (folder / written).read_text() == original.replace("name: x", f"name: {name}")
+    assert load_recipe(folder / written).name == name
 
 
 def test_cp_overwrites_only_when_forced_and_leaves_nothing_else(recipes, folder: Path) -> None:
@@ -81,8 +84,32 @@ def test_a_copy_of_an_extending_recipe_loads_from_its_new_place(recipes, folder:
     mine = folder / "mine" / "deeper" / "mine.yaml"
     mine.write_text(f"# head\nextends: {base}\nname: mine\nsampling: {{guidance: 3}}\n")
     assert recipes("cp", "mine/deeper/mine.yaml", "copy.yaml")[0] == 0
-    assert load_recipe(folder / "copy.yaml") == load_recipe(mine)
-    assert (folder / "copy.yaml").read_text().splitlines()[0::2] == ["# head", "name: mine"]
+    assert load_recipe(folder / "copy.yaml") == load_recipe(mine).model_copy(update={"name": "copy"})
+    assert (folder / "copy.yaml").read_text().splitlines()[0::2] == ["# head", "name: copy"]
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "copied"),
+    [
+        ("name: x  # the folder", "mine.yaml", "name: mine  # the folder"),
+        ('name: "x"', "mine.yml", "name: mine"),
+        ("name:   'x'", "2024.yaml", 'name: "2024"'),
+        ("name: x", "mine", "name: mine"),
+    ],
+)
+def test_a_copy_gets_the_name_of_its_file(recipes, folder: Path, line: str, file: str, copied: str) -> None:
+    (folder / "from.yaml").write_text(VALID.replace("name: x", line))
+    assert recipes("cp", "./from.yaml", file) == (0, f"{file}\n", "")
+    assert (folder / file).read_text().splitlines()[0] == copied
+    assert load_recipe(folder / file).name == Path(file).stem
+
+
+@pytest.mark.parametrize("file", ["My.yaml", "a b.yaml", "-x.yaml", "ü.yaml"])
+def test_a_copy_whose_file_cannot_give_the_name_is_refused(recipes, folder: Path, file: str) -> None:
+    code, out, err = recipes("cp", "good", "--", file)
+    assert (code, out) == (2, "")
+    assert "the file's name becomes the copy's `name`" in err and err.count("\n") == 1
+    assert list(folder.iterdir()) == []
 
 
 def test_a_copy_of_a_comparison_loads_from_its_new_place(recipes, folder: Path) -> None:

@@ -128,9 +128,9 @@ def test_sample_takes_a_solver_and_names_the_nearest(
 def test_export_prints_the_artifact_and_its_parity_as_json(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
     code, out, _ = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--json")
     assert code == 0
-    (found,) = json.loads(out)
-    assert found["parity"]["worst"]["relative_error"] < 1e-4
-    assert {check["graph"] for check in found["sampling"]} == {"cond", "step", "sampler"}
+    (found,) = json.loads(out)["made"]
+    assert found["figures"]["parity"]["worst"]["relative_error"] < 1e-4
+    assert {check["graph"] for check in found["figures"]["sampling"]} == {"cond", "step", "sampler"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
@@ -147,7 +147,7 @@ def test_a_missing_teacher(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, 
     tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: nowhere/at/all}\n")
     said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
     assert "nowhere/at/all" in said
-    assert list((tmp_path / "runs" / "tiny").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_teacher_that_was_never_trained(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
@@ -192,7 +192,8 @@ def test_a_truncated_teacher_that_has_no_manifest(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_yaml: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_run / "teacher", tmp_path / "own")
-    (tmp_path / "own" / "manifest.json").unlink()
+    for name in ("manifest.json", "manifest.json.sha256"):
+        (tmp_path / "own" / name).unlink()
     truncate(tmp_path / "own" / "unet" / "diffusion_pytorch_model.safetensors")
     tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: own}\n")
     said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
@@ -206,7 +207,7 @@ def test_a_truncated_artifact(capsys: pytest.CaptureFixture[str], run_copy: Path
 
 def test_an_unwritable_run_folder(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    assert "cannot be written to" in refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert "cannot be written to" in refused(capsys, "run", tiny_yaml, "--run-dir", tmp_path / "runs")
 
 
 def test_an_unknown_target(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
@@ -248,7 +249,7 @@ def test_bench_refuses_an_artifact_of_another_student(capsys: pytest.CaptureFixt
 
 def test_a_folder_without_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("export", "bench"):
-        assert "not a finished stage" in refused(capsys, command, tmp_path)
+        assert "holds no finished student. `dashdeploy show" in refused(capsys, command, tmp_path)
 
 
 def test_the_module_runs_as_a_program() -> None:

@@ -76,6 +76,11 @@ def test_it_trains_and_measures_every_variant_and_resumes(
     for name in ("fid.svg", "gap.svg"):
         assert (root / name).read_text().startswith("<svg")
 
+    small.write_text(small.read_text().replace("teacher_bank: 64", "teacher_bank: 64, distill.learning_rate: 0.5"))
+    code, _, err = call(capsys, small, "--run-dir", runs)
+    assert code == 2 and "error: variant scratch, seed 1: " in err
+    assert "finished with other values: distill.learning_rate 0.0002 → 0.5. Pass --fresh" in err
+
 
 OWN_TEACHERS = """
 name: own
@@ -126,7 +131,7 @@ def test_a_change_of_the_teaching_of_a_ready_teacher_is_refused(
     small.write_text(small.read_text().replace("label: DASH}", "label: DASH, set: {teach.steps: 9, teacher.path: x}}"))
     code, _, err = call(capsys, small, "--run-dir", tmp_path / "runs")
     assert code == 2
-    assert "variant dash: it changes teach.steps, and its teacher is ready: teacher.path 'x'" in err
+    assert f"variant dash: it changes teach.steps, and its teacher is ready: teacher.path '{tmp_path / 'x'}'" in err
 
 
 def test_a_dry_run_prints_the_order_and_writes_nothing(
@@ -178,7 +183,7 @@ def test_a_shard_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], sma
         (("shares:", "closes: dsh\nshares:"), "closes: unknown variant 'dsh'. Did you mean 'dash'"),
         (("seeds: [1]", "seeds: [1, 1]"), "seeds: value 1 .* repeats value 0"),
         (("variants:", "variantss:"), "not a comparison"),
-        (("name: small", "name: Small Thing"), "name: must match"),
+        (("name: small", "name: Small Thing"), "name: must be a name of small letters"),
     ],
 )
 def test_what_is_not_valid_is_told_before_anything_runs(

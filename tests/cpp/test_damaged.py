@@ -164,12 +164,12 @@ text_of("a list", lambda t: b"[1, 2]", DAMAGED, "the manifest must be an object"
 text_of("a number", lambda t: b"7", DAMAGED, "the manifest must be an object")
 text_of("deep nesting", lambda t: b"[" * 200_000 + b"]" * 200_000, DAMAGED, "the manifest must be an object")
 text_of("a manifest of 70 MB", lambda t: t + b" " * 70_000_000, DAMAGED, "bytes; expected at most 67108864")
-text_of("not a number", lambda t: t.replace(b'"format": 3', b'"format": NaN'), DAMAGED, "not JSON")
+text_of("not a number", lambda t: t.replace(b'"format": 4', b'"format": NaN'), DAMAGED, "not JSON")
 
 # Its values
-edited("an older format", "format", 2, UNSUPPORTED, "format is 2, and this library reads 3. Export the artifact again")
-edited("a later format", "format", 4, UNSUPPORTED, "format is 4, and this library reads 3. Export the artifact again")
-edited("a format in words", "format", "3", DAMAGED, "format must be a whole number")
+edited("an older format", "format", 3, UNSUPPORTED, "format is 3, and this library reads 4. Export the artifact again")
+edited("a later format", "format", 5, UNSUPPORTED, "format is 5, and this library reads 4. Export the artifact again")
+edited("a format in words", "format", "4", DAMAGED, "format must be a whole number")
 edited("no artifact", "artifact", KeyError, DAMAGED, "the manifest has no artifact")
 edited("no files", "files", KeyError, DAMAGED, "the manifest has no files")
 edited("no providers", "artifact backend", "onnxruntime", DAMAGED, "artifact has no providers")

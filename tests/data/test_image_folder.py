@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -210,3 +211,80 @@ def test_an_empty_class_is_named_with_the_suffixes(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(buffer, format="GIF")
     (tmp_path / "dog" / "a.gif").write_bytes(buffer.getvalue())
     refused(tmp_path, r"has no images; expected files that end in \.png, \.jpg", names=tmp_path / "dog")
+
+
+def test_links_that_lead_nowhere_stop_it_and_are_counted(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png")
+    save(tmp_path / "b" / "1.png")
+    for name in ("2.png", "3.png"):
+        (tmp_path / "a" / name).symlink_to(f"/not/mounted/{name}")
+    refused(tmp_path, r"2\.png: a link to /not/mounted/2\.png, which is not there .2 of 3", names=tmp_path / "a")
+    for name in ("2.png", "3.png"):
+        (tmp_path / "a" / name).unlink()
+    (tmp_path / "c").symlink_to("/not/mounted/c")
+    refused(
+        tmp_path, r"a link to /not/mounted/c, which is not there .1 of 3.*Is a drive not mounted", names=tmp_path / "c"
+    )
+
+
+def test_links_to_images_and_classes_elsewhere_are_followed(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "a" / "1.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    data = load_dataset(config(tmp_path / "data"))
+    assert (data.classes, data.labels.tolist()) == (("a", "b"), [0, 1])
+    np.testing.assert_array_equal(data.images[0], data.images[1])
+
+
+def test_all_images_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / "k" / f"{number}.png", seed=number)
+    (tmp_path / "k" / "1.png").write_bytes(b"")
+    whole = (tmp_path / "k" / "2.png").read_bytes()
+    (tmp_path / "k" / "2.png").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path, r"1\.png: cannot be read as an image", names=tmp_path / "k" / "1.png")
+    (tmp_path / "k" / "3.png").write_bytes(b"not an image")
+    refused(tmp_path, r"1\.png: .*2 of 4 images cannot be used")
+
+
+@pytest.mark.parametrize("name", [b"a\x1b[31mb", b"new\nline", b"\xff\xfe", b"x" * 255, "\u202etxt".encode()])
+def test_a_class_of_an_odd_name_can_be_shown_and_written(tmp_path: Path, name: bytes) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    save(folder / "1.png")
+    (shown,) = load_dataset(config(tmp_path)).classes
+    assert shown.isprintable() and shown.encode("utf-8")
+    (folder / "2.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be read as an image"):
+        load_dataset(config(tmp_path))
+
+
+def test_what_training_sees_is_in_the_hash(tmp_path: Path) -> None:
+    for k, name in enumerate(("a", "b")):
+        for number in range(2):
+            save(tmp_path / name / f"{number}.png", seed=2 * k + number)
+    seen = [load_dataset(config(tmp_path)).sha256]
+    save(tmp_path / "a" / "2.png", seed=9)
+    seen.append(load_dataset(config(tmp_path)).sha256)
+    (tmp_path / "a" / "2.png").rename(tmp_path / "b" / "2.png")
+    seen.append(load_dataset(config(tmp_path)).sha256)
+    (tmp_path / "a").rename(tmp_path / "z")  # the same images under other labels
+    seen.append(load_dataset(config(tmp_path)).sha256)
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "z").rename(tmp_path / "a")
+    (tmp_path / "b" / "2.png").unlink()
+    assert load_dataset(config(tmp_path)).sha256 == seen[0]
+
+
+@pytest.mark.parametrize("holdout", [0, 0.1, 0.6])
+def test_one_image_and_one_image_a_class(tmp_path: Path, holdout: float) -> None:
+    save(tmp_path / "a" / "1.png")
+    one = load_dataset(config(tmp_path))
+    if holdout:
+        with pytest.raises(UserError, match="holds out all 1 images and leaves none to train on"):
+            one.split(holdout)
+    else:
+        assert [len(part) for part in one.split(holdout)] == [1, 1]
+    save(tmp_path / "b" / "1.png", seed=1)
+    trained, held_out = load_dataset(config(tmp_path)).split(holdout)
+    assert len(trained) and len(held_out)

@@ -92,6 +92,12 @@ def test_missing_paths_and_files_are_named(tmp_path: Path) -> None:
 # Encoded once
 
 
+def test_a_label_that_would_make_a_billion_classes_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **{**arrays(2), "labels": np.array([0, 2**40])})
+    with pytest.raises(UserError, match="would make as many classes"):
+        load_dataset(Data(name="latents", path=str(tmp_path / "x.npz")))
+
+
 @pytest.fixture
 def vae(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -137,6 +143,20 @@ def test_an_autoencoder_that_is_not_there_or_of_other_channels_is_refused(vae: P
         load_dataset(Data(name="digits", vae=str(vae)))
 
 
+def test_latents_that_are_damaged_in_the_cache_are_encoded_again(vae: Path, tmp_path: Path) -> None:
+    made = load_dataset(Data(name="digits", vae=str(vae)))
+    (kept,) = (tmp_path / "cache" / "dashdeploy" / "latents").glob("*.npz")
+    whole = kept.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    for content in (whole[: len(whole) // 2], bytes(flipped), b""):
+        kept.write_bytes(content)
+        assert load_dataset(Data(name="digits", vae=str(vae))).sha256 == made.sha256
+        assert kept.read_bytes() == whole
+    kept.unlink()
+    assert load_dataset(Data(name="digits", vae=str(vae))).sha256 == made.sha256
+
+
 # From the recipe to the artifact
 
 
@@ -160,7 +180,9 @@ def test_a_dit_on_latents_is_distilled_and_what_needs_images_is_refused(
     from dashdeploy.target import load_target
     from dashdeploy.training.distill import distill
 
-    recipe = load_text(RECIPE, name="latent", overrides=[f"teacher.path={teacher}", f"data.path={saved}"])
+    recipe = load_text(
+        RECIPE, name="latent", overrides=[f"teacher={{path: {teacher}, check: false}}", f"data.path={saved}"]
+    )
     folder = open_run(tmp_path, "latent")
     stage = distill(recipe, folder)
     assert DiTTransformer2DModel.from_pretrained(stage.folder, subfolder="transformer").config.in_channels == 4

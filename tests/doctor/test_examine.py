@@ -106,7 +106,7 @@ def test_a_listed_provider_that_does_not_load_is_broken(monkeypatch: pytest.Monk
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--json"])
-    rows = {row["probe"]: row for row in json.loads(capsys.readouterr().out)}
+    rows = {row["probe"]: row for row in json.loads(capsys.readouterr().out)["parts"]}
     assert ended.value.code == (1 if any(row["status"] == "broken" for row in rows.values()) else 0)
     for name in ("python", "torch", "diffusers", "onnx", "onnxruntime", "openvino", "tensorrt_rtx"):
         assert rows[name]["status"] == "ok", rows[name]

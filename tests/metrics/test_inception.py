@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from dashdeploy.data import load_dataset
 from dashdeploy.errors import UserError
 from dashdeploy.metrics.features import InceptionFeatures, open_extractor
 from dashdeploy.metrics.inception import Inception, resize
+from dashdeploy.recipe.schema import Data
 from dashdeploy.stages import file_sha256
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "inception_fid.py"
@@ -79,7 +81,7 @@ def test_a_recipe_takes_no_weights_but_the_published_ones(tmp_path: Path) -> Non
     weights = tmp_path / "w.pth"
     torch.save({}, weights)
     with pytest.raises(UserError, match="expected 6726825d"):
-        open_extractor("inception", "cifar10", weights=str(weights))
+        open_extractor("inception", load_dataset(Data(name="digits")), weights=str(weights), holdout=0.1)
 
 
 def test_the_layout_is_that_of_the_published_weights() -> None:

@@ -65,8 +65,8 @@ def test_the_command_writes_packages_beside_artifacts(
     with pytest.raises(SystemExit) as stopped:
         main(["export", str(copied), "--to", "onnx-cpu", "--to", str(mine), "--json"])
     assert not stopped.value.code
-    rows = json.loads(capsys.readouterr().out)
-    assert [Path(row["artifact"]).relative_to(copied) for row in rows] == [
+    rows = json.loads(capsys.readouterr().out)["made"]
+    assert [Path(row["folder"]).relative_to(copied) for row in rows] == [
         Path("artifacts/onnx-cpu"),
         Path("packages/mine"),
     ]

@@ -111,6 +111,7 @@ def test_the_hash_and_the_resolved_text_do_not_tell_how_a_recipe_was_written() -
     recipe = extension("distill: {objective: {kind: dash, gap: 0.5}}")
     whole = yaml.safe_load(BASE) | {"name": "more"}
     whole["distill"]["objective"]["gap"] = 0.5
+    whole["teacher"]["path"] = str(Path("there").absolute())
     same = load_text(yaml.safe_dump(whole), name="whole")
     assert recipe == same and resolved_yaml(recipe) == resolved_yaml(same)
     assert depends_on(recipe, "student") == depends_on(same, "student")
@@ -183,7 +184,7 @@ def test_what_cannot_be_read_in_the_base_is_told_with_its_place(folder: Path) ->
     ("base", "expected"),
     [
         ("digitz", "more.yaml → digitz: unknown recipe 'digitz'. Did you mean 'digits'? Known: "),
-        ("gone/base.yaml", "more.yaml → gone/base.yaml: unknown recipe 'gone/base.yaml'."),
+        ("gone/base.yaml", "more.yaml → gone/base.yaml: gone/base.yaml: no such file."),
         ("more.yaml", "more.yaml → more.yaml: recipes extend each other in a circle"),
         ("second.yaml", "more.yaml → second.yaml → third.yaml → second.yaml: recipes extend each other in a circle"),
         ("fourth.yaml", "more.yaml → fourth.yaml → digitz: unknown recipe 'digitz'. Did you mean 'digits'? Known: "),

@@ -53,7 +53,7 @@ def test_numbers_with_an_exponent_are_numbers(text: str) -> None:
 
 def test_dates_and_quoted_numbers_stay_text() -> None:
     recipe = load("data: {path: 2024-01-01, features: 1}", "data={path: 2024-01-01}")
-    assert recipe.data.path == "2024-01-01"
+    assert recipe.data.path == str(Path("2024-01-01").absolute())
     assert load("data: {path: '1e5'}").data.path == "1e5"
 
 
@@ -241,8 +241,16 @@ def test_no_artifact_may_be_asked_for() -> None:
 
 def test_the_json_schema_keeps_the_bounds_of_values_that_may_be_null_or_are_in_lists() -> None:
     sections = Recipe.model_json_schema()["$defs"]
-    assert sections["Data"]["properties"]["image_size"]["anyOf"][0] == {"minimum": 4, "type": "integer"}
-    assert sections["Latency"]["properties"]["batch_sizes"]["items"] == {"minimum": 1, "type": "integer"}
+    assert sections["Data"]["properties"]["image_size"]["anyOf"][0] == {
+        "minimum": 4,
+        "maximum": 4096,
+        "type": "integer",
+    }
+    assert sections["Latency"]["properties"]["batch_sizes"]["items"] == {
+        "minimum": 1,
+        "maximum": 65536,
+        "type": "integer",
+    }
     assert sections["Distill"]["properties"]["steps"]["minimum"] == 1
 
 

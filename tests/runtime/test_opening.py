@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dashdeploy.errors import UserError
-from dashdeploy.runtime.opening import open_path
+from dashdeploy.runtime.opening import artifact_folders, open_path
 from dashdeploy.stages import sidecar_text
 
 
@@ -118,8 +118,40 @@ def test_one_changed_byte_anywhere_is_refused_before_anything_is_loaded(
         open_path(folder)
 
 
+def test_an_artifact_of_an_earlier_student_is_refused_in_its_run_and_told_of_by_its_own_path(
+    copied: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / "student" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"].popitem()
+    path.write_text(json.dumps(manifest))
+    path.with_name("manifest.json.sha256").write_bytes(sidecar_text(path))
+    with pytest.raises(UserError, match=r"another student.*`dashdeploy export .*tiny --to onnx-cpu`"):
+        open_path(copied)
+    assert capfd.readouterr().err == ""
+    artifact = copied / "artifacts" / "onnx-cpu"
+    for opened in (artifact, artifact / "guided.onnx"):
+        with open_path(opened, threads=1):
+            assert capfd.readouterr().err.startswith(f"warning: {artifact}: it was exported from another student")
+    shutil.rmtree(copied / "student")
+    with open_path(copied, threads=1):
+        assert capfd.readouterr().err == ""
+
+
+def test_what_a_killed_export_left_is_no_artifact(copied: Path) -> None:
+    for left in (".work/aaa/draft", ".aaa-old"):
+        shutil.copytree(copied / "artifacts" / "onnx-cpu", copied / "artifacts" / left)
+    assert [folder.name for folder in artifact_folders(copied)] == ["onnx-cpu"]
+
+
 def test_a_path_without_a_model_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         open_path(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no model yet"):
         open_path(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:99", "banana", "", "cpu:0", "cuda:-1"])
+def test_another_device_is_refused_in_one_line(tiny_run: Path, device: str) -> None:
+    with pytest.raises(UserError, match=rf"device '{device}': (expected cpu, cuda|torch sees \d+ CUDA devices)"):
+        open_path(tiny_run, device=device)

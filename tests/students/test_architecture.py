@@ -99,3 +99,13 @@ def test_a_dits_parameters_are_counted_exactly() -> None:
     )
     made = create(config, network=DIT)
     assert count_parameters(config, network=DIT) == sum(p.numel() for p in made.parameters())
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5])
+@pytest.mark.parametrize("levels", [(), (0, 1)])
+def test_parameters_of_a_deep_network_are_counted_from_two_shallow_ones(layers: int, levels: tuple[int, ...]) -> None:
+    given = Architecture(
+        block_out_channels=(8, 16, 16), layers_per_block=layers, norm_num_groups=4, attention_levels=levels
+    )
+    config = unet_config(given, image_shape=(1, 8, 8), num_classes=3)
+    assert count_parameters(config) == sum(p.numel() for p in create(config).parameters())

@@ -15,7 +15,6 @@ from dashdeploy.data import load_dataset
 from dashdeploy.diffusion import schedule
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.locate import find
 from dashdeploy.recipe import schema
 from dashdeploy.recipe.architecture import Architecture, DiT
 from dashdeploy.recipe.initialisation import Pruned
@@ -197,7 +196,7 @@ def test_random_importance_depends_on_the_seed_alone() -> None:
 def test_a_pruned_student_of_digits_starts_nearer_to_its_teacher_than_a_random_one(importance: str) -> None:
     recipe = load_recipe("digits", overrides=["student.init.kind=pruned", f"student.init.importance={importance}"])
     data = load_dataset(recipe.data)
-    folder = choose.find(recipe, Path("nowhere"), base=find("recipes", "digits").parent)
+    folder = choose.find(recipe, Path("nowhere"))
     assert folder is not None
     teacher = choose.open_teacher(folder, recipe, data).denoiser
     smaller = design(recipe.student, networks.config_of(teacher.unet))

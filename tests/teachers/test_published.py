@@ -110,7 +110,7 @@ def without(found: dict, *names: str) -> dict:
         (lambda f: without(f, "model_state_dict"), "has no model_state_dict .it has epoch, optimizer"),
         (lambda f: without(f, "ema_state_dict"), "ema_state_dict does not hold an average.*--weights model"),
         (lambda f: {**f, "tirt_state_dict": {}}, "tirt_state_dict holds no λ"),
-        (lambda f: {**f, "extra": Harmful()}, "cannot be read without running code"),
+        (lambda f: {**f, "extra": Harmful()}, "which only running its code would read"),
         (lambda f: [f], "holds a list; expected a dict"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_truncated_or_missing_file_is_named(saved: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"ckpt_epoch_0002\.pth: no such file"):
         adopt(cut, tmp_path / "teacher")
     cut.write_bytes(saved.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"ckpt_epoch_0002\.pth: cannot be read"):
+    with pytest.raises(UserError, match=r"ckpt_epoch_0002\.pth: is damaged, or holds more"):
         adopt(cut, tmp_path / "teacher")
 
 

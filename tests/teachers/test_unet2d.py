@@ -116,7 +116,7 @@ def test_a_missing_file_is_named(saved: Path, name: str) -> None:
 
 def test_invalid_json_is_named(saved: Path) -> None:
     (saved / "unet" / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match="not a whole configuration of a teacher in JSON"):
         unet2d.load(saved)
 
 

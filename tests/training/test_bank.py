@@ -48,3 +48,19 @@ def test_students_of_one_teacher_share_its_bank(recipe_with, tmp_path: Path) -> 
     ):
         students.add(distilled(name, override))
     assert len(students) == 5 and len(list((tmp_path / "banks").glob("*.safetensors"))) == 4
+
+
+def test_a_bank_with_a_flipped_bit_is_made_again(
+    recipe_with, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_with("distill.teacher_bank=32")
+    first = distill.distill(recipe, open_run(tmp_path, "a"), banks=tmp_path / "banks")
+    (file,) = (tmp_path / "banks").glob("*.safetensors")
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[-5] ^= 1
+    file.write_bytes(damaged)
+    again = distill.distill(recipe, open_run(tmp_path, "b"), banks=tmp_path / "banks")
+    assert f"{file}: damaged" in capfd.readouterr().err and file.read_bytes() == whole
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert again.manifest["files"][weights] == first.manifest["files"][weights]

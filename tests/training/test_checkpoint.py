@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.training import checkpoint
 
@@ -42,13 +43,27 @@ def test_a_checkpoint_that_would_run_code_is_refused_without_running_it(tmp_path
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
-    torch.save({"format": 1, "key": "k", "evil": Evil()}, tmp_path / checkpoint.FILE)
+    with stages.replacing(tmp_path / checkpoint.FILE) as part:  # its hash says that nothing is damaged
+        torch.save({"format": 1, "key": "k", "evil": Evil()}, part)
     with pytest.raises(UserError, match="cannot be read"):
         checkpoint.load(tmp_path, key="k")
     assert not (tmp_path / "ran").exists()
 
 
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
-    torch.save({"format": 99, "key": "k"}, tmp_path / checkpoint.FILE)
+    with stages.replacing(tmp_path / checkpoint.FILE) as part:
+        torch.save({"format": 99, "key": "k"}, part)
     with pytest.raises(UserError, match="format 99"):
         checkpoint.load(tmp_path, key="k")
+
+
+def test_one_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, {"step": 3, "weights": torch.arange(64.0)}, key="k")
+    path = tmp_path / checkpoint.FILE
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"damaged .*--fresh"):
+            checkpoint.load(tmp_path, key="k")

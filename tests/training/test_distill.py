@@ -37,7 +37,10 @@ def test_another_start_is_another_student(recipe_with, tmp_path: Path) -> None:
     folder = open_run(tmp_path, "t")
     fresh = distill.distill(recipe_with(), folder)
     assert fresh.figures["init"] == {"kind": "random"}
-    assert distill.distill(recipe_with("student.init.kind=pruned"), folder).manifest["key"] != fresh.manifest["key"]
+    pruned = recipe_with("student.init.kind=pruned")
+    with pytest.raises(UserError, match=r"student: finished with other values: student\.init\.kind random → pruned"):
+        distill.distill(pruned, folder)
+    assert distill.distill(pruned, folder, fresh=True).manifest["key"] != fresh.manifest["key"]
 
 
 TERMS = {"dash": ["imitation", "unconditional", "anchor"], "cond_only": ["imitation", "anchor"], "scratch": ["denoise"]}
@@ -102,7 +105,9 @@ def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
     assert unet2d.load(folder).prediction == "v_prediction"
-    recipe = recipe_with(f"teacher.path={folder}", "distill.steps=2", "distill.timestep_weights.kind=uniform")
+    recipe = recipe_with(
+        f"teacher={{path: {folder}, check: false}}", "distill.steps=2", "distill.timestep_weights.kind=uniform"
+    )
     stage = distill.distill(recipe, open_run(tmp_path, "t"))
     assert unet2d.load(stage.folder).prediction == "epsilon"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import torch
 
 from dashdeploy.training import checkpoint
 from dashdeploy.training.progress import read_metrics
+from tests.training.two import launch
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
     recipe, _ = taught
     arguments = ("distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS)
     for step in steps:
-        kill_at(step, tmp_path / "tiny" / ".student-work", *arguments)
+        kill_at(step, tmp_path / "tiny" / ".work" / "student", *arguments)
     assert not (tmp_path / "tiny" / "student").exists(), "it had ended before it was killed"
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
@@ -95,13 +95,13 @@ def test_a_run_killed_at_any_step_and_resumed_ends_bit_for_bit_the_same(
     ours, theirs = (read_metrics(root / "tiny" / "student" / "metrics.jsonl") for root in (tmp_path, uninterrupted))
     assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(1, 61))
     assert [r["loss"] for r in ours] == [r["loss"] for r in theirs]
-    assert not (tmp_path / "tiny" / ".student-work").exists()
+    assert not (tmp_path / "tiny" / ".work" / "student").exists()
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(taught: tuple[Path, Path], uninterrupted: Path, tmp_path: Path) -> None:
     recipe, _ = taught
     arguments = ("distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS, "--set", "distill.checkpoint_every=1000")
-    said = kill_at(9, tmp_path / "tiny" / ".student-work", *arguments, number=signal.SIGINT)
+    said = kill_at(9, tmp_path / "tiny" / ".work" / "student", *arguments, number=signal.SIGINT)
     assert "is saved. Run the same command to resume." in said
     assert "Traceback" not in said
     assert run(*arguments).returncode == 0
@@ -112,8 +112,8 @@ def test_the_teacher_bank_too_resumes_exactly(taught: tuple[Path, Path], tmp_pat
     recipe, _ = taught
     bank = (*SLOW_STEPS, "--set", "distill.teacher_bank=64")
     assert run("distill", recipe, "--run-dir", tmp_path / "a", *bank).returncode == 0
-    kill_at(20, tmp_path / "b" / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path / "b", *bank)
-    (bank_file,) = (tmp_path / "b" / "tiny" / ".student-work").glob("teacher-bank-*.safetensors")
+    kill_at(20, tmp_path / "b" / "tiny" / ".work" / "student", "distill", recipe, "--run-dir", tmp_path / "b", *bank)
+    (bank_file,) = (tmp_path / "b" / "tiny" / ".work" / "student").glob("teacher-bank-*.safetensors")
     bank_file.unlink()
     assert run("distill", recipe, "--run-dir", tmp_path / "b", *bank).returncode == 0
     assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
@@ -124,16 +124,10 @@ def test_a_student_that_starts_from_its_teacher_resumes_exactly(taught: tuple[Pa
     student = "{compression: 2, init: {kind: pruned, importance: taylor, samples: 32}}"
     pruned = (*SLOW_STEPS, "--set", f"student={student}")
     assert run("distill", recipe, "--run-dir", tmp_path / "a", *pruned).returncode == 0
-    kill_at(20, tmp_path / "b" / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path / "b", *pruned)
+    kill_at(20, tmp_path / "b" / "tiny" / ".work" / "student", "distill", recipe, "--run-dir", tmp_path / "b", *pruned)
     done = run("distill", recipe, "--run-dir", tmp_path / "b", *pruned)
     assert "resuming at step" in done.stderr
     assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.mark.parametrize("kind", ["tirt", "published"])
@@ -142,19 +136,7 @@ def test_two_processes_give_the_loss_curve_of_one(taught: tuple[Path, Path], tmp
     # Dropout draws differ between processes, so this student has none.
     shared = ("--set", "student.architecture.dropout=0", "--set", f"distill.timestep_weights.kind={kind}")
     assert run("distill", recipe, "--run-dir", tmp_path / "one", *shared).returncode == 0
-    launch = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"),
-        *("--main_process_port", str(free_port()), "-m", "dashdeploy"),
-    ]
-    done = subprocess.run(
-        [*launch, *map(str, ("distill", recipe, "--run-dir", tmp_path / "two", *shared))],
-        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    done = launch("distill", recipe, "--run-dir", tmp_path / "two", *shared)
     assert done.returncode == 0, done.stderr
     one, two = (read_metrics(tmp_path / n / "tiny" / "student" / "metrics.jsonl") for n in ("one", "two"))
     for name in ("loss", "imitation", "unconditional", "anchor", "grad_norm"):
@@ -181,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_last_check
     assert "the loss is not finite" in done.stderr
     assert "Traceback" not in done.stderr
     step = int(done.stderr.split("error: step ")[1].split(":")[0])
-    work = tmp_path / "tiny" / ".student-work"
+    work = tmp_path / "tiny" / ".work" / "student"
     kept = torch.load(work / checkpoint.FILE, weights_only=True)
     assert kept["step"] == step - 1
     assert not (tmp_path / "tiny" / "student").exists()
@@ -189,7 +171,7 @@ def test_a_loss_that_is_not_finite_stops_names_the_step_and_keeps_the_last_check
 
 def test_a_checkpoint_of_another_recipe_is_refused_until_fresh(taught: tuple[Path, Path], tmp_path: Path) -> None:
     recipe, _ = taught
-    kill_at(3, tmp_path / "tiny" / ".student-work", "distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS)
+    kill_at(3, tmp_path / "tiny" / ".work" / "student", "distill", recipe, "--run-dir", tmp_path, *SLOW_STEPS)
     other = ("--set", "distill.steps=6", "--set", "distill.learning_rate=0.01")
     done = run("distill", recipe, "--run-dir", tmp_path, *other)
     assert done.returncode == 2
@@ -200,12 +182,12 @@ def test_a_checkpoint_of_another_recipe_is_refused_until_fresh(taught: tuple[Pat
 
 def test_a_damaged_checkpoint_is_refused(taught: tuple[Path, Path], tmp_path: Path) -> None:
     recipe, _ = taught
-    work = tmp_path / "tiny" / ".student-work"
+    work = tmp_path / "tiny" / ".work" / "student"
     work.mkdir(parents=True)
     (work / checkpoint.FILE).write_bytes(b"PK\x03\x04 not a checkpoint")
     done = run("distill", recipe, "--run-dir", tmp_path)
     assert done.returncode == 2
-    assert "cannot be read" in done.stderr
+    assert "damaged" in done.stderr and "--fresh" in done.stderr
 
 
 def test_a_finished_stage_is_not_run_again(taught: tuple[Path, Path], uninterrupted: Path) -> None:
@@ -222,7 +204,7 @@ def test_mirrored_images_make_another_student(taught: tuple[Path, Path], tmp_pat
     assert run("distill", recipe, "--run-dir", tmp_path).returncode == 0
     plain = student_bytes(tmp_path)
     for flip, same in (("true", False), ("false", True)):
-        done = run("distill", recipe, "--run-dir", tmp_path, "--set", f"data.horizontal_flip={flip}")
+        done = run("distill", recipe, "--run-dir", tmp_path, "--set", f"data.horizontal_flip={flip}", "--fresh")
         assert done.returncode == 0, done.stderr
         assert (student_bytes(tmp_path) == plain) is same
 

@@ -74,7 +74,9 @@ def as_tensorrt(artifact: stages.Stage, folder: Path, *, first: int = 1) -> stag
 
 def check(maker: package_triton.TritonWriter, artifact: stages.Stage) -> None:
     """Whether a package can carry an artifact."""
-    maker.check(artifact.folder, manifests.read(artifact))
+    described = manifests.read(artifact).artifact
+    engines = [graph.engine for graph in described.graphs.values() if graph.engine is not None]
+    maker.fits(str(artifact.folder), described.backend, described.graphs, engines[0].profiles if engines else ())
 
 
 def write(maker: package_triton.TritonWriter, folder: Path, artifact: stages.Stage) -> Any:

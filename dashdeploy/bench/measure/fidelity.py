@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import Fidelity, FidelityRow
 from dashdeploy.bench.record.record import TEACHER
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.metrics import gap
+from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.model import Model
 

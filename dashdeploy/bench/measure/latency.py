@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from dashdeploy import seeds
 from dashdeploy.artifact import GraphName
-from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import SCOPES, Branches, LatencyRow, Scope
 from dashdeploy.bench.record.record import RECIPE_PLAN
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
+from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Latency
 from dashdeploy.runtime.model import Model
 

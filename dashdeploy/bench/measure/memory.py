@@ -1,7 +1,8 @@
 """Peak memory of a model, measured in a separate process that does nothing else.
 
-python -m dashdeploy.bench.measure.memory FOLDER BATCH_SIZE THREADS prints one JSON object. An artifact of ONNX Runtime
-runs with ONNX Runtime and numpy only, without torch, as in an application. Other models are opened as `Model`.
+An artifact for ONNX Runtime or OpenVINO runs as an application would run it, with its runtime and numpy only; see
+memory_probe.py. Other models need torch: python -m dashdeploy.bench.measure.memory FOLDER BATCH_SIZE THREADS opens one
+as a `Model`.
 """
 
 from __future__ import annotations
@@ -10,60 +11,61 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from dashdeploy import manifest, stages
-from dashdeploy.artifact import Artifact
+from dashdeploy.artifact import Artifact, GraphName, TensorSpec
 from dashdeploy.peak_memory import peak_mib
+from dashdeploy.runtime import openvino_model
 
 STEPS = 3
+APART = ("onnxruntime", "openvino")
+"""Runtimes that run a graph without torch."""
 
 
-def peak_rss_mib(folder: Path, *, batch_size: int, threads: int | None) -> float:
-    """Largest resident memory (MiB) of a process that loads the model and runs a few guided steps of batch_size.
+def peak_rss_mib(
+    folder: Path, artifact: Artifact | None, graph: GraphName | None, *, batch_size: int, threads: int
+) -> float:
+    """Largest resident memory (MiB) of a process that opens a model and runs it at batch_size.
+
+    Args:
+        artifact: what the folder holds. None: a torch model.
+        graph: of an artifact for ONNX Runtime or OpenVINO, the one that is opened and runs: once if it holds all steps,
+            else STEPS times. Any other model runs STEPS guided steps.
 
     Raises:
         RuntimeError: the process fails.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "dashdeploy.bench.measure.memory",
-        str(folder.absolute()),
-        str(batch_size),
-        str(threads or 0),
-    ]
+    if artifact is not None and graph is not None and artifact.backend in APART:
+        job = _job(folder, artifact, graph, batch_size=batch_size, threads=threads)
+        command = [sys.executable, "-m", "dashdeploy.bench.measure.memory_probe", json.dumps(job)]
+    else:
+        rest = [str(folder.absolute()), str(batch_size), str(threads)]
+        command = [sys.executable, "-m", "dashdeploy.bench.measure.memory", *rest]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise RuntimeError(f"memory probe of {folder} failed: {done.stderr[-2000:]}")
     return float(json.loads(done.stdout)["peak_rss_mib"])
 
 
-def main(folder: Path, batch_size: int, threads: int | None) -> None:
-    """Load, run, and print the peak memory of this process."""
-    path = folder / stages.MANIFEST
-    text = path.read_text() if path.is_file() else "{}"
-    if json.loads(text).get("artifact", {}).get("backend") == "onnxruntime":
-        _run_onnx(folder, manifest.parse(text, source=path).artifact, batch_size, threads)
-    else:
-        _run_opened(folder, batch_size, threads)
-    print(json.dumps({"peak_rss_mib": peak_mib()}))
+def _job(folder: Path, artifact: Artifact, graph: GraphName, *, batch_size: int, threads: int) -> dict[str, Any]:
+    described = artifact.graphs[graph]
+
+    def feed(spec: TensorSpec) -> tuple[str, list[int], int]:
+        return spec.dtype, [batch_size, *spec.sides], 2 if spec.name == "w" else 0
+
+    return {
+        "backend": artifact.backend,
+        "path": str((folder / described.file).absolute()),
+        "feeds": {spec.name: feed(spec) for spec in described.inputs},
+        "runs": 1 if graph == "sampler" else STEPS,
+        "threads": threads,
+        "providers": list(artifact.providers),
+        "settings": openvino_model.settings(artifact.precision, threads=threads),
+    }
 
 
-def _run_onnx(folder: Path, artifact: Artifact, batch_size: int, threads: int | None) -> None:
-    import numpy as np
-
-    from dashdeploy.runtime.onnx_session import OnnxSession
-
-    graph = artifact.graphs["guided"]
-    session = OnnxSession(folder / graph.file, threads=threads, providers=list(artifact.providers))
-    feeds = {spec.name: np.zeros((batch_size, *map(int, spec.shape[1:])), spec.dtype) for spec in graph.inputs}
-    feeds["w"] += 2
-    for _ in range(STEPS):
-        session.run(feeds)
-    session.close()
-
-
-def _run_opened(folder: Path, batch_size: int, threads: int | None) -> None:
+def main(folder: Path, batch_size: int, threads: int) -> None:
+    """Open a model, run guided steps, and print the peak memory of this process."""
     import torch
 
     from dashdeploy.runtime.opening import open_path
@@ -73,7 +75,8 @@ def _run_opened(folder: Path, batch_size: int, threads: int | None) -> None:
         t = y = torch.zeros(batch_size, dtype=torch.int64, device=model.device)
         for _ in range(STEPS):
             model.denoiser.guided(x, t, y, torch.full((batch_size,), 2.0, device=model.device))
+    print(json.dumps({"peak_rss_mib": peak_mib()}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) or None)
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

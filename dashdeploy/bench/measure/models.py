@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from dashdeploy.artifact import GraphName
 from dashdeploy.bench.measure import artifact_checks, loading, memory
-from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import ModelInfo
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import Manifest
+from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import open_path
+from dashdeploy.terminal import warn
 
 
 def open_all(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[dict[str, Model], list[str]]:
@@ -38,7 +40,7 @@ def open_all(folders: dict[str, Path], threads: int, stack: ExitStack) -> tuple[
             if name not in artifacts or len(notes) + 1 == len(artifacts):
                 raise
             notes.append(f"{folder.name} does not run here and is left out: {error}")
-            print(f"warning: {notes[-1]}", file=sys.stderr)
+            warn(notes[-1])
     return models, notes
 
 
@@ -57,7 +59,8 @@ def describe(
     """
     sizes = recipe.bench.latency.batch_sizes
     opened = {name: folders[name] for name in models}
-    cost = _cost_to_hold(opened, models, recipe, batch_size=max(sizes), threads=threads) if sizes else {}
+    graphs = {name: model.graph_for(plan) for name, model in models.items()}
+    cost = _cost_to_hold(opened, models, manifests, graphs, recipe, threads=threads) if sizes else {}
     described = {}
     for name, model in models.items():
         manifest = manifests.get(name)
@@ -72,7 +75,7 @@ def describe(
             sha256=model.sha256,
             peak_rss_mib=peak_rss_mib,
             precision=model.precision,
-            graph=model.graph_for(plan),
+            graph=graphs[name],
             load_ms=load_ms,
             first_call_ms=first_call_ms,
             build_s=build_s,
@@ -82,16 +85,24 @@ def describe(
 
 
 def _cost_to_hold(
-    folders: dict[str, Path], models: dict[str, Model], recipe: Recipe, *, batch_size: int, threads: int
+    folders: dict[str, Path],
+    models: dict[str, Model],
+    manifests: dict[str, Manifest],
+    graphs: Mapping[str, GraphName],
+    recipe: Recipe,
+    *,
+    threads: int,
 ) -> dict[str, tuple[float, float, float]]:
     """(ms to load, ms of the first call, peak memory in MiB) by model."""
+    largest = max(recipe.bench.latency.batch_sizes)
     with progress("loading and memory", total=1 + len(models)) as advance:
         runtimes = {model.runtime for model in models.values()}
         load_times = loading.load_times(folders, runtimes, recipe.sampling, threads=threads)
         advance(1)
         cost = {}
         for name, folder in folders.items():
-            peak_rss_mib = memory.peak_rss_mib(folder, batch_size=batch_size, threads=threads)
+            artifact = manifests[name].artifact if name in manifests else None
+            peak_rss_mib = memory.peak_rss_mib(folder, artifact, graphs[name], batch_size=largest, threads=threads)
             cost[name] = (*load_times[name], peak_rss_mib)
             advance(1)
     return cost

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from dashdeploy.bench.measure import samples
-from dashdeploy.bench.measure.progress import progress
 from dashdeploy.bench.record.parts import Estimate, QualityRow
 from dashdeploy.bench.record.record import STUDENT, TEACHER
 from dashdeploy.data.images import LabelledImages
@@ -19,6 +18,7 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.metrics import frechet
 from dashdeploy.metrics.features import Extractor
+from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Guidance, Quality, Recipe, Sampling
 from dashdeploy.runtime.model import Model
 
@@ -62,7 +62,7 @@ def measure(
     wanted: dict[Job, Guidance],
     recipe: Recipe,
     data: LabelledImages,
-    extractor: Extractor,
+    extractor: Extractor | None,
     *,
     folders: dict[str, Path],
     cache: Path,
@@ -70,12 +70,13 @@ def measure(
     """Draw and score the images of every job; the teacher's jobs come first, for the distances to its images.
 
     Args:
+        extractor: None: the images are drawn and not scored.
         folders: by model; images are also looked for in their subfolder `samples`.
         cache: where images are looked for and kept.
     """
     config, seed = recipe.bench.quality, recipe.bench.seed
     train, _ = data.split(recipe.data.holdout)
-    real = reference(train, extractor)
+    real = reference(train, extractor) if extractor else None
     rows: dict[Job, QualityRow] = {}
     images: dict[Job, torch.Tensor] = {}
     of_teacher: dict[str, Features] = {}
@@ -94,14 +95,17 @@ def measure(
             else:
                 drawn = sample(model, scale, config, recipe.sampling, seed=seed, on_step=lambda _: advance(1))
                 samples.save(cache, key, drawn)
+            images[name, label] = drawn
+            if extractor is None or real is None:
+                continue
             teacher = of_teacher.get(label) if name != TEACHER else None
             row, features = score(
                 name, scale, drawn, real, teacher, extractor, config, num_classes=data.num_classes, seed=seed
             )
             if name == TEACHER:
                 of_teacher[label] = features
-            rows[name, label], images[name, label] = row, drawn
-    return Measured(rows, images, len(real), tuple(dict.fromkeys(reused)))
+            rows[name, label] = row
+    return Measured(rows, images, 0 if real is None else len(real), tuple(dict.fromkeys(reused)))
 
 
 def balanced_labels(num_images: int, num_classes: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ def conditions(record: Record) -> dict[str, Any]:
     """What two benchmark records must share so that their figures can be compared."""
     return {
         "teacher_sha256": record.models[TEACHER].sha256,
-        "features_sha256": record.quality.features.sha256,
+        "features_sha256": record.quality.features.sha256 if record.quality.features else None,
         "num_images": record.quality.num_images,
         "num_reference": record.quality.num_reference,
         "student_parameters": record.models[STUDENT].parameters,

@@ -14,7 +14,7 @@ def obstacles(a: Record, b: Record) -> list[str]:
         ("number of real images", a.quality.num_reference, b.quality.num_reference),
     ):
         differing += [f"{what} ({one} and {two})"] if one != two else []
-    if a.quality.features.sha256 != b.quality.features.sha256:
+    if _features(a) != _features(b):
         differing.append(f"feature network ({_features(a)} and {_features(b)})")
     if other_machine(a, b):
         return differing
@@ -60,4 +60,5 @@ def version_notes(a: Record, b: Record) -> list[str]:
 
 
 def _features(record: Record) -> str:
-    return f"{record.quality.features.name} {record.quality.features.sha256[:12]}"
+    features = record.quality.features
+    return f"{features.name} {features.sha256[:12]}" if features else "none"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from dashdeploy import stages
 from dashdeploy.bench.record.comparable import model_notes, obstacles, other_gap, other_machine, version_notes
 from dashdeploy.bench.record.parts import Estimate, LatencyRow
 from dashdeploy.bench.record.record import FILE, RECIPE_PLAN, Record, load_record
@@ -97,13 +98,26 @@ class Diff:
 
 
 def find(path: Path) -> Record:
-    """The record at a file, in a bench folder, or in a run folder.
+    """The record at a file, in a bench folder, or in a run folder; checked by its stage's manifest where one is there.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, or it is damaged or changed.
     """
+    if folder := stage_of(path):
+        stages.read_stage(folder)
+    return load_record(_place(path))
+
+
+def stage_of(path: Path) -> Path | None:
+    """The folder whose manifest vouches for the record that `find` opens; None: there is no manifest."""
+    place = _place(path)
+    folder = place if place.is_dir() else place.parent if place.name == FILE else None
+    return folder if folder is not None and (folder / stages.MANIFEST).is_file() else None
+
+
+def _place(path: Path) -> Path:
     inner = path / "bench" / FILE
-    return load_record(inner if not (path / FILE).is_file() and inner.is_file() else path)
+    return inner if not (path / FILE).is_file() and inner.is_file() else path
 
 
 def compare(a: Record, b: Record, limits: Limits, *, names: tuple[str, str], only_beyond: bool = False) -> Diff:

@@ -87,7 +87,8 @@ class ModelInfo(Part):
     Attributes:
         file_bytes: size of its weights; of an artifact, size of the graph that makes a guided prediction.
         artifact_bytes: size of all graphs of an artifact.
-        peak_rss_mib: resident memory of a process that runs guided steps at the largest batch.
+        peak_rss_mib: resident memory of a process that runs `graph` at the largest batch. One for ONNX Runtime or
+            OpenVINO has loaded its runtime and numpy only; any other torch too.
         precision: fp32, fp16, bf16 or int8.
         graph: what runs the whole sampler at the recipe's plan: one graph for all steps (sampler), a graph for a step
             (step), or a graph for a guided prediction with the update outside (guided).
@@ -173,16 +174,30 @@ class QualityRow(Part):
 
 
 class Features(Part):
-    """The network in whose features distances are computed."""
+    """The network in whose features distances are computed.
+
+    held_out_accuracy: of a classifier that was fitted to the recipe's images; None: of any other network.
+    """
 
     name: str
     sha256: str
+    held_out_accuracy: float | None = None
+
+    @property
+    def title(self) -> str:
+        """What pages call it."""
+        if self.held_out_accuracy is None:
+            return self.name
+        return f"{self.name} (held-out accuracy {100 * self.held_out_accuracy:.1f} %)"
 
 
 class Quality(Part):
-    """num_images: of each model at each guidance; num_reference: real images."""
+    """num_images: of each model at each guidance; num_reference: real images.
 
-    features: Features
+    features: None: none were wanted, and there are no rows.
+    """
+
+    features: Features | None
     num_images: int
     num_reference: int
     rows: tuple[QualityRow, ...]

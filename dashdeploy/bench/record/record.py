@@ -30,7 +30,7 @@ from dashdeploy.bench.record.parts import (
     Settings,
     TrainingPoint,
 )
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, reading
 from dashdeploy.figures import Number
 from dashdeploy.recipe.schema import Solver
 
@@ -227,10 +227,8 @@ def load_record(path: Path) -> Record:
         UserError: it is not there or cannot be read, or `parse` refuses it.
     """
     path = path / FILE if path.is_dir() else path
-    try:
+    with reading(path, "benchmark record", again="Run `dashdeploy bench` again."):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the benchmark record ({error}). Run `dashdeploy bench` first.") from error
     return parse(text, source=str(path))
 
 

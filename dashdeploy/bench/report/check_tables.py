@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from dashdeploy.bench.record.record import Record
 from dashdeploy.bench.report.columns import t_range
-from dashdeploy.figures import GapRow, GateFigures, Rung
+from dashdeploy.figures import Bounds, GapRow, GateFigures, Rung
 from dashdeploy.report.cells import MISSING, error, fixed
 from dashdeploy.report.table import Table, plain
 
@@ -27,20 +28,25 @@ _ALL_LIMITS = (None, None, "gap_relative_error", "gap_cosine", None)
 def ladder_table(title: str, gate: GateFigures) -> Table:
     """Torch float32, which is the reference, and each rung over all t; then the limits."""
     reference = ("torch fp32 (reference)", "0", "0", "0", "1", "0", MISSING)
-    rungs = [(rung.name, *_figures(rung.overall), "fail" if rung.failures else "pass") for rung in gate.rungs]
+    rungs: list[tuple[str, ...]] = []
+    for rung in gate.rungs:
+        rungs.append((rung.name, *_figures(rung.overall), "fail" if rung.failures else "pass"))
+        if rung.bounds:
+            rungs.append((f"{rung.name}, bound on other draws", *_figures(rung.bounds[0]), MISSING))
     return _gap_table(title, "Rung", [reference, *rungs, ("limit", *_limits(gate, _ALL_LIMITS), MISSING)])
 
 
 def rung_table(gate: GateFigures, rung: Rung) -> Table:
-    """One rung in each range of t; then the limits."""
+    """One rung in each range of t, judged by its bounds on other draws; then the limits."""
+    judged: Sequence[GapRow | Bounds] = rung.bounds[1:] or rung.bins
     rows = [
-        (t_range(row.t_low, row.t_high), *_figures(row), "fail" if past_limits(gate, row) else "pass")
-        for row in rung.bins
+        (t_range(row.t_low, row.t_high), *_figures(row), "fail" if past_limits(gate, held) else "pass")
+        for row, held in zip(rung.bins, judged, strict=True)
     ]
     return _gap_table(f"{rung.name}, by timestep", "t", [*rows, ("limit", *_limits(gate, _BIN_LIMITS), MISSING)])
 
 
-def past_limits(gate: GateFigures, row: GapRow) -> list[str]:
+def past_limits(gate: GateFigures, row: GapRow | Bounds) -> list[str]:
     """The limits that the figures of one range of t are past; NaN is past any limit."""
     values = (row.uncond_error, row.cond_error, row.relative_error, row.energy_cosine, row.guided_error)
     return [
@@ -89,7 +95,7 @@ def layers_table(record: Record) -> Table:
     return plain("Layers of the engines, by type", ("Model", "Graph", "Layers"), rows, text_columns=(0, 1, 2))
 
 
-def _figures(row: GapRow) -> tuple[str, ...]:
+def _figures(row: GapRow | Bounds) -> tuple[str, ...]:
     errors = (error(row.uncond_error), error(row.cond_error), error(row.relative_error))
     return (*errors, fixed(row.energy_cosine, 4), error(row.guided_error))
 

@@ -54,9 +54,13 @@ def _markdown(record: Record, shown: Sequence[Table]) -> str:
     features = record.quality.features
     intro = (
         f"Recipe `{record.recipe}`, seed {record.seed}, measured {record.created:%Y-%m-%d} on {where} "
-        f"({record.threads} threads; {versions}). FID and KID in features of {features.name} "
-        f"(SHA-256 `{features.sha256[:12]}…`), against {record.quality.num_reference} real images."
+        f"({record.threads} threads; {versions})."
     )
+    if features is not None:
+        intro += (
+            f" FID and KID in features of {features.title} (SHA-256 `{features.sha256[:12]}…`), against "
+            f"{record.quality.num_reference} real images."
+        )
     parts = [escape(intro)]
     for table in shown:
         parts += [f"**{escape(table.title)}**", to_markdown(table)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dashdeploy.bench.record.grids import Grids, read_grids
 from dashdeploy.bench.record.parts import SCOPES, ArtifactChecks
 from dashdeploy.bench.record.record import Record, load_record
 from dashdeploy.bench.report import check_tables, plots, tables, verdict
+from dashdeploy.files import write_whole
 from dashdeploy.report.cells import count, fixed, significant
 from dashdeploy.report.grid import grid_png
 from dashdeploy.report.plots import SERIES
@@ -41,12 +41,8 @@ def write_report(folder: Path) -> Path:
     """
     record = load_record(folder)
     page = render(record, read_grids(folder / grids.FILE, record))
-    path, draft = folder / FILE, folder / f".{FILE}.{os.getpid()}"
-    try:
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    path = folder / FILE
+    write_whole(path, page)
     return path
 
 
@@ -190,7 +186,7 @@ def _training_table(record: Record) -> Table:
 
 def _conditions(record: Record) -> dict[str, dict[str, str]]:
     """Name -> value as text, by group."""
-    settings = record.settings.model_dump(mode="json")
+    settings, features = record.settings.model_dump(mode="json"), record.quality.features
     timesteps = settings.pop("timesteps")
     groups: dict[str, dict[str, Any]] = {
         "Machine": record.machine.model_dump(mode="json"),
@@ -199,7 +195,7 @@ def _conditions(record: Record) -> dict[str, dict[str, str]]:
         "Timesteps": {f"{len(timesteps)} steps": ", ".join(map(str, timesteps))},
         "SHA-256": {
             **{record.label(key): model.sha256 for key, model in record.models.items()},
-            f"features {record.quality.features.name}": record.quality.features.sha256,
+            **({f"features {features.title}": features.sha256} if features else {}),
         },
     }
     return {title: {name: _text(value) for name, value in values.items()} for title, values in groups.items()}

@@ -22,6 +22,13 @@ MODELS: tuple[Column[str], ...] = (
     Column("Model", lambda r, key: r.label(key), numeric=False),
     Column("Runtime", lambda r, key: r.models[key].runtime, numeric=False),
     Column("Precision", lambda r, key: r.models[key].precision or MISSING, numeric=False, optional=True),
+    Column(
+        "Graph",
+        lambda r, key: r.models[key].graph or MISSING,
+        "what samples: a graph of all steps (sampler), of one (step), or of a guided prediction (guided)",
+        numeric=False,
+        optional=True,
+    ),
     Column("Parameters", lambda r, key: count(r.models[key].parameters)),
     Column(
         "Size (kB)", lambda r, key: kilobytes(r.models[key].file_bytes), "weights, or the graph of a guided prediction"
@@ -35,7 +42,7 @@ MODELS: tuple[Column[str], ...] = (
     Column(
         "Peak memory (MiB)",
         lambda r, key: fixed(r.models[key].peak_rss_mib, 0),
-        "the most memory that its process held, runtime and Python included",
+        "the most memory that a process held which ran its graph at the largest batch, runtime and Python included",
         optional=True,
     ),
     Column(

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from dashdeploy.artifact import Graph, GraphName
     from dashdeploy.export.int8.decide import Int8
+    from dashdeploy.progress import Progress
     from dashdeploy.target import Target
 
 

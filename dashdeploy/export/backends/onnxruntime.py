@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from dashdeploy.artifact import Graph, GraphName
 from dashdeploy.errors import unknown
 from dashdeploy.export.backends import Backend
 from dashdeploy.export.int8.decide import Int8
 from dashdeploy.lazy import require
+from dashdeploy.progress import Progress
 from dashdeploy.runtime.onnxruntime_model import CUDA_PROVIDERS
 from dashdeploy.target import Target
 

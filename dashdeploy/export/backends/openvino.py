@@ -6,14 +6,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from dashdeploy.artifact import Graph, GraphName
 from dashdeploy.errors import UserError
 from dashdeploy.export.backends import Backend
 from dashdeploy.export.int8 import quantize, quantize_nncf
 from dashdeploy.export.int8.decide import Int8
 from dashdeploy.lazy import require
+from dashdeploy.progress import Progress
 from dashdeploy.target import Target
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from rich.progress import Progress
-
 from dashdeploy.artifact import Flavour, Graph, GraphName
 from dashdeploy.export.backends import Backend
 from dashdeploy.export.engine import build as engine_build
 from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.int8.decide import Int8
+from dashdeploy.progress import Progress
 from dashdeploy.target import Target
 
 

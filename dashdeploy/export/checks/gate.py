@@ -4,6 +4,9 @@ A guided prediction is eps_uncond + w·Δ with the gap Δ = eps_cond − eps_unc
 so an error that is nothing to a branch may be as large as Δ itself. The gate measures both branches, the gap and
 the guided prediction at the recipe's w against the student in torch, float32, rung by rung:
 torch float32 → ONNX float32 → the artifact.
+
+It judges on draws that had part in no choice, and compares with each limit not the figure, but its bound on other
+draws: an artifact whose figure lies at a limit would exceed it on half of them.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from dashdeploy import seeds
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy.export.checks import trajectories
-from dashdeploy.figures import GapRow, Rung
+from dashdeploy.export.checks import interval, trajectories
+from dashdeploy.figures import Bounds, GapRow, Rung
 from dashdeploy.metrics import gap
 from dashdeploy.metrics.gap import Probes
 from dashdeploy.recipe.schema import Guidance, Sampling
@@ -26,11 +31,25 @@ from dashdeploy.target import GateLimits, Target
 
 Branches = tuple[torch.Tensor, torch.Tensor]
 BATCH = 64
+SEARCH_MARGIN = 1 + math.sqrt(2)
+"""A search takes what its own draws show to pass on others: the figure of equally many others differs from its own by
+√2 times as much as one set's from the truth, and that figure's bound is compared with the limit."""
+
+
+class Held(NamedTuple):
+    """A figure and its bound, each over the limit, and a line that says what they are."""
+
+    ratio: float
+    bound: float
+    text: str
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The reference of a student: its outputs on fixed draws, and the limits that others are held to."""
+    """The reference of a student: its outputs on fixed draws, and the limits that others are held to.
+
+    margin: how many times the distance from a figure to its bound counts.
+    """
 
     probes: Probes
     reference: Branches
@@ -38,6 +57,7 @@ class Gate:
     scale: Guidance
     num_train_timesteps: int
     batch_size: int = BATCH
+    margin: float = 1.0
 
     def judge(self, denoiser: Denoiser, name: str) -> Rung:
         """Measure a denoiser; no failures are a pass."""
@@ -54,9 +74,19 @@ class Gate:
         bins = tuple(row for row in all_bins if row.num)
         if broken:
             return Rung(name=name, overall=overall, bins=bins, excess=math.inf, failures=tuple(broken))
-        ratios = over_limits(overall, bins, self.limits)
-        failures = tuple(text for ratio, text in ratios if not ratio <= 1)
-        return Rung(name=name, overall=overall, bins=bins, excess=ratios[0][0], failures=failures)
+        edges = [(row.t_low, row.t_high) for row in (overall, *bins)]
+        w = torch.tensor([guidance.weight(self.scale, int(t), self.num_train_timesteps) for t in self.probes.t])
+        bounds = tuple(interval.bounds(outputs, self.reference, self.probes, w=w, ranges=edges))
+        held = over_limits([overall, *bins], bounds, self.limits, margin=self.margin)
+        return Rung(
+            name=name,
+            overall=overall,
+            bins=bins,
+            bounds=bounds,
+            excess=max(one.ratio for one in held),
+            excess_bound=held[0].bound,
+            failures=tuple(one.text for one in held if not one.bound <= 1),
+        )
 
 
 def prepare(reference: Denoiser, probes: Probes, limits: GateLimits, *, scale: Guidance) -> Gate:
@@ -65,10 +95,13 @@ def prepare(reference: Denoiser, probes: Probes, limits: GateLimits, *, scale: G
     return Gate(probes, outputs, limits, scale, reference.interface.schedule.num_train_timesteps)
 
 
-def for_target(reference: Denoiser, sampling: Sampling, target: Target, *, seed: int) -> Gate:
+def for_target(reference: Denoiser, sampling: Sampling, target: Target, *, seed: int, search: bool = False) -> Gate:
     """The gate that a target's artifact must pass, on draws along the sampler's trajectories.
 
-    Calibration draws along others, so that the gate does not judge a quantizer on what it has seen.
+    Calibration and the search for sensitive layers draw along others: the gate judges on what neither has seen.
+
+    Args:
+        search: the gate of that search, which asks for enough to pass on other draws too.
     """
     points = min(target.gate.t_bins, sampling.num_inference_steps)
     probes = trajectories.draw(
@@ -76,10 +109,11 @@ def for_target(reference: Denoiser, sampling: Sampling, target: Target, *, seed:
         sampling,
         num_images=max(2, -(-target.gate.num_draws // points)),
         num_points=points,
-        seed=seeds.derive(seed, "gate"),
+        seed=seeds.derive(seed, "gate-search" if search else "gate"),
     )
     gate = prepare(reference, probes, target.gate, scale=sampling.guidance)
-    return dataclasses.replace(gate, batch_size=min(BATCH, target.largest_batch or BATCH))
+    margin = SEARCH_MARGIN if search else 1.0
+    return dataclasses.replace(gate, batch_size=min(BATCH, target.largest_batch or BATCH), margin=margin)
 
 
 def unusable(out: torch.Tensor, branch: str) -> list[str]:
@@ -95,22 +129,29 @@ def unusable(out: torch.Tensor, branch: str) -> list[str]:
     return []
 
 
-def over_limits(overall: GapRow, bins: Sequence[GapRow], limits: GateLimits) -> list[tuple[float, str]]:
-    """(figure over its limit, a line that says so) for each limit, the largest ratio first."""
-    ratios: list[tuple[float, str]] = []
+def over_limits(
+    rows: Sequence[GapRow], bounds: Sequence[Bounds], limits: GateLimits, *, margin: float = 1.0
+) -> list[Held]:
+    """Every limit with what is held to it, the largest bound first; rows: over all t, then in ranges of t."""
+    held: list[Held] = []
 
-    def at_most(what: str, row: GapRow, value: float, limit: float) -> None:
-        ratios.append((value / limit, f"{what}, t {row.t_low}–{row.t_high - 1}: {value:.4f}, limit {limit:g}"))
+    def at_most(what: str, row: GapRow, value: float, bound: float, limit: float) -> None:
+        bound = value + margin * (bound - value)
+        text = f"{what}, t {row.t_low}–{row.t_high - 1}: {value:.4f}, on other draws up to {bound:.4f}, limit {limit:g}"
+        held.append(Held(value / limit, bound / limit, text))
 
-    at_most("gap relative error", overall, overall.relative_error, limits.gap_relative_error)
-    lack = (1 - overall.energy_cosine) / max(1 - limits.gap_cosine, 1e-9)
-    ratios.append((lack, f"gap cosine, all t: {overall.energy_cosine:.4f}, least {limits.gap_cosine:g}"))
-    for row in bins:
-        at_most("uncond branch error", row, row.uncond_error, limits.branch_error)
-        at_most("cond branch error", row, row.cond_error, limits.branch_error)
-        at_most("gap relative error", row, row.relative_error, limits.gap_relative_error_bin)
-        at_most("guided error", row, row.guided_error, limits.guided_error)
-    return sorted(ratios, key=lambda item: -item[0])
+    (overall, *bins), (of_overall, *of_bins) = rows, bounds
+    at_most("gap relative error", overall, overall.relative_error, of_overall.relative_error, limits.gap_relative_error)
+    cosine, room = overall.energy_cosine, max(1 - limits.gap_cosine, 1e-9)
+    least = cosine + margin * (of_overall.energy_cosine - cosine)
+    text = f"gap cosine, all t: {cosine:.4f}, on other draws down to {least:.4f}, least {limits.gap_cosine:g}"
+    held.append(Held((1 - cosine) / room, (1 - least) / room, text))
+    for row, bound in zip(bins, of_bins, strict=True):
+        at_most("uncond branch error", row, row.uncond_error, bound.uncond_error, limits.branch_error)
+        at_most("cond branch error", row, row.cond_error, bound.cond_error, limits.branch_error)
+        at_most("gap relative error", row, row.relative_error, bound.relative_error, limits.gap_relative_error_bin)
+        at_most("guided error", row, row.guided_error, bound.guided_error, limits.guided_error)
+    return sorted(held, key=lambda one: -one.bound)
 
 
 def table(rung: Rung) -> str:

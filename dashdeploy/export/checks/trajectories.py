@@ -52,13 +52,14 @@ def draw(
     """num_images·num_points draws: each trajectory at num_points steps, spread evenly from noise to image.
 
     Classes come in turn; every second image is drawn without guidance, the others with the recipe's.
-    x_t: (N, C, H, W) float32, t, y: (N,) int64.
+    x_t: (N, C, H, W) float32; t, y, trajectory: (N,) int64.
     """
     interface: Interface = denoiser.interface
     total = interface.schedule.num_train_timesteps
     steps = min(sampling.num_inference_steps, total)
     points = {round(i * (steps - 1) / max(1, num_points - 1)) for i in range(num_points)}
     draws: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    trajectories: list[torch.Tensor] = []
     for half, scale in enumerate((sampling.guidance, 1.0)):
         labels = torch.arange(half, num_images, 2) // 2 % interface.num_classes
         for start in range(0, len(labels), batch_size):
@@ -68,5 +69,6 @@ def draw(
             recorder = Recorder(denoiser, points.__contains__)
             SOLVERS[sampling.solver](recorder, noise, y, plan(sampling, total, scale=scale))
             draws += recorder.seen
+            trajectories += [torch.arange(len(y)) + half * num_images + start] * len(recorder.seen)
     x_t, t, y = (torch.cat(parts) for parts in zip(*draws, strict=True))
-    return Probes(x_t, t, y)
+    return Probes(x_t, t, y, torch.cat(trajectories))

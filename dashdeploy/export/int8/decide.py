@@ -6,8 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress
-
 from dashdeploy import seeds
 from dashdeploy.artifact import GraphName
 from dashdeploy.diffusion import guidance
@@ -18,6 +16,7 @@ from dashdeploy.export.graph import graphs, onnx_file
 from dashdeploy.export.int8 import quantize, quantize_nncf, sensitivity
 from dashdeploy.figures import Int8Figures
 from dashdeploy.metrics.gap import Probes
+from dashdeploy.progress import Progress
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime import openvino_model
 from dashdeploy.runtime.graphs_model import GraphDenoiser

@@ -15,7 +15,7 @@
 
 namespace dashdeploy::detail {
 
-constexpr std::int64_t kFormat = 3;  // of the manifests that this library reads
+constexpr std::int64_t kFormat = 4;  // of the manifests that this library reads
 
 // The engine of a TensorRT graph: what it was built with, and what it runs on.
 struct Engine {

@@ -1,4 +1,4 @@
-"""The draws that int8 is calibrated on are not those that the gate judges."""
+"""The draws that int8 is calibrated on, and searched on, are not those that the gate judges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dashdeploy.recipe.schema import Sampling, Tag
 from dashdeploy.target import Calibration, Engine, GateLimits, Profile, Target
 
 
-def test_calibration_and_gate_draw_along_other_trajectories(trained) -> None:
+def test_the_gate_draws_along_other_trajectories_than_calibration_and_search(trained) -> None:
     sampling = Sampling(num_inference_steps=4, guidance=Tag())
     target = Target(
         name="t",
@@ -24,9 +24,11 @@ def test_calibration_and_gate_draw_along_other_trajectories(trained) -> None:
     )
     draws = decide.draw(trained, sampling, target, seed=0)
     judged = gate.for_target(trained, sampling, target, seed=0)
+    searched = gate.for_target(trained, sampling, target, seed=0, search=True)
     assert (len(draws.probes.t), len(judged.probes.t)) == (8, 32)
-    seen = {bytes(x.numpy().tobytes()) for x in draws.probes.x_t}
+    seen = {bytes(x.numpy().tobytes()) for x in (*draws.probes.x_t, *searched.probes.x_t)}
     assert not any(bytes(x.numpy().tobytes()) in seen for x in judged.probes.x_t)
+    assert judged.margin == 1 < searched.margin
     assert judged.batch_size == 8  # what the engine accepts
     assert 1 < draws.scale < 4  # TAG's, between its ends
     again = decide.draw(trained, sampling, target, seed=0)

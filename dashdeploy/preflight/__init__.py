@@ -1,0 +1,1 @@
+"""The preflight: what a run will need, looked at before it starts."""

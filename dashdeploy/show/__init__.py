@@ -1,0 +1,1 @@
+"""What lies in a folder, as its manifests and records say it: runs, artifacts, records, teachers."""

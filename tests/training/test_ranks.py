@@ -1,0 +1,50 @@
+"""Two real processes of one launch: all train, one exports, measures and writes, and its failure ends both."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dashdeploy import stages
+from dashdeploy.bench.record.record import load_record
+from dashdeploy.errors import UserError
+from dashdeploy.training import ranks
+from tests.training.two import ROOT, launch
+
+pytestmark = pytest.mark.slow
+
+QUICK = (
+    *("--set", "bench.latency.batch_sizes=[]", "--set", "export=[onnx-cpu]"),
+    *("--set", "bench.quality={num_images: 16, guidance: [1.0], bootstrap: 0, batch_size: 16}"),
+)
+
+
+def test_of_two_processes_one_exports_and_measures_and_both_end(tiny_yaml: Path, tmp_path: Path) -> None:
+    arguments = ("run", tiny_yaml, "--run-dir", tmp_path, *QUICK)
+    done = launch(*arguments)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "tiny"
+    for folder in (run / "teacher", run / "student", run / "artifacts" / "onnx-cpu", run / "bench"):
+        stages.read_stage(folder)
+    assert set(load_record(run / "bench").models) == {"teacher", "student", "student-onnx-cpu"}
+    assert [len(re.findall(f"^{line}  ", done.stderr, re.MULTILINE)) for line in ("student", "artifact")] == [1, 1]
+    assert done.stdout.splitlines()[-1] == str(run / "bench" / "report.html")
+    assert done.stdout.count("report.html") == 1, "one of them prints the tables"
+    assert not list(tmp_path.rglob(".work"))
+    made = {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
+
+    # The main process alone finds that the student is another; the other one ends with it.
+    done = launch(*arguments, "--set", "distill.learning_rate=0.5")
+    assert done.returncode != 0
+    assert "error: " in done.stderr and "student: finished with other values: distill.learning_rate" in done.stderr
+    assert f'File "{ROOT}/dashdeploy' not in done.stderr, "no traceback of ours"
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_processes_that_are_not_connected_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks.state()  # this process, alone
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="started 2 processes, and 1 are connected"):
+        ranks.state()
