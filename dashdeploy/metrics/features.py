@@ -134,14 +134,14 @@ class ClassifierFeatures:
         return np.concatenate(features), np.concatenate(labels)
 
 
-def committed(name: str, folder: Path = NETWORKS) -> ClassifierFeatures:
-    """A network of SPECS.
+def committed(name: str, folder: Path | None = None) -> ClassifierFeatures:
+    """A network of SPECS, from `folder`; None: NETWORKS.
 
     Raises:
         UserError: its file is missing or has another hash.
     """
     spec = SPECS[name]
-    path = folder / spec.file
+    path = (folder or NETWORKS) / spec.file
     if not path.is_file() or file_sha256(path) != spec.sha256:
         raise UserError(f"{path}: missing, or not the feature network that this version was released with")
     return ClassifierFeatures(f"{name}-classifier", spec, read_safetensors(path))

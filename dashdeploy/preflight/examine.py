@@ -40,13 +40,16 @@ from dashdeploy.students import pruning
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.target import Target, load_target
 from dashdeploy.teachers import choose, networks, unet2d
-from dashdeploy.training import accelerator, bank, hints, ranks, teach
+from dashdeploy.training import bank, hints, ranks, teach
+from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.distill import inputs_of
 from dashdeploy.training.student import live_source
 from dashdeploy.training.timestep_weights import transfer
 
 CHECKPOINT_BYTES = 2 * 16
 """A parameter in two checkpoints, of which the older goes when the newer is whole: weight, average, AdamW's moments."""
+GRAPHS = 4
+"""Copies of a student's weights in an artifact, one a graph."""
 
 
 def require(recipe: Recipe, run_folder: Path, *, wanted: Collection[Step] = STEPS, fresh: bool = False) -> Facts:
@@ -89,12 +92,13 @@ def examine(recipe: Recipe, run_folder: Path, *, wanted: Collection[Step] = STEP
     if facts.data is not None:
         facts.check(facts.data.split, recipe.data.holdout)
     if set(wanted) != {"bench"}:
-        _teacher(facts, recipe, run_folder, wanted)
+        _teacher(facts, recipe, run_folder, wanted, replace=fresh and "distill" not in wanted)
     elif known := facts.check(networks.load_schedule, run_folder / "student", "student"):
         facts.schedule, _ = known
     if facts.schedule is not None:
         facts.check(plan, recipe.sampling, facts.schedule.num_train_timesteps)
-    _student(facts, recipe, run_folder, wanted, fresh=fresh)
+    if {"distill", "export"} & set(wanted):
+        _student(facts, recipe, run_folder, wanted, fresh=fresh)
     if "export" in wanted:
         _exports(facts, recipe, run_folder, fresh=fresh)
     if "bench" in wanted:
@@ -114,8 +118,8 @@ def _existing(path: Path) -> Path:
     return next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
 
 
-def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[Step]) -> None:
-    """The teacher at hand, or the one that will be trained."""
+def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[Step], *, replace: bool) -> None:
+    """The teacher at hand, or the one that will be trained; replace: in any case, in the place of a finished one."""
     data, folder = facts.data, facts.check(choose.find, recipe, run_folder)
     trains = "teach" in wanted and recipe.teacher.path is None and recipe.teach is not None
     if trains and data is not None:
@@ -123,9 +127,10 @@ def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
         inputs = teach.inputs_of(data, schedule)
         made = run_folder / "teacher"
         note(facts, "teacher", made, "teacher", recipe, inputs)
-        if facts.to_make("teacher"):
-            facts.check(stages.refuse_to_replace, made, "teacher", recipe, inputs)
-            _new_teacher(facts, recipe, data, schedule)
+        if replace or facts.to_make("teacher"):
+            if not replace:
+                facts.check(stages.refuse_to_replace, made, "teacher", recipe, inputs)
+            _new_teacher(facts, recipe, run_folder, data, schedule)
             return
     if folder is None:
         if recipe.teacher.path is None and not trains:
@@ -141,9 +146,9 @@ def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
         facts.check(transfer, recipe.distill.timestep_weights, facts.schedule, folder)
 
 
-def _new_teacher(facts: Facts, recipe: Recipe, data: LabelledImages, schedule: NoiseSchedule) -> None:
+def _new_teacher(facts: Facts, recipe: Recipe, run_folder: Path, data: LabelledImages, schedule: NoiseSchedule) -> None:
     assert recipe.teach is not None
-    facts.check(accelerator.refuse, recipe.teach, processes=ranks.state().num_processes)
+    facts.check(make_accelerator, recipe.teach, work=run_folder)
     architecture = recipe.teach.architecture
     config = unet2d.unet_config(architecture, image_shape=data.image_shape, num_classes=data.num_classes)
     before = len(facts.problems)
@@ -174,7 +179,7 @@ def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[
         elif facts.to_make("student"):
             facts.check(stages.refuse_to_replace, made, "student", recipe, inputs)
     if facts.to_make("student"):
-        _training(facts, recipe, facts.student)
+        _training(facts, recipe, run_folder, facts.student)
 
 
 def _possible(given: Architecture, data: LabelledImages) -> bool:
@@ -185,12 +190,12 @@ def _possible(given: Architecture, data: LabelledImages) -> bool:
     return True
 
 
-def _training(facts: Facts, recipe: Recipe, student: StudentDesign) -> None:
+def _training(facts: Facts, recipe: Recipe, run_folder: Path, student: StudentDesign) -> None:
     config = recipe.distill
     assert facts.config is not None
     facts.check(networks.refuse_parameters, student.parameters, what="the student:")
     facts.check(networks.try_forward, student.config, network=student.network, what="the student")
-    facts.check(accelerator.refuse, config, processes=ranks.state().num_processes)
+    facts.check(make_accelerator, config, work=run_folder)
     if config.objective.hint_weight:
         for name in (facts.config.get("_class_name", networks.UNET), student.network):
             facts.check(hints.refuse, name)
@@ -285,7 +290,7 @@ def _room(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[Ste
         if "teach" in wanted and facts.teacher is None:
             needed += CHECKPOINT_BYTES * facts.student.teacher_parameters
         if "export" in wanted:
-            needed += 4 * facts.student.parameters * sum(facts.to_make(name) for name in facts.reasons)
+            needed += 4 * GRAPHS * facts.student.parameters * len(recipe.export)
         if "bench" in wanted and facts.to_make("bench"):
             quality = recipe.bench.quality
             needed += image * quality.num_images * (len(quality.guidance) + 1) * (2 + len(recipe.export))

@@ -9,7 +9,7 @@ from typing import Any
 from dashdeploy import manifest, stages
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
-from dashdeploy.recipe.schema import Data
+from dashdeploy.recipe.load import recipe_in
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
 from dashdeploy.terminal import warn
@@ -54,7 +54,7 @@ def open_path(
     else:
         opener: Open = resolve("runtime", RUNTIMES, backend)
         model = opener(folder, artifact, how, sha256=stage.sha256)
-    if stage is not None and Data.model_validate(stage.manifest["recipe"]["data"]).gives_latents:
+    if stage is not None and recipe_in(stage.manifest, source=folder / stages.MANIFEST).data.gives_latents:
         model.denoiser.interface = replace(model.denoiser.interface, latents=True)
     return model
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from dashdeploy.errors import UserError
+from dashdeploy.recipe.load import recipe_in
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.model import Model, Opening
-from dashdeploy.stages import Stage
+from dashdeploy.stages import MANIFEST, Stage
 from dashdeploy.teachers import choose, formats, networks
 
 
@@ -32,7 +33,7 @@ def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
     names = stage.figures.get("classes") if stage is not None else None
     sampling = Sampling(clip_sample=denoiser.interface.makes_images)
     if stage is not None:
-        sampling = Sampling.model_validate(stage.manifest["recipe"]["sampling"])
+        sampling = recipe_in(stage.manifest, source=folder / MANIFEST).sampling
     return Model(
         label=f"{role} (torch)",
         runtime="torch",

@@ -132,7 +132,7 @@ def _stale(stage: stages.Stage, name: str, student: str | None, artifacts: dict[
     """Why a stage is stale; "": it is not. Of a student see `_of_another_teacher`."""
     inputs, kind = stage.manifest["inputs"], name.split("/")[0]
     if kind in ("artifacts", "bench") and inputs["student"] != student:
-        return "made from another student" if student else "its student is not there"
+        return "made from another student" if student else "its student is missing or unusable"
     if kind == "packages" and inputs["artifact"] not in artifacts.values():
         return "the artifact that it carries is not the one in this run"
     if kind == "bench":

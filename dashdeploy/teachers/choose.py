@@ -133,8 +133,7 @@ def check(teacher: Teacher, recipe: Recipe, data: LabelledImages) -> str | None:
     Raises:
         UserError: they are not.
     """
-    made = teacher.manifest
-    taught = bool(made) and made["inputs"].get("data") == data.sha256 and made["recipe"]["teach"]["label_dropout"] > 0
+    taught = _was_taught(teacher.manifest, data)
     if not recipe.teacher.check or (taught and teacher.rows == tuple(range(len(teacher.rows)))):
         return None
     _, held_out = data.split(recipe.data.holdout)
@@ -143,6 +142,14 @@ def check(teacher: Teacher, recipe: Recipe, data: LabelledImages) -> str | None:
         return None
     semantics.refuse(found, teacher.rows, name=teacher.folder)
     return semantics.doubt(found) or str(found)
+
+
+def _was_taught(manifest: dict[str, Any] | None, data: LabelledImages) -> bool:
+    """Whether `teach` has made a teacher on these data, with label dropout, so that its null class is one."""
+    if manifest is None or manifest["inputs"].get("data") != data.sha256:
+        return False
+    taught = manifest["recipe"].get("teach")
+    return bool(taught) and taught["label_dropout"] > 0
 
 
 def config_of(folder: Path, recipe: Recipe) -> dict[str, Any]:

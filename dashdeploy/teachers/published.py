@@ -17,6 +17,7 @@ which is the paper's: cosine, β in [1e-4, 0.9999].
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 from dataclasses import dataclass
@@ -144,7 +145,10 @@ def _load(path: Path) -> dict[str, Any]:
     with reading(path, "checkpoint of tensors", again="Copy it again."):
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:  # torch advises to run what is in the file
+        except (pickle.UnpicklingError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek beyond a cut file's start
+                raise
+            # What torch says is advice to run what is in the file.
             raise UserError(
                 f"{path}: is damaged, or holds more than tensors and numbers, which only running its code would read. "
                 "Code is never run here: where the file is from, save its state dicts alone by torch.save."

@@ -35,8 +35,8 @@ EACH = 8
 """Draws of a class from which its own label is judged."""
 SEARCH = 2000
 """Forwards that a search for the order of the classes may take; it is left out where each class would get few."""
-LOWEST, HIGHEST = 0.2, 0.95
-"""Share of the timesteps that are drawn: below, the image itself tells its class, and above nothing is seen of it."""
+LOWEST, SPAN = 0.2, 0.75
+"""Where the timesteps that are drawn begin, and what share of all they are: below, the image itself tells its class."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Draws:
         x_0 = torch.from_numpy(to_float(self.data.images[rows]))
         generator = torch.Generator().manual_seed(int(self.random.integers(2**62)))
         share = (torch.randperm(num, generator=generator) + torch.rand(num, generator=generator)) / num
-        t = ((LOWEST + (HIGHEST - LOWEST) * share) * schedule.num_train_timesteps).long()
+        t = ((LOWEST + SPAN * share) * schedule.num_train_timesteps).long()
         eps = torch.randn(x_0.shape, generator=generator)
         x_t = schedule.add_noise(x_0, eps, t)
         found = np.empty((len(labels), num))

@@ -96,7 +96,7 @@ def train(
             norm = math.nan if norm is None else float(norm)
             bad = [name for name, value in figures.items() if not math.isfinite(value)]
             if bad or not (math.isfinite(norm) or skips(accelerator)):
-                raise not_finite(step + 1, f"the loss ({', '.join(bad)})" if bad else "the gradient", folder)
+                raise not_finite(step + 1, "the loss" if bad else "the gradient", folder, parts=bad)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             average.step(module.denoiser.unet.parameters())

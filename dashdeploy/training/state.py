@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,12 @@ class State:
             raise not_finite(step, "a weight", folder)
 
 
-def not_finite(step: int, what: str, folder: Path) -> UserError:
+def not_finite(step: int, what: str, folder: Path, *, parts: Sequence[str] = ()) -> UserError:
     """The error of a step after which something is NaN or infinite: where the run can go on, and what to change."""
     kept = folder / checkpoint.FILE
     where = f"The last good checkpoint is kept: {kept}." if kept.is_file() else "No checkpoint had been written yet."
+    named = f" ({', '.join(parts)})" if parts else ""
     return UserError(
-        f"step {step}: {what} is not finite. {where} Lower the learning rate, raise warmup_steps, or use precision: "
-        "fp32; a changed recipe starts anew with --fresh."
+        f"step {step}: {what} is not finite{named}. {where} Lower the learning rate, raise warmup_steps, or set "
+        "precision to fp32; a changed recipe starts anew with --fresh."
     )

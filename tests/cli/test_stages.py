@@ -98,7 +98,7 @@ def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_nothing(
 ) -> None:
     (tmp_path / "folder.png").mkdir()
     for out in (tmp_path / "folder.png", tmp_path / "none" / "x.png"):
-        assert "cannot be written" in refused(capsys, "sample", run_copy, "--labels", "1", "-o", out)
+        assert str(out) in refused(capsys, "sample", run_copy, "--labels", "1", "-o", out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.png", "runs"]
 
 
@@ -147,7 +147,7 @@ def test_a_missing_teacher(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, 
     tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: nowhere/at/all}\n")
     said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
     assert "nowhere/at/all" in said
-    assert list((tmp_path / "runs" / "tiny").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_teacher_that_was_never_trained(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
@@ -192,7 +192,8 @@ def test_a_truncated_teacher_that_has_no_manifest(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_yaml: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_run / "teacher", tmp_path / "own")
-    (tmp_path / "own" / "manifest.json").unlink()
+    for name in ("manifest.json", "manifest.json.sha256"):
+        (tmp_path / "own" / name).unlink()
     truncate(tmp_path / "own" / "unet" / "diffusion_pytorch_model.safetensors")
     tiny_yaml.write_text(tiny_yaml.read_text() + "teacher: {path: own}\n")
     said = refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
@@ -206,7 +207,7 @@ def test_a_truncated_artifact(capsys: pytest.CaptureFixture[str], run_copy: Path
 
 def test_an_unwritable_run_folder(capsys: pytest.CaptureFixture[str], tiny_yaml: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    assert "cannot be written to" in refused(capsys, "distill", tiny_yaml, "--run-dir", tmp_path / "runs")
+    assert "cannot be written to" in refused(capsys, "run", tiny_yaml, "--run-dir", tmp_path / "runs")
 
 
 def test_an_unknown_target(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:

@@ -17,7 +17,7 @@ from dashdeploy.export.export import export
 from dashdeploy.recipe.schema import Sampling, Tag
 from dashdeploy.report.grid import grid_png
 from dashdeploy.stages import MANIFEST, SIDECAR, sidecar_text
-from dashdeploy.target import Target
+from dashdeploy.target import ParityLimits, Target
 from dashdeploy.teachers import networks, unet2d
 
 OWN = Sampling(
@@ -31,7 +31,8 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("opened") / "tiny"
     shutil.copytree(tiny_run, folder)
     shutil.rmtree(folder / "artifacts")
-    export(folder, Target(name="own", description="test", graphs=("guided", "cond")), sampling=OWN)
+    quick = ParityLimits(batch_sizes=(1, 3), t_bins=2)
+    export(folder, Target(name="own", description="test", graphs=("guided", "cond"), parity=quick), sampling=OWN)
     return folder
 
 
@@ -157,6 +158,21 @@ def test_latents_come_as_they_are_and_never_as_images(
     with dashdeploy.open(of_latents["foreign"]) as model:
         assert not model.sampling.clip_sample
         assert np.abs(model.sample([0, 1], steps=1)).max() > 1.5  # far from an image's range, and kept
+
+
+def test_a_teachers_settings_that_are_not_followed_are_told_when_it_is_opened(run: Path, tmp_path: Path) -> None:
+    for part in ("unet", "scheduler"):
+        shutil.copytree(run / "teacher" / part, tmp_path / part)
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "set_alpha_to_one": False, "steps_offset": 1}))
+    with pytest.warns(UserWarning) as told, dashdeploy.open(tmp_path) as model:
+        assert model.sample(1, steps=1).shape == (1, 8, 8, 1)
+    said = " ".join(str(warning.message) for warning in told)
+    assert f"teacher {path}: set_alpha_to_one is false" in said and "steps_offset 1 is not added here" in said
+    path.write_text(json.dumps({**config, "clip_sample_range": 2.0}))
+    with pytest.raises(UserError, match=r"scheduler_config\.json: clip_sample_range is 2\.0"):
+        dashdeploy.open(tmp_path)
 
 
 def test_a_student_without_a_recipe_still_says_its_classes_by_number(tmp_path: Path) -> None:

@@ -79,16 +79,18 @@ def test_classes_that_a_teachers_manifest_has_in_another_order_are_told_with_the
 
 def test_other_numbers_of_classes_are_told_with_what_to_do(tmp_path: Path, data) -> None:
     eleven = LabelledImages("x", data.images, data.labels, (*data.classes, "ten"), horizontal_flip=False)
+    folder = own(tmp_path)
     with pytest.raises(UserError, match=r"has 10 classes and the data 11 .has it no null class\?"):
-        choose.open_teacher(own(tmp_path), load_text(RECIPE, name="x"), eleven)
+        choose.open_teacher(folder, load_text(RECIPE, name="x"), eleven)
     few = data.take((data.labels < 2).nonzero()[0])
     two = LabelledImages("x", few.images, few.labels, ("0", "1"), horizontal_flip=False)
     with pytest.raises(UserError, match=r"has 10 classes and the data 2 .*teacher\.labels"):
-        choose.open_teacher(own(tmp_path), load_text(RECIPE, name="x"), two)
+        choose.open_teacher(folder, load_text(RECIPE, name="x"), two)
     recipe = load_text(RECIPE, name="x", overrides=["teacher.labels=[0, 1]"])
-    assert choose.open_teacher(own(tmp_path), recipe, two).denoiser.interface.num_classes == 2
+    assert choose.open_teacher(folder, recipe, two).denoiser.interface.num_classes == 2
 
 
+@pytest.mark.slow
 def test_a_teacher_is_checked_unless_the_recipe_says_no_or_it_was_taught_here(tmp_path: Path, data) -> None:
     recipe = load_text(RECIPE, name="x")
     foreign = own(tmp_path)
@@ -105,7 +107,7 @@ def test_a_teacher_is_checked_unless_the_recipe_says_no_or_it_was_taught_here(tm
     ("changes", "message"),
     [
         ({"_class_name": "UNet3D"}, "it is a UNet3D; supported"),
-        ({"attention_head_dim": 4096}, "makes no network of its"),
+        ({"attn_norm_num_groups": 7}, "makes no network of its"),
     ],
 )
 def test_a_configuration_that_makes_no_network_is_told_before_anything_is_loaded(tmp_path, changes, message) -> None:

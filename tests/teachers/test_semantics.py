@@ -63,11 +63,11 @@ def test_a_good_teacher_is_taken_after_few_draws_and_without_a_word(held_out: La
     semantics.refuse(measured, OWN, name="digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "keys"),
     [
         ((10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9), "Set teacher.null_class to 0."),
-        ((3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 10), "Set teacher.labels to [3, 1, 6, 0, 2, 4, 7, 9, 8, 5]."),
         ((1, 0, 10, 2, 3, 4, 5, 6, 7, 8, 9), "Set teacher.labels to [1, 0, 3, 4, 5, 6, 7, 8, 9, 10] and teacher.null_"),
     ],
 )
@@ -95,6 +95,7 @@ def test_a_null_class_that_is_a_class_like_others_is_refused(held_out: LabelledI
     )
 
 
+@pytest.mark.slow
 def test_labels_that_say_nothing_are_refused(held_out: LabelledImages) -> None:
     assert "its labels do not help" in str(semantics.problem(found(with_null(None), held_out), OWN))
 
@@ -103,6 +104,7 @@ def test_a_prediction_that_is_not_finite_is_refused(held_out: LabelledImages) ->
     assert "not finite" in str(semantics.problem(found(with_null(torch.tensor(float("nan"))), held_out), OWN))
 
 
+@pytest.mark.slow
 def test_classes_that_sort_as_text_are_found_to_be_in_the_order_of_numbers(held_out: LabelledImages) -> None:
     # As with folders 1, 10, 2, …: the teacher's classes are in the order of the numbers.
     names = sorted(str(n) for n in range(1, 11))

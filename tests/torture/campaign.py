@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from tests.torture.harness import Outcome
@@ -85,9 +86,8 @@ def campaign(
     if WHOLE:
         keep(kind, {"cases": tally.total(), "slowest_s": round(slowest, 1), **dict(sorted(tally.items()))})
     if failures:
-        raise AssertionError(
-            f"{kind}: {len(failures)} of {tally.total()} cases failed (seed {SEED}):\n" + "\n".join(failures[:10])
-        )
+        told = f"{kind}: {len(failures)} of {tally.total()} cases failed (seed {SEED}):"
+        pytest.fail("\n".join([told, *failures[:10]]), pytrace=False)
 
 
 def keep(kind: str, counts: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ def outputs(seed: int) -> tuple[Probes, tuple[torch.Tensor, torch.Tensor], tuple
     def normal() -> torch.Tensor:
         return torch.randn((len(t), 1, 4, 4), generator=generator)
 
-    size = torch.exp(0.5 * torch.randn(TRAJECTORIES, generator=generator))[trajectory].view(-1, 1, 1, 1)
+    size = torch.exp(0.3 * torch.randn(TRAJECTORIES, generator=generator))[trajectory].view(-1, 1, 1, 1)
     uncond, difference = normal(), 0.3 * normal()
     reference = (uncond, uncond + difference)
     given = (uncond + 0.02 * size * normal(), reference[1] + 0.02 * size * normal())
@@ -45,11 +45,11 @@ def test_a_bound_holds_for_what_many_draws_show() -> None:
             bounds = torch.tensor([getattr(bound[place], name) for bound in found])
             covered = float((bounds >= truth).float().mean())
             # 97.5 % is aimed at; of 32 trajectories with unlike errors the bootstrap reaches a little less.
-            assert 0.90 <= covered <= 1.0, (name, place, covered)
+            assert covered >= 0.93, (name, place, covered)
             assert float(bounds.mean()) < 1.4 * truth, "a bound that says nothing"
         cosines = torch.tensor([row[place].energy_cosine for row in figures])
         least = torch.tensor([bound[place].energy_cosine for bound in found])
-        assert float((least <= cosines.mean()).float().mean()) >= 0.90
+        assert float((least <= cosines.mean()).float().mean()) > 0.93
 
 
 def test_draws_of_one_trajectory_are_not_taken_for_independent_ones() -> None:
