@@ -28,7 +28,8 @@ NO_LATENCY = ["bench.latency.batch_sizes=[]"]
 
 def measure(name: str, seed: int, run_dir: Path) -> Record:
     """The bench record of one recipe at one seed; the student is sampled in torch, nothing is exported."""
-    overrides = [f"seed={seed}", "export=[]", "bench.quality.torch_student=all", *NO_LATENCY]
+    # Each training draws its images from noise of its own, as in `dashdeploy compare`.
+    overrides = [f"seed={seed}", f"bench.seed={seed}", "export=[]", "bench.quality.torch_student=all", *NO_LATENCY]
     recipe = load_recipe(name, overrides=overrides)
     folder = stages.open_run(run_dir / f"seed{seed}", recipe.name)
     stage = run_all(recipe, folder, say=lambda text: print(text, file=sys.stderr))

@@ -28,9 +28,10 @@ from dashdeploy.bench.measure import quality
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.data import load_dataset
+from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, initial_noise, plan
-from dashdeploy.metrics.features import open_extractor
+from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Sampling, Tag
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import open_path
@@ -74,11 +75,10 @@ def variants(recipe: Recipe, num_train_timesteps: int, steps: tuple[int, ...]) -
     return points
 
 
-def timed(model: Model, plans: list[Plan], *, batch_size: int, repeats: int) -> list[dict[str, Any]]:
+def timed(model: Model, plans: list[Plan], y: torch.Tensor, *, repeats: int) -> list[dict[str, Any]]:
     """The graph that runs and the median time of a batch, by plan; the plans take turns."""
-    interface = model.denoiser.interface
-    noise = initial_noise(SEED, 0, batch_size, interface.image_shape)
-    y = quality.balanced_labels(batch_size, interface.num_classes)
+    batch_size = len(y)
+    noise = initial_noise(SEED, 0, batch_size, model.denoiser.interface.image_shape)
     calls = {i: lambda steps=steps: model.sample(noise, y, steps) for i, steps in enumerate(plans)}
     for call in calls.values():
         call()
@@ -86,23 +86,22 @@ def timed(model: Model, plans: list[Plan], *, batch_size: int, repeats: int) -> 
     return [{"graph": model.graph_for(steps, batch_size), **median_ms(times[i])} for i, steps in enumerate(plans)]
 
 
-def judged(model: Model, recipe: Recipe, points: list[Variant], *, num_images: int) -> list[dict[str, Any]]:
+def judged(
+    model: Model, recipe: Recipe, points: list[Variant], data: LabelledImages, labels: torch.Tensor
+) -> list[dict[str, Any]]:
     """Quality and distance to the exact solution of each."""
-    data = load_dataset(recipe.data)
-    config = recipe.bench.quality.model_copy(update={"num_images": num_images})
-    extractor = open_extractor(config.features, data, weights=config.features_weights, holdout=recipe.data.holdout)
-    reference = quality.reference(data.split(recipe.data.holdout)[0], extractor)
+    config = recipe.bench.quality
+    extractor = committed(recipe.data.name)
+    reference = quality.reference(data, extractor)
     interface = model.denoiser.interface
-    noise = initial_noise(SEED, 0, min(EXACT_IMAGES, num_images), interface.image_shape)
-    y = quality.balanced_labels(len(noise), interface.num_classes)
+    y = labels[:EXACT_IMAGES]
+    noise = initial_noise(SEED, 0, len(y), interface.image_shape)
     many = recipe.sampling.model_copy(update={"num_inference_steps": EXACT_STEPS, "solver": "dpmpp_2m"})
     exact: dict[str, tuple[Plan, torch.Tensor]] = {}
     rows = []
     for at in points:
-        images = quality.sample(model, at.scale, config, at.sampling, seed=SEED)
-        row, _ = quality.score(
-            "", at.scale, images, reference, None, extractor, config, num_classes=data.num_classes, seed=SEED
-        )
+        images = quality.sample(model, at.scale, config, at.sampling, labels=labels, seed=SEED)
+        row, _ = quality.score("", at.scale, [images], labels, reference, None, extractor, config, seeds=(SEED,))
         if row.guidance not in exact:
             fine = plan(many, interface.schedule.num_train_timesteps, scale=at.scale)
             exact[row.guidance] = fine, model.sample(noise, y, fine)
@@ -149,8 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.inference_mode(), open_path(stage.folder, threads=options.threads) as model:
         points = variants(recipe, model.denoiser.interface.schedule.num_train_timesteps, tuple(options.steps))
         plans = [at.plan for at in points]
-        times = timed(model, plans, batch_size=options.batch, repeats=options.repeats)
-        rows = judged(model, recipe, points, num_images=options.images)
+        train, _ = load_dataset(recipe.data).split(recipe.data.holdout)
+        labels = quality.class_labels(options.images, train)
+        times = timed(model, plans, quality.class_labels(options.batch, train), repeats=options.repeats)
+        rows = judged(model, recipe, points, train, labels)
         label = model.label
     result = {
         "run": recipe.name,

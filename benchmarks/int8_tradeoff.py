@@ -26,7 +26,7 @@ from cpu_artifacts import median_ms
 from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
-from dashdeploy.bench.measure.quality import balanced_labels, reference
+from dashdeploy.bench.measure.quality import class_labels, reference
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.export.checks import gate, trajectories
@@ -40,7 +40,7 @@ from dashdeploy.target import GateLimits
 
 SCALES = (1.0, 2.0, 4.0)
 LEFT_IN_FLOAT = (0, 1, 2, 4, 8, 12, 16, 20)
-NUM_IMAGES, BATCH, REPEATS = 1000, 64, 5
+NUM_IMAGES, BATCH, REPEATS = 1000, 64, 7
 
 
 def profile(path: Path, work: Path, threads: int, shape: tuple[int, ...]) -> dict[str, float]:
@@ -85,8 +85,8 @@ def main(folder: Path) -> None:
     steps = plan(sampling, interface.schedule.num_train_timesteps)
     train, _ = load_dataset(recipe.data).split(recipe.data.holdout)
     extractor = committed(recipe.data.name)
-    statistics = frechet.statistics(reference(train, extractor))
-    labels = balanced_labels(NUM_IMAGES, interface.num_classes)
+    statistics = reference(train, extractor).statistics
+    labels = class_labels(NUM_IMAGES, train)
     draws = [trajectories.draw(denoiser, sampling, num_images=32, num_points=10, seed=seed) for seed in (1, 2)]
     judged = gate.prepare(denoiser, draws[1], GateLimits(), scale=sampling.guidance)
     rows: list[dict[str, Any]] = []
@@ -147,7 +147,9 @@ def main(folder: Path) -> None:
                     batch_size=128,
                 )
                 features, _ = extractor(images)
-                row[f"fid_w{w:g}"] = frechet.fid(features, statistics, resamples=0, seed=0, strata=labels.numpy()).value
+                row[f"fid_w{w:g}"] = frechet.fid(
+                    [features], statistics, resamples=0, seed=0, strata=labels.numpy()
+                ).value
             calls[title] = lambda sampler=sampler: sampler(noise, labels[:BATCH], steps)
             rows.append(row)
             print(row)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dashdeploy.bench.record.intervals import ratio_interval
+from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import SOLVER_LABELS
+from dashdeploy.bench.report.columns import NONE
 from dashdeploy.compare import summary
 from dashdeploy.compare import tables as compare_tables
 from dashdeploy.report.cells import MISSING
@@ -43,14 +46,26 @@ def cpu_artifacts(result: Result) -> str:
         cells = [NAMES.get(what, what)]
         for batch in batches:
             row = by_key[what, batch]
-            cells.append(f"{row['median_ms']:,.1f} ({row['best_base_over_this']:.2f}×)")
+            cells.append(f"{row['median_ms']:,.1f} ({over_base(row, by_key[row['best_base'], batch])})")
         rows.append(cells)
     runs = result["rows"][0]["runs"]
     intro = (
         f"{result['num_inference_steps']} guided DDIM steps, milliseconds (median of {runs} runs in turns; in brackets "
-        f"the best of the first three ÷ this), {result['threads']} threads. {where(result)}."
+        f"the best of the first three ÷ this; none: the 95 % interval of the ratio holds 1), {result['threads']} "
+        f"threads. {where(result)}."
     )
     return f"{intro}\n\n{table(['', *(f'Batch {b}' for b in batches)], rows)}\n"
+
+
+def over_base(row: Result, base: Result) -> str:
+    """The base's median over this row's, as in ``1.44×``; none where the interval of the ratio holds 1."""
+    low, high = ratio_interval(*(_median(one) for one in (row, base)))
+    noise = row is not base and low <= 1 <= high
+    return NONE if noise else f"{row['best_base_over_this']:.2f}×"
+
+
+def _median(row: Result) -> Estimate:
+    return Estimate(value=row["median_ms"], low=row["low_ms"], high=row["high_ms"])
 
 
 def sampler_forms(result: Result) -> str:
@@ -81,8 +96,8 @@ def int8_tradeoff(result: Result) -> str:
     headings = ["", "int8 layers", "Gap error", "Gap cosine", "FID, w=1", "FID, w=2", "FID, w=4", "float32 ÷ this"]
     causes = "; ".join(f"{what}: {value:.3f}" for what, value in result["gap_error_by_cause"].items())
     intro = (
-        f"{result['num_images']} images each from the same noise; 50 steps at batch {result['batch_size']}, "
-        f"{result['threads']} threads. {where(result)}. Gap error by cause: {causes}."
+        f"{result['num_images']} images each from the same noise, one sampling seed; 50 steps at batch "
+        f"{result['batch_size']}, {result['threads']} threads. {where(result)}. Gap error by cause: {causes}."
     )
     return f"{intro}\n\n{table(headings, rows)}\n"
 

@@ -35,7 +35,7 @@ def main(name: str) -> None:
     print(f"held-out accuracy {fit.accuracy(net, test, image_size=size):.4f} on {len(test)}")
     print(
         f'"{name}": NetworkSpec("{path.name}", "{file_sha256(path)}", image_size={size}, channels={channels}, '
-        f"num_classes={data.num_classes}, width={how.width}),"
+        f"classes={data.classes}, width={how.width}),"
     )
 
 

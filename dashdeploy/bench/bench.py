@@ -9,12 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dashdeploy import manifest, stages
 from dashdeploy.bench.measure import artifact_checks, fidelity, guidance_interval, latency, models, quality, samples
 from dashdeploy.bench.measure.machine import machine
-from dashdeploy.bench.record import baselines, grids, parts, record, speed
+from dashdeploy.bench.record import baselines, grids, parts, record, speed, times
 from dashdeploy.bench.report.page import write_report
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
@@ -169,6 +168,8 @@ def measure(
             features=_features(extractor),
             num_images=recipe.bench.quality.num_images,
             num_reference=drawn.num_reference,
+            class_counts=tuple(np.bincount(drawn.labels.numpy(), minlength=data.num_classes).tolist()),
+            seeds=quality.sampling_seeds(recipe),
             rows=tuple(drawn.rows[job] for job in recipe_jobs if job in drawn.rows),
         ),
         fidelity=guidance_fidelity,
@@ -181,7 +182,7 @@ def measure(
     )
     quoted, note = baselines.quoted(measured)
     notes = (*measured.notes, *([note] if note else []))
-    return measured.model_copy(update={"baselines": quoted, "notes": notes}), _grids(drawn.images, recipe, data)
+    return measured.model_copy(update={"baselines": quoted, "notes": notes}), _grids(drawn, recipe)
 
 
 def _only_grids(recipe: Recipe, data: LabelledImages) -> Recipe:
@@ -260,8 +261,8 @@ def _with_cond_graph(opened: dict[str, Model], manifests: dict[str, manifest.Man
 
 
 def _pairs(
-    plans: dict[str, parts.PlanInfo], rows: list[parts.LatencyRow], opened: dict[str, Model], batch_sizes: Sequence[int]
-) -> list[parts.Pair]:
+    plans: dict[str, parts.PlanInfo], rows: list[times.LatencyRow], opened: dict[str, Model], batch_sizes: Sequence[int]
+) -> list[times.Pair]:
     """Each student over the teacher, and each artifact over the student in torch."""
     wanted = [(record.TEACHER, name) for name in opened if name != record.TEACHER]
     wanted += [(record.STUDENT, name) for name in opened if name not in (record.TEACHER, record.STUDENT)]
@@ -277,12 +278,11 @@ def _reuse_note(name: str) -> str:
     return f"Images of the {name} had been drawn with the same weights, seed and settings, and were used again."
 
 
-def _grids(images: dict[quality.Job, torch.Tensor], recipe: Recipe, data: LabelledImages) -> grids.Grids:
-    """Images of every model from the same noise at the recipe's guidance, class by class."""
-    at = guidance.label(recipe.sampling.guidance)
-    labels = quality.balanced_labels(recipe.bench.quality.num_images, data.num_classes).numpy()
-    columns = min(GRID_COLUMNS, max(1, len(labels) // data.num_classes))
-    classes = range(min(GRID_CLASSES, data.num_classes))
-    places = [i for c in classes for i in np.flatnonzero(labels == c)[:columns]]
-    shown = {name: drawn[places].numpy() for (name, label), drawn in images.items() if label == at}
+def _grids(drawn: quality.Measured, recipe: Recipe) -> grids.Grids:
+    """Images of every model from the same noise at the recipe's guidance, class by class; of classes that have any."""
+    at, labels = guidance.label(recipe.sampling.guidance), drawn.labels.numpy()
+    classes, counts = np.unique(labels, return_counts=True)
+    columns = min(GRID_COLUMNS, int(counts[:GRID_CLASSES].min()))
+    places = [i for c in classes[:GRID_CLASSES] for i in np.flatnonzero(labels == c)[:columns]]
+    shown = {name: images[places].numpy() for (name, label), images in drawn.images.items() if label == at}
     return grids.Grids(shown, labels[places], columns)

@@ -38,8 +38,12 @@ QUICK: dict[str, Any] = {
 
 
 def jobs(comparison: Comparison) -> list[tuple[str, int]]:
-    """Every (variant, seed), seed by seed, so that a comparison that stops early still compares."""
-    return [(variant, seed) for seed in comparison.seeds for variant in comparison.variants]
+    """Every (variant, seed), seed by seed, so that one that stops early still compares; then the fresh seeds."""
+    again = comparison.confirmation
+    return [
+        *((variant, seed) for seed in comparison.seeds for variant in comparison.variants),
+        *(jobs(again) if again else ()),
+    ]
 
 
 def designs(comparison: Comparison, root: Path, *, fresh: bool = False) -> dict[str, str]:
@@ -96,7 +100,7 @@ def compare(
     todo = jobs(comparison)
     for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
         say(f"[{place + 1}/{len(todo)}] {variant}, seed {seed}")
-        changes = {**QUICK, **_threads(comparison, variant, threads)}
+        changes = {**QUICK, **_threads(comparison, variant, threads), **_sampling_seed(comparison, variant, seed)}
         changes |= teacher_of(comparison, variant, root, more=changes)
         recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = stages.open_run(root / variant, f"seed{seed}")
@@ -145,6 +149,11 @@ def _share_samples(root: Path, folder: Path) -> None:
     if not link.exists():
         with suppress(FileExistsError):  # another process of the same launch has just made it
             link.symlink_to(Path("..") / ".." / common.name, target_is_directory=True)
+
+
+def _sampling_seed(comparison: Comparison, variant: str, seed: int) -> dict[str, Any]:
+    """The change that gives each training noise of its own for its images; variants of one seed share it."""
+    return {"bench.seed": (recipe_of(comparison, variant, seed).bench.seed + seed) % 2**63}
 
 
 def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[str, Any]:

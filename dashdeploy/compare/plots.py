@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from dashdeploy.compare.summary import Row, Spread, Summary
+from dashdeploy.compare.spread import Spread
+from dashdeploy.compare.summary import Row, Summary
 from dashdeploy.report.plots import MARKERS, SERIES, panel, scale_y
 
 DASHES = ("-", "--", ":")

@@ -1,19 +1,20 @@
-"""The summary of a comparison's runs: means over seeds with their range, and the share of each term."""
+"""The summary of a comparison's runs: means over seeds with their range and spread, and the share of each term."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from dashdeploy.compare.spread import Spread
 from dashdeploy.recipe.comparison import Comparison
 from dashdeploy.training.timestep_weights import starved
 
 Record = Mapping[str, Any]
+FIGURES = ("fid", "kid", "fid_to_teacher", "accuracy")
 GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
 
 
@@ -28,20 +29,6 @@ class Run:
     teacher: str
     weights: Sequence[float]
     teacher_weights: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over seeds: its mean, and the smallest and largest value."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        low, high = min(values), max(values)
-        return cls(min(max(statistics.fmean(values), low), high), low, high)  # equal values round to another mean
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,10 @@ class Summary:
         scales: the guidance's label -> w; None: guidance that changes over t.
         shares: term -> guidance -> share of the gain that is lost without it.
         closed: variant -> guidance -> share of the FID distance to the teacher that it closes.
+        seeds: of the trainings.
+        num_images: images of each FID.
+        samplings: sampling seeds of each training.
+        confirmed: the chosen variants on seeds that had no part in the choice; None: none were asked for.
     """
 
     rows: list[Row]
@@ -99,6 +90,9 @@ class Summary:
     closed: dict[str, dict[str, Spread]]
     seeds: tuple[int, ...]
     features: str
+    num_images: int
+    samplings: int
+    confirmed: Summary | None
 
     @property
     def teachers(self) -> list[Row]:
@@ -113,8 +107,9 @@ class Summary:
 
 
 def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Summary:
-    """One summary of the runs of every (variant, seed)."""
-    records = {job: run.record for job, run in runs.items()}
+    """One summary of the runs of every (variant, seed), those of the confirmation included."""
+    records = {(v, seed): runs[v, seed].record for seed in comparison.seeds for v in comparison.variants}
+    quality = next(iter(records.values()))["quality"]
     users: dict[str, list[str]] = {}  # teacher's SHA-256 -> the variants that have it
     for name in comparison.variants:
         users.setdefault(runs[name, comparison.seeds[0]].teacher, []).append(name)
@@ -133,7 +128,10 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
         shares=_shares(comparison, records) if comparison.shares else {},
         closed=_closed(comparison, records) if comparison.closes else {},
         seeds=comparison.seeds,
-        features=next(iter(records.values()))["quality"]["features"]["name"],
+        features=quality["features"]["name"],
+        num_images=quality["num_images"],
+        samplings=len(quality["seeds"]),
+        confirmed=summarise(again, runs) if (again := comparison.confirmation) else None,
     )
 
 
@@ -155,16 +153,30 @@ def _quality(record: Record, model: str) -> dict[str, Any]:
     return {row["guidance"]: row for row in record["quality"]["rows"] if row["model"] == model}
 
 
+FIGURES = ("fid", "kid", "fid_to_teacher", "accuracy")
+
+
 def _measured(records: list[Record], model: str) -> dict[str, dict[str, Spread]]:
-    """Distances and, where a classifier gives the features, accuracy: by guidance, over the records that have it."""
-    by_figure: dict[str, dict[str, list[float]]] = {"fid": {}, "kid": {}, "fid_to_teacher": {}, "accuracy": {}}
+    """Each figure that there is, by guidance: the samplings of each record's training.
+
+    The records of a teacher are of one training, whose samplings are those of all of them.
+    """
+    by_figure: dict[str, dict[str, list[dict[int, float]]]] = {name: {} for name in FIGURES}
     for record in records:
         for scale, row in _quality(record, model).items():
             for name, by_scale in by_figure.items():
-                value = row[name]["value"] if isinstance(row[name], Mapping) else row[name]
-                if value is not None:
-                    by_scale.setdefault(scale, []).append(value)
-    return {name: {scale: Spread.of(values) for scale, values in of.items()} for name, of in by_figure.items()}
+                values = {one["seed"]: one[name] for one in row["by_seed"] if one[name] is not None}
+                trainings = by_scale.setdefault(scale, [])
+                if trainings and model == "teacher":
+                    trainings[0] |= values
+                elif values:
+                    trainings.append(values)
+    return {
+        name: {
+            scale: Spread.of([list(one.values()) for one in trainings]) for scale, trainings in of.items() if trainings
+        }
+        for name, of in by_figure.items()
+    }
 
 
 def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
@@ -175,7 +187,7 @@ def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
         name=name,
         label=label,
         **_measured(records, "student"),
-        gap={metric: Spread.of([one["overall"][metric] for one in fidelity]) for metric in GAPS},
+        gap={metric: Spread.of([[one["overall"][metric]] for one in fidelity]) for metric in GAPS},
         gap_by_t=tuple(map(_gap_bin, zip(*(one["bins"] for one in fidelity), strict=True))),
         parameters=records[0]["models"]["student"]["parameters"],
         images_seen=records[0]["images_seen"],
@@ -187,7 +199,7 @@ def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
 
 def _gap_bin(bins: Sequence[Mapping[str, Any]]) -> GapBin:
     """One range of t over all seeds."""
-    return GapBin(bins[0]["t_low"], bins[0]["t_high"], Spread.of([one["relative_error"] for one in bins]))
+    return GapBin(bins[0]["t_low"], bins[0]["t_high"], Spread.of([[one["relative_error"]] for one in bins]))
 
 
 def _teacher_row(name: str, label: str, runs: list[Run]) -> Row:
@@ -228,10 +240,13 @@ def _shares(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -
 def _closed(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -> dict[str, dict[str, Spread]]:
     """(FID of the named variant − FID) / (FID of the named variant − FID of its teacher), seed by seed.
 
-    Guidances where the named variant is as good as its teacher at some seed are left out: there is nothing to close.
+    Guidances where the named variant is as good as its teacher at some seed, or is apart from it by no more than twice
+    the standard deviation of the sampling, are left out: there is nothing to close.
     """
     leaves = comparison.closes
     assert leaves is not None
+    measured = _measured([records[leaves, seed] for seed in comparison.seeds], "student")["fid"]
+    noise = {scale: 2 * (spread.sampling or 0.0) for scale, spread in measured.items()}
     closed: dict[str, dict[str, Spread]] = {}
     for variant in (name for name in comparison.variants if name != leaves):
         values: dict[str, list[float]] = {}
@@ -240,7 +255,7 @@ def _closed(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -
             teacher = fids(records[leaves, seed], "teacher")
             for scale in (s for s in left if s in reached and s in teacher):
                 distance = left[scale] - teacher[scale]
-                share = (left[scale] - reached[scale]) / distance if distance > 0 else float("nan")
+                share = (left[scale] - reached[scale]) / distance if distance > noise[scale] else float("nan")
                 values.setdefault(scale, []).append(share)
         closed[variant] = _known(values)
     return closed
@@ -248,4 +263,8 @@ def _closed(comparison: Comparison, records: Mapping[tuple[str, int], Record]) -
 
 def _known(values: Mapping[str, list[float]]) -> dict[str, Spread]:
     """Spreads over the seeds where none of them is NaN."""
-    return {scale: Spread.of(shares) for scale, shares in values.items() if not any(map(math.isnan, shares))}
+    return {
+        scale: Spread.of([[share] for share in shares])
+        for scale, shares in values.items()
+        if not any(map(math.isnan, shares))
+    }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from dashdeploy.compare.summary import Row, Spread, Summary
+from dashdeploy.compare.spread import Spread
+from dashdeploy.compare.summary import Row, Summary
 from dashdeploy.report.cells import MISSING, percent, significant
 from dashdeploy.report.table import Table, plain, to_markdown
 
@@ -23,26 +25,59 @@ def quality(summary: Summary) -> Table:
         gaps = [row.gap.get(name) for name in GAP_HEADINGS]
         teacher = [labels.get(row.teacher or "", MISSING)] if several else []
         rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
-    title = f"Mean [smallest, largest] of {len(summary.seeds)} seeds" if len(summary.seeds) > 1 else "One seed"
-    return _table(f"{title}; each gap is against the student's teacher" if several else title, headings, rows)
+    against = "; each gap is against the student's teacher" if several else ""
+    return _table(f"{drawn(summary)}; FID of {summary.num_images} images{against}", headings, rows)
+
+
+def drawn(summary: Summary) -> str:
+    """What a mean and its range are over."""
+    seeds, samplings = len(summary.seeds), summary.samplings
+    if seeds * samplings == 1:
+        return "One training and one sampling"
+    times = f"{seeds} trainings" if seeds > 1 else "one training"
+    each = f", {samplings} samplings of each" if samplings > 1 else ", one sampling of each" if seeds > 1 else ""
+    return f"Mean [smallest, largest] of {times}{each}"
 
 
 def other_quality(summary: Summary) -> Table:
-    """A row for each variant: KID and the classifier's accuracy by guidance."""
-    scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.kid))
-    headings = ["", *(f"KID, {scale}" for scale in scales), *(f"Accuracy, {scale} (%)" for scale in scales)]
-    rows = []
-    for row in summary.rows:
-        accuracies = [cell(_percent(row.accuracy.get(s))) for s in scales]
-        rows.append((row.label, *(cell(row.kid.get(s)) for s in scales), *accuracies))
-    return _table("KID, and the share of images that the classifier takes for their class", headings, rows)
+    """A row for each variant: KID and the classifier's accuracy by guidance, as far as there are any."""
+    kids, accuracies = (
+        list(dict.fromkeys(scale for row in summary.rows for scale in getattr(row, name)))
+        for name in ("kid", "accuracy")
+    )
+    headings = ["", *(f"KID, {scale}" for scale in kids), *(f"Accuracy, {scale} (%)" for scale in accuracies)]
+    rows = [
+        (
+            row.label,
+            *(cell(row.kid.get(s)) for s in kids),
+            *(cell(_percent(row.accuracy.get(s))) for s in accuracies),
+        )
+        for row in summary.rows
+    ]
+    share = "he share of images that the classifier takes for their class"
+    title = "KID" if kids else f"T{share}"
+    return _table(f"KID, and t{share}" if kids and accuracies else title, headings, rows)
+
+
+def spreads(summary: Summary) -> Table:
+    """A row for each variant: the standard deviations of FID between trainings and between samplings."""
+    scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid))
+
+    def both(spread: Spread | None) -> str:
+        figures = (spread.training, spread.sampling) if spread else (None, None)
+        return " / ".join(MISSING if figure is None else f"{figure:.3f}" for figure in figures)
+
+    rows = [(row.label, *(both(row.fid.get(scale)) for scale in scales)) for row in summary.rows]
+    title = "Standard deviation of FID: between trainings / between samplings of one training"
+    return _table(title, ["", *scales], rows)
 
 
 def to_teacher(summary: Summary) -> Table:
     """A row for each variant: FID to its teacher's images by guidance."""
     scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid_to_teacher))
     rows = [(row.label, *(cell(row.fid_to_teacher.get(s)) for s in scales)) for row in summary.students]
-    return _table("FID to the teacher's images at the same guidance", ["", *scales], rows)
+    title = f"FID to the teacher's images of the same noise and guidance, {summary.num_images} images"
+    return _table(title, ["", *scales], rows)
 
 
 def closed(summary: Summary) -> Table:
@@ -83,17 +118,32 @@ def _percent(share: Spread | None) -> Spread | None:
 
 def all_of(summary: Summary) -> list[Table]:
     """Every table that the summary has figures for; timestep weights unless all are uniform."""
-    shown = [quality(summary), other_quality(summary)]
-    shown += [to_teacher(summary)] if any(row.fid_to_teacher for row in summary.students) else []
+    shown = _distances(summary)
+    shown += [other_quality(summary)] if any(row.kid or row.accuracy for row in summary.rows) else []
     shown += [shares(summary)] if summary.shares else []
-    shown += [closed(summary)] if summary.closed else []
     uneven = any(abs(mass - 0.1) > UNIFORM_WITHIN for row in summary.rows for mass in row.weight_by_decile)
-    return [*shown, *([weights(summary)] if uneven else [])]
+    shown += [weights(summary)] if uneven else []
+    return [*shown, *(_confirmed(summary.confirmed) if summary.confirmed else ())]
+
+
+def _distances(summary: Summary) -> list[Table]:
+    """FID with its spread, and what it says of the distance to the teacher."""
+    shown = [quality(summary)]
+    shown += [spreads(summary)] if any(s.sampling is not None for row in summary.rows for s in row.fid.values()) else []
+    shown += [to_teacher(summary)] if any(row.fid_to_teacher for row in summary.students) else []
+    return [*shown, *([closed(summary)] if any(summary.closed.values()) else [])]
+
+
+def _confirmed(summary: Summary) -> list[Table]:
+    """The tables of the chosen variants at fresh seeds."""
+    seeds = ", ".join(map(str, summary.seeds))
+    title = f"The chosen variants, trained and drawn again with seeds {seeds}, which had no part in the choice"
+    return [replace(table, title=f"{title}. {table.title}") for table in _distances(summary)]
 
 
 def markdown(summary: Summary) -> str:
     """Every table with its title."""
-    head = f"{size(summary.students)}FID in features of {summary.features}."
+    head = f"{size(summary.students)}FID of {summary.num_images} images in features of {summary.features}."
     return "\n\n".join([head, *(f"**{t.title}**\n\n{to_markdown(t)}" for t in all_of(summary))]) + "\n"
 
 

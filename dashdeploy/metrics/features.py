@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dashdeploy.data import fashion_mnist
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
 from dashdeploy.locate import expanded
@@ -22,6 +23,7 @@ from dashdeploy.stages import file_sha256
 from dashdeploy.weights_file import read_safetensors
 
 NETWORKS = Path(__file__).parent / "networks"
+DIGITS = tuple(map(str, range(10)))
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 CHOICES = (
@@ -33,11 +35,14 @@ CHOICES = (
 class Extractor(Protocol):
     """Maps images to features, and to class predictions if it is a classifier.
 
-    held_out_accuracy: of a classifier that was fitted to the recipe's data; None: of any other.
+    Attributes:
+        classes: names of the classes that it predicts, in label order; empty: it predicts none.
+        held_out_accuracy: of a classifier that was fitted to the recipe's data; None: of any other.
     """
 
     name: str
     sha256: str
+    classes: tuple[str, ...]
     held_out_accuracy: float | None
 
     def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
@@ -53,7 +58,7 @@ class NetworkSpec:
     sha256: str
     image_size: int
     channels: int
-    num_classes: int
+    classes: tuple[str, ...]
     width: int
 
 
@@ -63,7 +68,7 @@ SPECS: dict[str, NetworkSpec] = {
         "0cee79a055a54b76d35ef8e59a05d3b92fcecceef00fc186e87b539ba1cb1c54",
         image_size=8,
         channels=1,
-        num_classes=10,
+        classes=DIGITS,
         width=16,
     ),
     "fashion_mnist": NetworkSpec(
@@ -71,7 +76,7 @@ SPECS: dict[str, NetworkSpec] = {
         "43916e87468f0e510008bacee06ec4624bd7b8469202015becbafe7c3e10cce7",
         image_size=28,
         channels=1,
-        num_classes=10,
+        classes=fashion_mnist.CLASSES,
         width=16,
     ),
     "fashion_mnist_16": NetworkSpec(
@@ -79,7 +84,7 @@ SPECS: dict[str, NetworkSpec] = {
         "950868c975c8c60694a29852de4e68fc287cbd21f89652c469aca8c39c66cdf6",
         image_size=16,
         channels=1,
-        num_classes=10,
+        classes=fashion_mnist.CLASSES,
         width=16,
     ),
 }
@@ -119,8 +124,9 @@ class ClassifierFeatures:
     def __init__(
         self, name: str, spec: NetworkSpec, state: dict[str, torch.Tensor], *, held_out_accuracy: float | None = None
     ) -> None:
-        self.name, self.sha256, self.spec, self.held_out_accuracy = name, spec.sha256, spec, held_out_accuracy
-        self.net = FeatureNet(channels=spec.channels, num_classes=spec.num_classes, width=spec.width)
+        self.name, self.sha256, self.spec, self.classes = name, spec.sha256, spec, spec.classes
+        self.held_out_accuracy = held_out_accuracy
+        self.net = FeatureNet(channels=spec.channels, num_classes=len(spec.classes), width=spec.width)
         self.net.load_state_dict(state)
         self.net.eval().requires_grad_(False)
 
@@ -167,6 +173,7 @@ class InceptionFeatures:
     """
 
     name = "inception-v3-2015-12-05-pool2048"
+    classes: tuple[str, ...] = ()
     held_out_accuracy: float | None = None
 
     def __init__(self, weights: Path, *, sha256: str = INCEPTION_SHA256) -> None:

@@ -41,6 +41,18 @@ class Shares(Model):
     without: dict[str, str] = Field(min_length=1, description="term -> the variant that lacks only this term")
 
 
+class Confirm(Model):
+    """Variants that were chosen by the comparison's own figures, trained and measured again on other seeds.
+
+    The best of many is partly the luckiest: only fresh trainings and fresh images say how good it is.
+    """
+
+    variants: Annotated[tuple[Text, ...], DISTINCT] = Field(
+        min_length=1, description="the chosen ones, and what they are compared with"
+    )
+    seeds: Annotated[tuple[Seed, ...], DISTINCT] = Field(min_length=1, description="other ones than the comparison's")
+
+
 class Comparison(Model):
     """Variants × seeds of one recipe. All see the same data in the same order, for as many steps.
 
@@ -59,6 +71,8 @@ class Comparison(Model):
         "other variant closes",
     )
 
+    confirm: Confirm | None = Field(None, description="score chosen variants again on fresh seeds")
+
     @model_validator(mode="after")
     def _names_variants(self) -> Comparison:
         if self.shares is not None:
@@ -67,7 +81,22 @@ class Comparison(Model):
                     raise ValueError(f"shares: {unknown('variant', name, self.variants)}")
         if self.closes is not None and self.closes not in self.variants:
             raise ValueError(f"closes: {unknown('variant', self.closes, self.variants)}")
+        for name in self.confirm.variants if self.confirm else ():
+            if name not in self.variants:
+                raise ValueError(f"confirm: {unknown('variant', name, self.variants)}")
+        if self.confirm and (old := sorted(set(self.confirm.seeds) & set(self.seeds))):
+            raise ValueError(f"confirm: seeds {', '.join(map(str, old))} had a part in the choice; give other ones")
         return self
+
+    @property
+    def confirmation(self) -> Comparison | None:
+        """The chosen variants at the fresh seeds, as a comparison of its own."""
+        if self.confirm is None:
+            return None
+        chosen = {name: variant for name, variant in self.variants.items() if name in self.confirm.variants}
+        closes = self.closes if self.closes in chosen and len(chosen) > 1 else None
+        changes = {"variants": chosen, "seeds": self.confirm.seeds, "shares": None, "closes": closes, "confirm": None}
+        return self.model_copy(update=changes)
 
 
 def is_comparison(path: Path) -> bool:

@@ -236,9 +236,9 @@ class Latency(Model):
     )
     warmup: Repeats = Field(3, ge=0, description="untimed runs before the timed ones")
     repeats: Repeats = Field(20, ge=3, description="timed single steps for each batch size")
-    sampler_repeats: Repeats = Field(3, ge=1, description="timed whole samplers for each batch size")
+    sampler_repeats: Repeats = Field(6, ge=1, description="timed whole samplers for each batch size; intervals need 6")
     sampler_budget_s: Number = Field(
-        20.0, gt=0, description="past this time a row gets no further whole-sampler repeats, seconds"
+        60.0, gt=0, description="past this time a row gets no further whole-sampler repeats, seconds"
     )
     threads: Threads | None = Field(None, description="CPU threads of every runtime; null: all cores")
 
@@ -246,7 +246,8 @@ class Latency(Model):
 class Quality(Model):
     """What the quality benchmark measures."""
 
-    num_images: Images = Field(1000, ge=16, description="images of each model at each guidance")
+    num_images: Images = Field(1000, ge=16, description="of each model, guidance and seed, in the classes' proportions")
+    seeds: Annotated[int, Field(ge=1, le=100), WHOLE] = Field(1, description="so often num_images are drawn anew")
     guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
     features: Text = Field(
         "auto",

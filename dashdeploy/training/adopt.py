@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dashdeploy import stages
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.errors import UserError, writing
 from dashdeploy.recipe import schema
 from dashdeploy.teachers import config as configs
 from dashdeploy.teachers import networks, published
 from dashdeploy.training.timestep_weights import TimestepWeights
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A draft beside a new folder, which becomes the folder at the end; after an error nothing is left of it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}-", dir=folder.parent))
-    try:
-        draft = holder / "draft"
-        draft.mkdir()  # with the mode that the umask gives
-        yield draft
-        draft.replace(folder)
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +44,8 @@ def adopt(checkpoint: Path, folder: Path, *, image_size: int = 32, weights: Lite
     network = networks.restore(checkpoint_parts.config, checkpoint_parts.state, folder=checkpoint, role="teacher")
     steps = {} if checkpoint_parts.lam is None else {"num_train_timesteps": len(checkpoint_parts.lam)}
     schedule = schedules.from_recipe(schema.NoiseSchedule.model_validate({**published.SCHEDULE, **steps}))
-    with writing(folder), _whole(folder) as draft:
+    place = folder.absolute()
+    with writing(folder), stages.exclusive(place) as work, stages.replacing_folder(place, work) as draft:
         networks.save(network, schedule, draft)
         if checkpoint_parts.lam is not None and checkpoint_parts.gamma is not None:
             kind = schema.TimestepWeights(kind="published", gamma=checkpoint_parts.gamma)

@@ -13,7 +13,7 @@ import pytest
 
 from dashdeploy import locate, stages
 from dashdeploy.bench.bench import bench
-from dashdeploy.bench.measure import models, samples
+from dashdeploy.bench.measure import models, quality, samples
 from dashdeploy.bench.record.record import Record, load_record
 from dashdeploy.bench.report.markdown import markdown_results
 from dashdeploy.data import load_dataset
@@ -86,7 +86,7 @@ def test_latency_has_every_batch_size_scope_and_the_two_pass_reference(record: R
     wanted |= {(m, "two-pass", s, b) for m in ("teacher", "student") for s in ("step", "sampler") for b in (1, 2)}
     assert timed == wanted
     for row in record.latency:
-        assert 0 < row.p50_ms <= row.p90_ms <= row.p99_ms
+        assert row.p50_ms > 0 and math.isnan(row.p90_ms) and math.isnan(row.p99_ms), "of three runs"
         assert row.images_per_s == pytest.approx(row.batch_size / row.p50_ms * 1e3)
 
 
@@ -233,10 +233,9 @@ def test_samples_of_another_solver_have_another_key_and_the_committed_ones_are_o
     folder = locate.data_root("recipes") / "teachers" / "digits"
     sha256 = choose.open_teacher(folder, recipe, load_dataset(recipe.data)).sha256
     run = plan(recipe.sampling, 1000)
-    keys = [
-        samples.key(sha256, replace(run, solver=solver), num_images=recipe.bench.quality.num_images, seed=0)
-        for solver in SOLVERS
-    ]
+    train, _ = load_dataset(recipe.data).split(recipe.data.holdout)
+    labels = quality.class_labels(recipe.bench.quality.num_images, train)
+    keys = [samples.key(sha256, replace(run, solver=solver), labels=labels, seed=0) for solver in SOLVERS]
     assert len(set(keys)) == len(SOLVERS)
     assert [(folder / samples.FOLDER / f"{key[:16]}.npz").is_file() for key in keys] == [True, False]
     assert all(stages.undamaged(path) for path in (folder / samples.FOLDER).glob("*.npz"))

@@ -133,8 +133,6 @@ def test_values_that_json_cannot_hold() -> None:
         ("exporters", "ls"),
         ("exporters", "schema", "--artifact"),
         ("run", "digits", "--dry-run"),
-        ("distill", "digits", "--dry-run"),
-        ("compare", "ablation-digits", "--dry-run"),
         ("show", "recipes/teachers/digits"),
     ],
     ids=" ".join,

@@ -73,6 +73,8 @@ def test_it_trains_and_measures_every_variant_and_resumes(
     assert "Memory (MiB)" not in (root / "dash" / "seed1" / "bench" / "report.html").read_text()
     text = (root / "compare.md").read_text()
     assert re.search(r"\| DASH \| [\d.]+ \| [\d.]+ \|", text)
+    assert record["quality"]["seeds"] == [1], "the training's own seed"
+    assert len(rows["teacher"]["fid"]) == 2
     for name in ("fid.svg", "gap.svg"):
         assert (root / name).read_text().startswith("<svg")
 

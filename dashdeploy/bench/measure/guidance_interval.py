@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from dashdeploy.bench.measure import latency
 from dashdeploy.bench.measure.quality import Job
-from dashdeploy.bench.record.parts import GuidanceIntervalStudy, PlanInfo, QualityRow
+from dashdeploy.bench.record.parts import PlanInfo, QualityRow
+from dashdeploy.bench.record.times import GuidanceIntervalStudy
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import Plan, plan
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dashdeploy import seeds
 from dashdeploy.artifact import GraphName
-from dashdeploy.bench.record.parts import SCOPES, Branches, LatencyRow, Scope
 from dashdeploy.bench.record.record import RECIPE_PLAN
+from dashdeploy.bench.record.times import SCOPES, Branches, LatencyRow, Scope
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
@@ -28,6 +28,8 @@ K = TypeVar("K")
 SETTLE_S = 0.05
 MIN_RUNS = 6
 """Fewest runs for a confidence interval of the median: 1 − 2·0.5⁶ = 0.97."""
+MIN_RUNS_OF = {90: 10, 99: 100}
+"""Percentile -> the fewest runs for it: of fewer, none is expected to take longer."""
 RESAMPLES = 2000
 
 
@@ -188,7 +190,8 @@ def row(
 ) -> LatencyRow:
     """The figures of raw times in seconds."""
     ms = np.array(times) * 1e3
-    p50, p90, p99 = (float(v) for v in np.percentile(ms, [50, 90, 99]))
+    p50 = float(np.median(ms))
+    p90, p99 = (float(np.percentile(ms, q)) if len(ms) >= least else math.nan for q, least in MIN_RUNS_OF.items())
     low, high = median_interval(ms, seed=seed)
     return LatencyRow(
         model=model,

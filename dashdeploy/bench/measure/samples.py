@@ -22,9 +22,9 @@ from dashdeploy.terminal import warn
 FOLDER = "samples"
 
 
-def key(model_sha256: str, plan: Plan, *, num_images: int, seed: int) -> str:
-    """Identity of a set of samples: the model's hash and every setting that changes an image."""
-    settings = {"model": model_sha256, "num_images": num_images, "noise": noise.NAME, "seed": seed}
+def key(model_sha256: str, plan: Plan, *, labels: torch.Tensor, seed: int) -> str:
+    """Identity of a set of samples: the model's hash, the images' labels and every setting that changes an image."""
+    settings = {"model": model_sha256, "labels": labels.tolist(), "noise": noise.NAME, "seed": seed}
     return stages.digest({**settings, "plan": asdict(plan)})
 
 

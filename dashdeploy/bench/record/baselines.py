@@ -35,6 +35,7 @@ def conditions(record: Record) -> dict[str, Any]:
         "features_sha256": record.quality.features.sha256 if record.quality.features else None,
         "num_images": record.quality.num_images,
         "num_reference": record.quality.num_reference,
+        "class_counts": list(record.quality.class_counts),
         "student_parameters": record.models[STUDENT].parameters,
         "images_seen": record.images_seen,
         "solver": record.plans[RECIPE_PLAN].solver,

@@ -12,6 +12,7 @@ def obstacles(a: Record, b: Record) -> list[str]:
     for what, one, two in (
         ("number of images", a.quality.num_images, b.quality.num_images),
         ("number of real images", a.quality.num_reference, b.quality.num_reference),
+        ("images of each class", a.quality.class_counts, b.quality.class_counts),
     ):
         differing += [f"{what} ({one} and {two})"] if one != two else []
     if _features(a) != _features(b):

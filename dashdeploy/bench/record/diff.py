@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from dashdeploy import stages
 from dashdeploy.bench.record.comparable import model_notes, obstacles, other_gap, other_machine, version_notes
-from dashdeploy.bench.record.parts import Estimate, LatencyRow
+from dashdeploy.bench.record.intervals import difference_interval, ratio_interval
+from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import FILE, RECIPE_PLAN, Record, load_record
+from dashdeploy.bench.record.times import LatencyRow
 from dashdeploy.errors import UserError
 
 Group = Literal["latency", "quality", "guidance gap", "size and memory"]
@@ -151,25 +153,6 @@ def compare(a: Record, b: Record, limits: Limits, *, names: tuple[str, str], onl
     return Diff(*names, known, notes)
 
 
-def ratio_interval(a: Estimate, b: Estimate) -> tuple[float, float]:
-    """95 % confidence interval of b / a from those of a and b, by MOVER on logarithms (Zou and Donner 2008, Eq. 7).
-
-    NaN where a record has no confidence interval, or a figure is not positive.
-    """
-    values = (a.value, a.low, a.high, b.value, b.low, b.high)
-    if not all(math.isfinite(v) and v > 0 for v in values):
-        return math.nan, math.nan
-    low, high = difference_interval(_logs(a), _logs(b))
-    return math.exp(low), math.exp(high)
-
-
-def difference_interval(a: Estimate, b: Estimate) -> tuple[float, float]:
-    """95 % confidence interval of b − a by MOVER (Zou and Donner 2008, Eq. 7); NaN where a record has none."""
-    moved = b.value - a.value
-    low = moved - math.hypot(b.value - b.low, a.high - a.value)
-    return low, moved + math.hypot(b.high - b.value, a.value - a.low)
-
-
 def _change(
     group: Group,
     figure: str,
@@ -211,10 +194,8 @@ def _latency(a: Record, b: Record, limits: Limits, notes: list[str]) -> Iterator
                 notes.append(f"Latency of {row.model}, {_at(a, row)}, is not compared: {why}.")
             continue
         at = _at(a, row) if row.graph == other.graph else f"{_at(a, row)}, {row.graph} → {other.graph}"
-        medians = [Estimate(value=r.p50_ms, low=r.p50_low_ms, high=r.p50_high_ms) for r in (row, other)]
-        yield _change(
-            "latency", "p50 (ms)", row.model, at, *medians, ratio=True, better="low", limit=limits.max_slowdown
-        )
+        limit = limits.max_slowdown
+        yield _change("latency", "p50 (ms)", row.model, at, row.p50, other.p50, ratio=True, better="low", limit=limit)
 
 
 def _timed(record: Record) -> list[LatencyRow]:
@@ -295,10 +276,6 @@ def _of_models(a: Record, b: Record, key: str, name: str) -> tuple[Estimate, Est
 def _exact(value: float) -> Estimate:
     """A figure without a confidence interval."""
     return Estimate(value=value, low=math.nan, high=math.nan)
-
-
-def _logs(a: Estimate) -> Estimate:
-    return Estimate(value=math.log(a.value), low=math.log(a.low), high=math.log(a.high))
 
 
 def _strict(value: Any) -> Any:

@@ -6,20 +6,13 @@ A figure that could not be computed is NaN in Python and null in the file, which
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from dashdeploy.artifact import EngineLayers, GraphName
 from dashdeploy.figures import GapRow, GateFigures, Number, Parity, SamplingCheck
 from dashdeploy.recipe.schema import Solver
-
-Scope = Literal["step", "sampler"]
-Branches = Literal["batched", "two-pass"]
-"""How both branches of the guidance are predicted: in one pass of twice the batch, or one after the other."""
-SCOPES: tuple[Scope, ...] = ("step", "sampler")
-RATIO_TOLERANCE = 1e-3
-"""Relative; a ratio is the medians' but for rounding."""
 
 
 class Part(BaseModel):
@@ -114,38 +107,6 @@ class ModelInfo(Part):
     build_peak_mib: Number
 
 
-class LatencyRow(Part):
-    """Wall time of one guided step, or of the whole sampler.
-
-    Attributes:
-        plan: key of the sampling plan in the record's plans; None for a step.
-        graph: what ran the sampler; None for a step.
-        p50_low_ms, p50_high_ms: 95 % confidence interval of the median; NaN where there were too few runs for one.
-        images_per_s: images that went through the scope, one step or the whole sampler.
-    """
-
-    model: str
-    branches: Branches
-    scope: Scope
-    batch_size: int
-    plan: str | None
-    graph: GraphName | None
-    p50_ms: Number
-    p50_low_ms: Number
-    p50_high_ms: Number
-    p90_ms: Number
-    p99_ms: Number
-    mean_ms: Number
-    repeats: int
-    images_per_s: Number
-
-    @model_validator(mode="after")
-    def _says_which_plan(self) -> LatencyRow:
-        if (self.plan is None) != (self.scope == "step"):
-            raise ValueError(f"plan is {self.plan!r} for the scope {self.scope}; samplers have one and steps have none")
-        return self
-
-
 class Estimate(Part):
     """A figure, and the low and high end of its 95 % confidence interval, NaN where none was computed."""
 
@@ -154,14 +115,29 @@ class Estimate(Part):
     high: Number
 
 
+class SeedFigures(Part):
+    """The figures of one sampling seed's images; see QualityRow."""
+
+    seed: int
+    fid: Number
+    kid: Number
+    fid_to_teacher: Number | None
+    accuracy: Number
+
+
 class QualityRow(Part):
     """Distances and accuracy of one model's images at one guidance.
 
     Attributes:
         w: the guidance scale; None: guidance that changes over t.
-        fid, kid: distance to the real images.
-        fid_to_teacher: distance to the teacher's images at the same guidance; None: the teacher has none there.
-        accuracy: share of the images that a classifier takes for their class; NaN without a classifier.
+        fid: distance of num_images images to the real ones; the mean over the sampling seeds. Its interval is of the
+            expectation at that number of images, and the real images are taken as given.
+        kid: distance of all images to the real ones. Its interval is of the distance of the distributions.
+        fid_to_teacher: distance to the teacher's images at the same guidance and of the same noise; None: the teacher
+            has none there.
+        accuracy: share of the images that a classifier takes for their class; NaN without a classifier of the data's
+            classes.
+        by_seed: the same of each sampling seed's images.
     """
 
     model: str
@@ -171,6 +147,7 @@ class QualityRow(Part):
     kid: Estimate
     fid_to_teacher: Estimate | None
     accuracy: Number
+    by_seed: tuple[SeedFigures, ...]
 
 
 class Features(Part):
@@ -192,14 +169,21 @@ class Features(Part):
 
 
 class Quality(Part):
-    """num_images: of each model at each guidance; num_reference: real images.
+    """Quality of all models.
 
-    features: None: none were wanted, and there are no rows.
+    Attributes:
+        features: None: none were wanted, and there are no rows.
+        num_images: of each model at each guidance and sampling seed.
+        num_reference: real images.
+        class_counts: images of each class among the num_images.
+        seeds: of the sampling.
     """
 
     features: Features | None
     num_images: int
     num_reference: int
+    class_counts: tuple[int, ...]
+    seeds: tuple[int, ...]
     rows: tuple[QualityRow, ...]
 
 
@@ -258,31 +242,6 @@ class Baselines(Part):
     recovery: dict[str, Number]
 
 
-class Pair(Part):
-    """A speed-up: two models at the same work, timed in turns.
-
-    Attributes:
-        slow_branches, fast_branches: which of batched and two-pass is the faster one of each model.
-        ratio: median time of `slow` / median time of `fast`; NaN where it is refused.
-        refused: why there is no ratio; '' where there is one.
-    """
-
-    batch_size: int
-    scope: Scope
-    slow: str
-    fast: str
-    slow_branches: Branches
-    fast_branches: Branches
-    ratio: Number
-    refused: str
-
-    @model_validator(mode="after")
-    def _is_a_ratio_or_refused(self) -> Pair:
-        if math.isfinite(self.ratio) == bool(self.refused):
-            raise ValueError("a pair has a ratio, or says in refused why it has none")
-        return self
-
-
 class ArtifactChecks(Part):
     """What the export measured of one artifact before it was written, from its manifest.
 
@@ -303,32 +262,3 @@ class ArtifactChecks(Part):
     sampling: tuple[SamplingCheck, ...]
     float_layers: tuple[str, ...] | None
     layers: dict[GraphName, EngineLayers]
-
-
-class GuidanceIntervalStudy(Part):
-    """One model's sampler with guidance in an interval of t, and with constant guidance of the same scale.
-
-    The two are different plans: their times stand side by side and never make a speed-up.
-
-    Attributes:
-        constant_plan, interval_plan: keys of the record's plans.
-        cond_only_steps: steps of the interval's plan that run the conditional branch only.
-        latency: rows of both plans.
-        quality: rows of both guidances.
-    """
-
-    model: str
-    constant_plan: str
-    interval_plan: str
-    cond_only_steps: int
-    latency: tuple[LatencyRow, ...]
-    quality: tuple[QualityRow, ...]
-
-    def row(self, plan: str, batch_size: int) -> LatencyRow | None:
-        """The row of one plan at one batch."""
-        return next((r for r in self.latency if (r.plan, r.batch_size) == (plan, batch_size)), None)
-
-    def saved(self, batch_size: int) -> float:
-        """Share of the constant plan's median time that the interval saves; NaN where one of them was not timed."""
-        constant, interval = self.row(self.constant_plan, batch_size), self.row(self.interval_plan, batch_size)
-        return 1 - interval.p50_ms / constant.p50_ms if constant and interval else math.nan

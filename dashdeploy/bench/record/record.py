@@ -12,29 +12,25 @@ from pydantic import AwareDatetime, ValidationError, model_validator
 
 from dashdeploy.bench.record import speed
 from dashdeploy.bench.record.parts import (
-    RATIO_TOLERANCE,
     ArtifactChecks,
     Baselines,
     Fidelity,
     FidelityRow,
-    GuidanceIntervalStudy,
-    LatencyRow,
     Machine,
     ModelInfo,
-    Pair,
     Part,
     PlanInfo,
     Quality,
     QualityRow,
-    Scope,
     Settings,
     TrainingPoint,
 )
+from dashdeploy.bench.record.times import RATIO_TOLERANCE, GuidanceIntervalStudy, LatencyRow, Pair, Scope
 from dashdeploy.errors import UserError, reading
 from dashdeploy.figures import Number
 from dashdeploy.recipe.schema import Solver
 
-FORMAT = 3
+FORMAT = 4
 FILE = "bench.json"
 TEACHER, STUDENT = "teacher", "student"
 RECIPE_PLAN = "recipe"
@@ -54,7 +50,7 @@ class Record(Part):
         guidance_interval: None: it was not tried.
     """
 
-    format: Literal[3]
+    format: Literal[4]
     recipe: str
     created: AwareDatetime
     seed: int
@@ -178,12 +174,16 @@ class Record(Part):
 
 @dataclass(frozen=True)
 class Speedup:
-    """A student's speed-up over another model at one batch, each with its faster branches, batched or two-pass."""
+    """A student's speed-up over another model at one batch, each with its faster branches, batched or two-pass.
+
+    is_noise: the ratio's 95 % confidence interval holds 1.
+    """
 
     model: str
     scope: Scope
     batch_size: int
     ratio: float
+    is_noise: bool
 
 
 def speedups(record: Record, scope: Scope, *, over: str = TEACHER) -> list[Speedup]:
@@ -194,7 +194,7 @@ def speedups(record: Record, scope: Scope, *, over: str = TEACHER) -> list[Speed
             row = record.fastest(model, scope, batch_size)
             ratio = record.speedup(over, row) if row is not None else None
             if ratio is not None and not ratio.refused:
-                results.append(Speedup(model, scope, batch_size, ratio.value))
+                results.append(Speedup(model, scope, batch_size, ratio.value, ratio.is_noise))
     return results
 
 

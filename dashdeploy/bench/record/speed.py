@@ -6,7 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashdeploy.bench.record.parts import SCOPES, LatencyRow, Pair, PlanInfo
+from dashdeploy.bench.record.intervals import ratio_interval
+from dashdeploy.bench.record.parts import PlanInfo
+from dashdeploy.bench.record.times import SCOPES, GuidanceIntervalStudy, LatencyRow, Pair
+
+SAME_GRAPH = "one graph ran both"
+NOISE = "within the noise"
+FEW_RUNS = "too few runs for an interval"
 
 
 @dataclass(frozen=True)
@@ -15,22 +21,31 @@ class Ratio:
 
     Attributes:
         value: slow / fast; NaN where it is refused.
+        low, high: its 95 % confidence interval; NaN where there were too few runs for one.
         refused: why; '' where the ratio stands.
         slow: the slower row; None where the ratio is refused.
     """
 
     value: float
+    low: float = math.nan
+    high: float = math.nan
     refused: str = ""
     slow: LatencyRow | None = None
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the confidence interval holds 1: no difference was seen."""
+        return self.low <= 1 <= self.high
 
 
 def ratio(plans: Mapping[str, PlanInfo], slow: LatencyRow, fast: LatencyRow) -> Ratio:
     """The only place where one model's time is divided by another's: same scope, batch and plan, or no figure."""
     if reasons := differences(plans, slow, fast):
-        return Ratio(math.nan, f"{', '.join(reasons)} differ")
+        return Ratio(math.nan, refused=f"{', '.join(reasons)} differ")
     if not (math.isfinite(slow.p50_ms) and fast.p50_ms > 0):
-        return Ratio(math.nan, "a median is missing")
-    return Ratio(slow.p50_ms / fast.p50_ms, slow=slow)
+        return Ratio(math.nan, refused="a median is missing")
+    low, high = (1.0, 1.0) if slow is fast else ratio_interval(fast.p50, slow.p50)
+    return Ratio(slow.p50_ms / fast.p50_ms, low, high, slow=slow)
 
 
 def differences(plans: Mapping[str, PlanInfo], a: LatencyRow, b: LatencyRow) -> list[str]:
@@ -50,7 +65,7 @@ def against(plans: Mapping[str, PlanInfo], candidates: Sequence[LatencyRow], fas
     if standing:
         return min(standing, key=lambda r: r.value)
     same_scope = [r for row, r in zip(candidates, ratios, strict=True) if row.scope == fast.scope]
-    return Ratio(math.nan, same_scope[-1].refused if same_scope else f"no {fast.scope} was timed")
+    return Ratio(math.nan, refused=same_scope[-1].refused if same_scope else f"no {fast.scope} was timed")
 
 
 def pairs(
@@ -63,7 +78,8 @@ def pairs(
         for size in batch_sizes:
             fast_rows = [r for r in rows if (r.model, r.scope, r.batch_size) == (fast, scope, size)]
             best = min(fast_rows, key=lambda r: r.p50_ms, default=None)
-            over = against(plans, slow_rows, best) if best else Ratio(math.nan, f"{fast} was not timed at this batch")
+            missing = Ratio(math.nan, refused=f"{fast} was not timed at this batch")
+            over = against(plans, slow_rows, best) if best else missing
             made.append(
                 Pair(
                     batch_size=size,
@@ -73,6 +89,8 @@ def pairs(
                     slow_branches=over.slow.branches if over.slow else "batched",
                     fast_branches=best.branches if best else "batched",
                     ratio=over.value,
+                    low=over.low,
+                    high=over.high,
                     refused=over.refused,
                 )
             )
@@ -86,3 +104,37 @@ def refusals(pairs_made: Sequence[Pair]) -> list[str]:
         for p in pairs_made
         if p.refused
     ]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The share of a time that is saved.
+
+    Attributes:
+        value: NaN where no saving was seen.
+        low, high: its 95 % confidence interval.
+        none: why no saving was seen; '' where one was.
+    """
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    none: str = ""
+
+
+def saved(study: GuidanceIntervalStudy, batch_size: int) -> Saving:
+    """What the interval saves of the constant plan's median time; below zero it takes longer.
+
+    Where one graph runs both plans it does the same work, and a difference of two times is chance.
+    """
+    constant, interval = (study.row(plan, batch_size) for plan in (study.constant_plan, study.interval_plan))
+    if constant is None or interval is None:
+        return Saving(none="not timed")
+    if constant.graph == interval.graph == "sampler":
+        return Saving(none=SAME_GRAPH)
+    low, high = ratio_interval(constant.p50, interval.p50)
+    if not math.isfinite(low + high):
+        return Saving(none=FEW_RUNS)
+    if low <= 1 <= high:
+        return Saving(none=NOISE)
+    return Saving(1 - interval.p50_ms / constant.p50_ms, 1 - high, 1 - low)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from dashdeploy.bench.record.parts import Estimate, LatencyRow
+from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import Record
+from dashdeploy.bench.record.speed import FEW_RUNS, Ratio, Saving
+from dashdeploy.bench.record.times import LatencyRow
 from dashdeploy.report import cells
 from dashdeploy.report.cells import MISSING
 from dashdeploy.report.table import Table
 
 Row = TypeVar("Row")
+NONE = "none"
+"""A difference that was looked for and not seen."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,25 @@ def estimate(figure: Estimate | None) -> str:
 
 def median_ms(row: LatencyRow | None) -> str:
     """A row's median and its confidence interval, in ms; – for None."""
-    return MISSING if row is None else cells.estimate(row.p50_ms, row.p50_low_ms, row.p50_high_ms)
+    return MISSING if row is None else estimate(row.p50)
+
+
+def ratio(over: Ratio, row: LatencyRow) -> str:
+    """A speed-up over another row; none where its interval holds 1, – where it is refused."""
+    return NONE if over.is_noise and over.slow is not row else cells.times(over.value)
+
+
+def saving(share: Saving) -> str:
+    """``14.7 [9.1, 20.2]``, in percent; none where no saving was seen, – where there are too few runs to say."""
+    if share.none:
+        return NONE if share.none != FEW_RUNS else MISSING
+    return f"{cells.percent(share.value)} [{cells.percent(share.low)}, {cells.percent(share.high)}]"
+
+
+def explained(table: Table, why: str) -> Table:
+    """The table; if it has a cell that begins with ``none``, its title says why."""
+    found = any(cell.startswith(NONE) for row in table.rows for cell in row)
+    return replace(table, title=f"{table.title}; {NONE}: {why}") if found else table
 
 
 def t_range(low: int, high: int) -> str:

@@ -58,8 +58,9 @@ def _markdown(record: Record, shown: Sequence[Table]) -> str:
     )
     if features is not None:
         intro += (
-            f" FID and KID in features of {features.title} (SHA-256 `{features.sha256[:12]}…`), against "
-            f"{record.quality.num_reference} real images."
+            f" FID and KID in features of {features.title} (SHA-256 `{features.sha256[:12]}…`), "
+            f"{record.quality.num_images} images against {record.quality.num_reference} real ones; intervals of FID "
+            "are of the expectation at that number of images."
         )
     parts = [escape(intro)]
     for table in shown:

@@ -17,8 +17,9 @@ from markupsafe import Markup
 
 from dashdeploy.bench.record import grids
 from dashdeploy.bench.record.grids import Grids, read_grids
-from dashdeploy.bench.record.parts import SCOPES, ArtifactChecks
+from dashdeploy.bench.record.parts import ArtifactChecks
 from dashdeploy.bench.record.record import Record, load_record
+from dashdeploy.bench.record.times import SCOPES
 from dashdeploy.bench.report import check_tables, plots, tables, verdict
 from dashdeploy.files import write_whole
 from dashdeploy.report.cells import count, fixed, significant

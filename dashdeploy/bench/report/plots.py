@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from dashdeploy.bench.record.parts import QualityRow, Scope
+from dashdeploy.bench.record.parts import QualityRow
 from dashdeploy.bench.record.record import Record
+from dashdeploy.bench.record.times import Scope
 from dashdeploy.figures import GapRow
 from dashdeploy.report.plots import GRID, INK, MARKERS, SERIES, TERMS, log_y, panel, scale_y
 

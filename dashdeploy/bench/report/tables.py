@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dashdeploy.bench.record.parts import FidelityRow, LatencyRow, Pair, QualityRow
+from dashdeploy.bench.record import speed
+from dashdeploy.bench.record.parts import FidelityRow, Quality, QualityRow
 from dashdeploy.bench.record.record import SOLVER_LABELS, STUDENT, TEACHER, Record
-from dashdeploy.bench.report.columns import Column, build, estimate, median_ms, t_range
+from dashdeploy.bench.record.times import LatencyRow, Pair
+from dashdeploy.bench.report.columns import NONE, Column, build, estimate, explained, median_ms, ratio, saving, t_range
 from dashdeploy.figures import GapRow
 from dashdeploy.report.cells import MISSING, count, fixed, kilobytes, percent, significant, span, times
 from dashdeploy.report.table import Table, plain
@@ -15,7 +17,7 @@ from dashdeploy.report.table import Table, plain
 
 def over_torch(record: Record, row: LatencyRow) -> str:
     """The speed-up over the student in torch; – for the teacher, which is another network."""
-    return MISSING if row.model == TEACHER else times(record.speedup(STUDENT, row).value)
+    return MISSING if row.model == TEACHER else ratio(record.speedup(STUDENT, row), row)
 
 
 MODELS: tuple[Column[str], ...] = (
@@ -74,18 +76,30 @@ MODELS: tuple[Column[str], ...] = (
 QUALITY: tuple[Column[QualityRow], ...] = (
     Column("Guidance", lambda r, q: q.guidance, "how strongly the class is pushed; w = 1 is off", numeric=False),
     Column("Model", lambda r, q: r.label(q.model), numeric=False),
-    Column("FID [95 %]", lambda r, q: estimate(q.fid), "distance of its images to real ones; 0 is best"),
+    Column(
+        "FID [95 %]",
+        lambda r, q: estimate(q.fid),
+        "distance of its images to real ones; 0 is best. It grows as images get fewer; the interval is of the "
+        "expectation at this number of images",
+    ),
     Column(
         "FID to teacher [95 %]",
         lambda r, q: estimate(q.fid_to_teacher),
-        "distance to the teacher's images at the same guidance: what the compression lost; 0 is best",
+        "distance to the teacher's images of the same noise and guidance: what the compression lost; 0 is best",
+        optional=True,
     ),
     Column(
         "KID [95 %]",
         lambda r, q: estimate(q.kid),
         "another distance to real images, which their number does not bias; 0 is best",
+        optional=True,
     ),
-    Column("Accuracy (%)", lambda r, q: percent(q.accuracy), "share that a classifier takes for the requested class"),
+    Column(
+        "Accuracy (%)",
+        lambda r, q: percent(q.accuracy),
+        "share that a classifier of the data's classes takes for the requested class",
+        optional=True,
+    ),
 )
 _GAP: tuple[tuple[str, str, int, bool, str], ...] = (
     ("energy_cosine", "Cosine", 3, False, "whether its guidance points where the teacher's does; 1 is best"),
@@ -147,17 +161,18 @@ LATENCY: tuple[Column[LatencyRow], ...] = (
         full=True,
         optional=True,
     ),
-    Column("p90 (ms)", lambda r, row: significant(row.p90_ms), full=True),
+    Column("p90 (ms)", lambda r, row: significant(row.p90_ms), "from ten runs on", full=True, optional=True),
     Column(
         "p99 (ms)",
         lambda r, row: significant(row.p99_ms),
-        "99 of 100 runs took at most this; with few runs, the slowest",
+        "99 of 100 runs took at most this; from a hundred runs on",
+        optional=True,
     ),
     Column("Mean (ms)", lambda r, row: significant(row.mean_ms), full=True),
     Column("Images/s", lambda r, row: significant(row.images_per_s), "for a step: images that went one step further"),
     Column(
         "Teacher ÷ this",
-        lambda r, row: times(r.speedup(TEACHER, row).value),
+        lambda r, row: ratio(r.speedup(TEACHER, row), row),
         "speed-up over the teacher, with its faster branches, at the same batch, steps and guidance",
     ),
     Column(
@@ -173,12 +188,26 @@ PAIRS: tuple[Column[Pair], ...] = (
     Column("Slower", lambda r, p: r.label(p.slow), numeric=False),
     Column("Faster", lambda r, p: r.label(p.fast), numeric=False),
     Column(
-        "Ratio of medians",
-        lambda r, p: times(p.ratio),
+        "Ratio of medians [95 %]",
+        lambda r, p: pair_ratio(p),
         "each with its faster branches; they took turns, so a change of the machine's speed meets both",
     ),
     Column("No ratio because", lambda r, p: p.refused or MISSING, numeric=False, optional=True),
 )
+NO_RATIO = "the 95 % interval of the ratio holds 1"
+NO_SAVING = "one graph ran both, or the difference is within the noise"
+
+
+def pair_ratio(pair: Pair) -> str:
+    """``7.6× [7.4, 7.9]``; none in place of the ratio where the interval holds 1."""
+    figure = NONE if pair.low <= 1 <= pair.high else times(pair.ratio)
+    return f"{figure} [{fixed(pair.low, 2)}, {fixed(pair.high, 2)}]" if math.isfinite(pair.low) else figure
+
+
+def images(quality: Quality) -> str:
+    """How many images a distance is of, as in ``1000 images, 2 sampling seeds``."""
+    seeds = f", {len(quality.seeds)} sampling seeds" if len(quality.seeds) > 1 else ""
+    return f"{quality.num_images} images{seeds}"
 
 
 def overview_table(record: Record, *, full: bool = False) -> Table:
@@ -188,7 +217,8 @@ def overview_table(record: Record, *, full: bool = False) -> Table:
     at = f", {record.num_inference_steps} {solver}steps at batch {batch_size}" if batch_size else ""
     columns = overview_columns(record, batch_size) if record.latency or record.quality.rows else ()
     rows = record.models if columns else ()
-    return build(record, f"Overview at {record.guidance}{at}", columns, rows, full=full)
+    of = f"; FID of {images(record.quality)}" if record.quality.rows else ""
+    return explained(build(record, f"Overview at {record.guidance}{at}{of}", columns, rows, full=full), NO_RATIO)
 
 
 def overview_columns(record: Record, batch_size: int | None) -> tuple[Column[str], ...]:
@@ -209,7 +239,7 @@ def overview_columns(record: Record, batch_size: int | None) -> tuple[Column[str
         Column("Graph", of_row(lambda row: row.graph or MISSING), numeric=False, optional=True),
         Column("Sampler p50 (ms)", lambda r, key: median_ms(fast[key]), optional=True),
         Column("Images/s", of_row(lambda row: significant(row.images_per_s)), optional=True),
-        Column("Teacher ÷ this", of_row(lambda row: times(record.speedup(TEACHER, row).value)), optional=True),
+        Column("Teacher ÷ this", of_row(lambda row: ratio(record.speedup(TEACHER, row), row)), optional=True),
         Column("Torch ÷ this", of_row(lambda row: over_torch(record, row)), optional=True),
         Column("FID [95 %]", fid, optional=True),
         Column("Gap error", lambda r, key: fixed(gaps[key].relative_error) if key in gaps else MISSING, optional=True),
@@ -227,20 +257,21 @@ def guidance_interval_table(record: Record) -> Table:
     for size in sorted({row.batch_size for row in study.latency}):
         both = [study.row(plan, size) for plan in (study.constant_plan, study.interval_plan)]
         texts = [text for row in both for text in (median_ms(row), (row.graph if row else None) or MISSING)]
-        rows.append((count(size), *texts, percent(study.saved(size))))
-    return Table(
+        rows.append((count(size), *texts, saving(speed.saved(study, size))))
+    table = Table(
         f"Guidance interval: {record.label(study.model)}, {interval.guidance}, {len(interval.timesteps)} steps",
-        ("Batch", f"{constant.guidance} p50 (ms)", "Graph", "Interval p50 (ms)", "Graph", "Saved (%)"),
+        ("Batch", f"{constant.guidance} p50 (ms)", "Graph", "Interval p50 (ms)", "Graph", "Saved (%) [95 %]"),
         ("",) * 5 + ("of the time with constant guidance; below zero the interval takes longer",),
         (True, True, False, True, False, True),
         tuple(rows),
     )
+    return explained(table, NO_SAVING)
 
 
 def guidance_interval_quality_table(record: Record) -> Table:
     """Quality with both guidances of the study; no rows where it was not tried."""
     rows = record.guidance_interval.quality if record.guidance_interval else ()
-    return build(record, "Quality of both", QUALITY, rows, full=True)
+    return build(record, f"Quality of both, {images(record.quality)} each", QUALITY, rows, full=True)
 
 
 def models_table(record: Record, *, full: bool = False) -> Table:
@@ -251,7 +282,7 @@ def quality_table(record: Record, *, full: bool = False) -> Table:
     """Models of one guidance stand together."""
     order = {guidance: i for i, guidance in enumerate(dict.fromkeys(row.guidance for row in record.quality.rows))}
     rows = sorted(record.quality.rows, key=lambda row: order[row.guidance])
-    return build(record, f"Quality, {record.quality.num_images} images each", QUALITY, rows, full=full)
+    return build(record, f"Quality, {images(record.quality)} each", QUALITY, rows, full=full)
 
 
 def fidelity_table(record: Record, *, full: bool = False) -> Table:
@@ -265,11 +296,11 @@ def bins_table(record: Record, row: FidelityRow) -> Table:
 def latency_table(record: Record, *, full: bool = False) -> Table:
     """Models of one scope and batch stand together."""
     rows = sorted(record.latency, key=lambda row: (row.scope != "step", row.batch_size))
-    return build(record, f"Latency, {record.threads} threads", LATENCY, rows, full=full)
+    return explained(build(record, f"Latency, {record.threads} threads", LATENCY, rows, full=full), NO_RATIO)
 
 
 def pairs_table(record: Record) -> Table:
-    return build(record, "Speed-up, runs taking turns", PAIRS, record.pairs, full=True)
+    return explained(build(record, "Speed-up, runs taking turns", PAIRS, record.pairs, full=True), NO_RATIO)
 
 
 def baselines_table(record: Record) -> Table:
@@ -287,7 +318,8 @@ def baselines_table(record: Record) -> Table:
         texts = (significant(control.fid.get(scale, math.nan)) for scale in scales)
         rows.append((control.label, *texts, fixed(control.energy_cosine), fixed(control.rho)))
     headings = ("Model", *(f"FID, {scale}" for scale in scales), "Cosine", "ρ")
-    return plain("Baselines: same size, same images seen", headings, rows)
+    title = f"Baselines: same size, same images seen; FID of {record.quality.num_images} images"
+    return plain(title, headings, rows)
 
 
 def recovery_table(record: Record) -> Table:

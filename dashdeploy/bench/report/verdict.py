@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
 from dashdeploy.bench.record.parts import QualityRow
 from dashdeploy.bench.record.record import STUDENT, TEACHER, Record, speedups
-from dashdeploy.bench.report.columns import estimate
+from dashdeploy.bench.report.columns import NONE, estimate
 from dashdeploy.report.cells import MISSING, count, fixed, kilobytes, significant, times
 from dashdeploy.report.table import Table, plain
 
@@ -30,11 +31,14 @@ def cards(record: Record) -> list[Card]:
 def sentence(record: Record) -> str:
     """The verdict in words."""
     student = record.deployed
-    ratios = [s.ratio for s in speedups(record, "step") if s.model == student]
+    measured = [s for s in speedups(record, "step") if s.model == student]
+    ratios = [s.ratio for s in measured if not s.is_noise]
     size = f"The student has {times(record.compression)} fewer parameters than its teacher"
     if ratios:
         span = " to ".join(dict.fromkeys((times(min(ratios)), times(max(ratios)))))
         size += f" and, as {record.label(student)}, takes a guided step {span} as fast"
+        if same := [str(s.batch_size) for s in measured if s.is_noise]:
+            size += f" (no difference was seen at batch {', '.join(same)})"
     parts = [size, *_quality_words(record, student)]
     if row := record.fidelity_of(student):
         parts.append(
@@ -54,8 +58,8 @@ def _quality_words(record: Record, student: str) -> list[str]:
     )
     best_student, best_teacher = _best(record, student), _best(record, TEACHER)
     if best_student and best_teacher:
-        pair = f"{significant(best_student.fid.value)} against {significant(best_teacher.fid.value)}"
-        words += f"; each at its best guidance, it is {pair}"
+        pair = f"{significant(best_student.fid)} against {significant(best_teacher.fid)}"
+        words += f"; each at its best guidance, {_chosen(record)}, it is {pair}"
     return [words]
 
 
@@ -80,12 +84,12 @@ def _speed_card(record: Record) -> Card:
     if not measured:
         return Card("Faster", MISSING, lines=("Latency was not measured.",))
     sizes = sorted({s.batch_size for s in measured})
-    ratios = {(s.model, s.batch_size): s.ratio for s in measured}
+    ratios = {(s.model, s.batch_size): NONE if s.is_noise else times(s.ratio) for s in measured}
     rows = [
-        (record.label(model), *(times(ratios.get((model, size), math.nan)) for size in sizes))
+        (record.label(model), *(ratios.get((model, size), MISSING) for size in sizes))
         for model in dict.fromkeys(s.model for s in measured)
     ]
-    largest = max((s.ratio for s in measured if s.model == record.deployed), default=math.nan)
+    largest = max((s.ratio for s in measured if s.model == record.deployed and not s.is_noise), default=math.nan)
     table = plain("", ("Batch", *map(str, sizes)), rows)
     return Card("Faster, one guided step", f"up to {times(largest)}", table)
 
@@ -96,18 +100,37 @@ def _quality_card(record: Record) -> Card:
     if TEACHER not in measured or record.deployed not in measured:
         return Card(f"FID at {record.guidance}", MISSING, lines=("Not measured at the recipe's guidance.",))
     big = " → ".join(significant(measured[model].fid.value) for model in (TEACHER, record.deployed))
-    best = [row for model in (TEACHER, record.deployed) if (row := _best(record, model))]
-    words = " → ".join(f"{significant(row.fid.value)} ({row.guidance})" for row in best)
-    lines = (f"At each one's best guidance: {words}.",) if len(best) == 2 else ()
+    best = [one for model in (TEACHER, record.deployed) if (one := _best(record, model))]
+    words = " → ".join(f"{significant(one.fid)} ({one.guidance})" for one in best)
+    lines = (f"At each one's best guidance, {_chosen(record)}: {words}.",) if len(best) == 2 else ()
     table = plain("", ("Model", "FID [95 %]"), [(record.label(m), estimate(row.fid)) for m, row in measured.items()])
-    return Card(f"FID at {record.guidance}, 0 is best", big, table, lines)
+    return Card(f"FID of {record.quality.num_images} images at {record.guidance}, 0 is best", big, table, lines)
 
 
-def _best(record: Record, model: str) -> QualityRow | None:
-    """The row of least FID; None if the model was not measured at every guidance."""
+@dataclass(frozen=True)
+class _Best:
+    """The guidance of least FID, and its FID."""
+
+    guidance: str
+    fid: float
+
+
+def _best(record: Record, model: str) -> _Best | None:
+    """With several sampling seeds, the choice is the first one's and FID the others' mean, so that they are apart.
+
+    None if the model was not measured at every guidance.
+    """
     rows = [row for row in record.quality.rows if row.model == model and math.isfinite(row.fid.value)]
     every = {row.guidance for row in record.quality.rows}
-    return min(rows, key=lambda row: row.fid.value) if {row.guidance for row in rows} == every else None
+    if {row.guidance for row in rows} != every:
+        return None
+    best = min(rows, key=lambda row: row.by_seed[0].fid)
+    return _Best(best.guidance, statistics.fmean(one.fid for one in best.by_seed[1:] or best.by_seed))
+
+
+def _chosen(record: Record) -> str:
+    several = len(record.quality.seeds) > 1
+    return "chosen on one sampling seed and scored on the others" if several else "chosen on the same images"
 
 
 def _guidance_card(record: Record) -> Card:

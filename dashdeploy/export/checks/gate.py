@@ -48,7 +48,7 @@ class Held(NamedTuple):
 class Gate:
     """The reference of a student: its outputs on fixed draws, and the limits that others are held to.
 
-    margin: how many times the distance from a figure to its bound counts.
+    margin: how many times the distance from a figure to its bound counts, in logarithms.
     """
 
     probes: Probes
@@ -136,14 +136,14 @@ def over_limits(
     held: list[Held] = []
 
     def at_most(what: str, row: GapRow, value: float, bound: float, limit: float) -> None:
-        bound = value + margin * (bound - value)
+        bound = _further(value, bound, margin)
         text = f"{what}, t {row.t_low}–{row.t_high - 1}: {value:.4f}, on other draws up to {bound:.4f}, limit {limit:g}"
         held.append(Held(value / limit, bound / limit, text))
 
     (overall, *bins), (of_overall, *of_bins) = rows, bounds
     at_most("gap relative error", overall, overall.relative_error, of_overall.relative_error, limits.gap_relative_error)
     cosine, room = overall.energy_cosine, max(1 - limits.gap_cosine, 1e-9)
-    least = cosine + margin * (of_overall.energy_cosine - cosine)
+    least = 1 - _further(1 - cosine, 1 - of_overall.energy_cosine, margin)
     text = f"gap cosine, all t: {cosine:.4f}, on other draws down to {least:.4f}, least {limits.gap_cosine:g}"
     held.append(Held((1 - cosine) / room, (1 - least) / room, text))
     for row, bound in zip(bins, of_bins, strict=True):
@@ -152,6 +152,11 @@ def over_limits(
         at_most("gap relative error", row, row.relative_error, bound.relative_error, limits.gap_relative_error_bin)
         at_most("guided error", row, row.guided_error, bound.guided_error, limits.guided_error)
     return sorted(held, key=lambda one: -one.bound)
+
+
+def _further(value: float, bound: float, margin: float) -> float:
+    """A bound that is `margin` times as far from its figure, on the scale of logarithms that bounds are made on."""
+    return value * (bound / value) ** margin if value > 0 else bound
 
 
 def table(rung: Rung) -> str:

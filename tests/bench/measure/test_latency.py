@@ -49,7 +49,16 @@ def test_a_row_holds_the_percentiles_and_the_confidence_interval_in_ms() -> None
     measured = row(times, "m", "batched", "sampler", 8, plan="recipe", graph="step", seed=0)
     assert measured.p50_ms == pytest.approx(13) and measured.images_per_s == pytest.approx(8 / 0.013)
     assert 10 <= measured.p50_low_ms < 13 < measured.p50_high_ms <= 100
-    assert measured.p90_ms < measured.p99_ms < 100 and measured.repeats == 7
+    assert math.isnan(measured.p90_ms) and math.isnan(measured.p99_ms) and measured.repeats == 7
+
+
+@pytest.mark.parametrize(("runs", "has_p90", "has_p99"), [(9, False, False), (10, True, False), (100, True, True)])
+def test_a_percentile_needs_as_many_runs_as_it_has_a_share_of(runs: int, has_p90: bool, has_p99: bool) -> None:
+    times = [0.001 * (i + 1) for i in range(runs)]
+    measured = row(times, "m", "batched", "step", 1, plan=None, graph=None, seed=0)
+    assert math.isfinite(measured.p90_ms) is has_p90 and math.isfinite(measured.p99_ms) is has_p99
+    if has_p99:
+        assert (measured.p90_ms, measured.p99_ms) == (pytest.approx(90.1), pytest.approx(99.01))
 
 
 def test_two_passes_give_the_batched_result(tiny_run) -> None:

@@ -22,7 +22,7 @@ def alike(payload: Payload) -> Payload:
     payload["models"]["teacher"]["sha256"] = conditions["teacher_sha256"]
     payload["models"]["student"]["parameters"] = conditions["student_parameters"]
     payload["quality"]["features"]["sha256"] = conditions["features_sha256"]
-    payload["quality"] |= {name: conditions[name] for name in ("num_images", "num_reference")}
+    payload["quality"] |= {name: conditions[name] for name in ("num_images", "num_reference", "class_counts")}
     payload["images_seen"] = conditions["images_seen"]
     return payload
 

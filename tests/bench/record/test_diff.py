@@ -30,7 +30,7 @@ def slower(payload: Payload, factor: float, model: str = "student-onnx-cpu") -> 
     other = copy.deepcopy(payload)
     for row in other["latency"]:
         if row["model"] == model:
-            row |= {k: v * factor for k, v in row.items() if k.endswith("_ms")}
+            row |= {k: v * factor for k, v in row.items() if k.endswith("_ms") and v is not None}
     other["pairs"] = []
     return other
 
@@ -240,7 +240,7 @@ def test_a_path_is_a_file_a_bench_folder_or_a_run_folder(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "bench").symlink_to(folder)
     assert find(folder) == find(folder / "bench.json") == find(tmp_path / "run")
-    with pytest.raises(UserError, match="Run `dashdeploy bench` first"):
+    with pytest.raises(UserError, match="no such file or folder"):
         find(tmp_path / "none")
 
 

@@ -46,10 +46,10 @@ def test_literal_nan_is_refused(payload: dict[str, Any]) -> None:
         parse(json.dumps(payload))
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, 4, "3", True])
+@pytest.mark.parametrize("version", [None, 0, 3, 5, "4", True])
 def test_another_format_version_is_refused_by_name(payload: dict[str, Any], version: object) -> None:
     payload["format"] = version
-    with pytest.raises(UserError, match=f"format 3: its format is {version!r}"):
+    with pytest.raises(UserError, match=f"format 4: its format is {version!r}"):
         parse(json.dumps(payload), source="bench.json")
 
 
@@ -79,7 +79,7 @@ def test_rows_of_a_model_that_is_not_described_are_refused(payload: dict[str, An
 def test_a_folder_means_its_bench_json(write_folder: Callable[[dict[str, Any]], Path], payload: dict[str, Any]) -> None:
     folder = write_folder(payload)
     assert load_record(folder) == load_record(folder / "bench.json")
-    with pytest.raises(UserError, match="cannot read the benchmark record"):
+    with pytest.raises(UserError, match="no such file or folder"):
         load_record(folder / "missing.json")
 
 

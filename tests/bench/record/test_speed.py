@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dashdeploy.bench.record import speed
-from dashdeploy.bench.record.parts import LatencyRow, PlanInfo
+from dashdeploy.bench.record.parts import PlanInfo
 from dashdeploy.bench.record.record import parse
+from dashdeploy.bench.record.times import GuidanceIntervalStudy, LatencyRow, Pair
 from dashdeploy.errors import UserError
 
 STEPS = tuple(range(999, 0, -20))
@@ -29,12 +30,20 @@ PLANS = {
 
 
 def row(
-    model: str, p50: float, *, plan: str | None = "recipe", batch: int = 8, branches: Any = "batched"
+    model: str,
+    p50: float,
+    *,
+    plan: str | None = "recipe",
+    batch: int = 8,
+    branches: Any = "batched",
+    graph: Any = "guided",
+    interval: float = 0.0,
 ) -> LatencyRow:
+    """interval: half the width of the median's confidence interval over the median."""
     return LatencyRow(
         model=model, branches=branches, scope="step" if plan is None else "sampler", batch_size=batch, plan=plan,
-        graph=None if plan is None else "guided", p50_ms=p50, p50_low_ms=p50, p50_high_ms=p50, p90_ms=p50, p99_ms=p50,
-        mean_ms=p50, repeats=3, images_per_s=1,
+        graph=None if plan is None else graph, p50_ms=p50, p50_low_ms=p50 * (1 - interval),
+        p50_high_ms=p50 * (1 + interval), p90_ms=p50, p99_ms=p50, mean_ms=p50, repeats=3, images_per_s=1,
     )  # fmt: skip
 
 
@@ -72,8 +81,10 @@ def test_the_faster_branches_count() -> None:
 
 def test_pairs_say_which_branches_they_compare_and_why_one_is_missing() -> None:
     rows = [row("teacher", 50), row("teacher", 30, branches="two-pass"), row("s", 10, plan="few"), row("u", 5)]
-    assert [p for p in speed.pairs(PLANS, rows, slow="teacher", fast="u", batch_sizes=[8]) if p.scope == "sampler"] == [
-        speed.Pair(
+    made = [p for p in speed.pairs(PLANS, rows, slow="teacher", fast="u", batch_sizes=[8]) if p.scope == "sampler"]
+    assert (made[0].low, made[0].high) == (pytest.approx(6.0), pytest.approx(6.0))
+    assert [p.model_copy(update={"low": 6.0, "high": 6.0}) for p in made] == [
+        Pair(
             batch_size=8,
             scope="sampler",
             slow="teacher",
@@ -81,6 +92,8 @@ def test_pairs_say_which_branches_they_compare_and_why_one_is_missing() -> None:
             slow_branches="two-pass",
             fast_branches="batched",
             ratio=6.0,
+            low=6.0,
+            high=6.0,
             refused="",
         )
     ]
@@ -136,3 +149,49 @@ def test_a_pair_is_a_ratio_or_says_why_not(payload: dict[str, Any], ratio: float
     payload["pairs"][0] |= {"ratio": ratio, "refused": refused}
     with pytest.raises(UserError, match="a pair has a ratio, or says in refused why it has none"):
         parse(json.dumps(payload))
+
+
+def test_a_ratio_has_an_interval_and_is_noise_where_that_holds_1() -> None:
+    apart = speed.ratio(PLANS, row("teacher", 30, interval=0.1), row("s", 10, interval=0.1))
+    assert apart.low < 3.0 < apart.high and not apart.is_noise
+    close = speed.ratio(PLANS, row("teacher", 10.5, interval=0.1), row("s", 10, interval=0.1))
+    assert close.low < 1 < close.high and close.is_noise
+    few = speed.ratio(PLANS, row("teacher", 10.5, interval=math.nan), row("s", 10))
+    assert math.isnan(few.low) and not few.is_noise and few.value == pytest.approx(1.05)
+
+
+def study(constant: LatencyRow, interval: LatencyRow) -> GuidanceIntervalStudy:
+    return GuidanceIntervalStudy(
+        model="s",
+        constant_plan="recipe",
+        interval_plan="strong",
+        cond_only_steps=20,
+        latency=(constant, interval),
+        quality=(),
+    )
+
+
+def test_what_an_interval_saves_has_a_confidence_interval() -> None:
+    timed = study(row("s", 10, interval=0.05), row("s", 8, plan="strong", graph="step", interval=0.05))
+    saving = speed.saved(timed, 8)
+    assert saving.value == pytest.approx(0.2) and saving.none == ""
+    assert 0.1 < saving.low < 0.2 < saving.high < 0.3
+    assert speed.saved(timed, 1).none == "not timed"
+
+
+@pytest.mark.parametrize(
+    ("constant", "graph", "interval", "why"),
+    [
+        (24.0, "sampler", 0.01, "one graph ran both"),
+        (24.0, "step", 0.2, "within the noise"),
+        (24.0, "step", math.nan, "too few runs for an interval"),
+    ],
+)
+def test_no_saving_is_told_that_was_not_seen(constant: float, graph: str, interval: float, why: str) -> None:
+    """The whole sampler's graph runs both branches at every step, whatever the plan."""
+    rows = (
+        row("s", constant, graph="sampler", interval=interval),
+        row("s", 26.9, plan="strong", graph=graph, interval=interval),
+    )
+    saving = speed.saved(study(*rows), 8)
+    assert saving.none == why and math.isnan(saving.value)

@@ -45,7 +45,15 @@ def test_names_cannot_break_a_table(payload: dict[str, Any]) -> None:
 
 def test_markdown_says_where_and_against_what_it_was_measured(record: Record) -> None:
     text = markdown.markdown_results(record)
-    for part in ("`digits`", "seed 0", "2026-11-23", "2 threads", "torch 2.13.0+cpu", "digits-cnn", "1617 real images"):
+    for part in (
+        "`digits`",
+        "seed 0",
+        "2026-11-23",
+        "2 threads",
+        "torch 2.13.0+cpu",
+        "digits-cnn",
+        "1000 images against 1617 real ones",
+    ):
         assert part in text
     assert text.endswith(f"- {record.notes[0]}\n")
 

@@ -46,7 +46,7 @@ def test_all_models_stand_in_one_overview_with_speed_quality_and_size(record: Re
     table = tables.overview_table(record)
     assert [row[0] for row in table.rows] == [record.label(key) for key in record.models]
     deployed = dict(zip(table.headings, table.rows[2], strict=True))
-    assert table.title == "Overview at w=2, 50 steps at batch 64"
+    assert table.title == "Overview at w=2, 50 steps at batch 64; FID of 1000 images, 2 sampling seeds"
     assert deployed["Graph"] == "sampler" and deployed["Sampler p50 (ms)"] == "830 [813, 847]"
     assert (deployed["Teacher ÷ this"], deployed["Torch ÷ this"]) == ("8.3×", "1.7×")
     assert deployed["Precision"] == "fp32" and deployed["FID [95 %]"].startswith("1.98")
@@ -70,11 +70,51 @@ def test_the_guidance_interval_table_shows_what_is_saved(record: Record) -> None
     table = tables.guidance_interval_table(record)
     assert table.headings[1] == "w=2 p50 (ms)"
     assert [(row[0], row[2], row[4], row[5]) for row in table.rows] == [
-        ("1", "sampler", "step", "20.0"),
-        ("8", "sampler", "step", "20.0"),
-        ("64", "sampler", "step", "20.0"),
+        ("1", "sampler", "step", "20.0 [17.7, 22.2]"),
+        ("8", "sampler", "step", "20.0 [17.7, 22.2]"),
+        ("64", "sampler", "step", "20.0 [17.7, 22.2]"),
     ]
     assert [row[0] for row in tables.guidance_interval_quality_table(record).rows] == ["w=2", "w=2 in 0.2–0.8"]
+
+
+def test_a_difference_within_the_noise_is_none_and_the_title_says_why(payload: dict[str, Any]) -> None:
+    study = payload["guidance_interval"]
+    for row in study["latency"]:
+        if row["batch_size"] == 1 and row["plan"] == "interval":
+            row["graph"] = "sampler"
+        if row["batch_size"] == 8:
+            row |= {"p50_low_ms": None, "p50_high_ms": None}
+    for row in payload["latency"]:
+        if (row["model"], row["scope"], row["batch_size"]) == ("student", "step", 1) and row["branches"] == "batched":
+            row |= {"p50_ms": 7.8, "p50_low_ms": 7.6, "p50_high_ms": 8.0}
+    payload["pairs"] = [
+        p | ({"ratio": 1.0, "low": 0.97, "high": 1.04, "fast_branches": "two-pass", "slow_branches": "batched"} | {
+            "ratio": 7.9 / (4.1 * 1.17), "low": 0.97, "high": 1.7
+        } if (p["slow"], p["fast"], p["batch_size"]) == ("teacher", "student", 1) else {})
+        for p in payload["pairs"]
+        if (p["slow"], p["fast"], p["batch_size"]) != ("student", "student-onnx-cpu", 1)
+    ]  # fmt: skip
+    record = parse(json.dumps(payload))
+    table = tables.guidance_interval_table(record)
+    assert [row[5] for row in table.rows] == ["none", "–", "20.0 [17.7, 22.2]"]
+    assert table.title.endswith("; none: one graph ran both, or the difference is within the noise")
+    table = tables.latency_table(record)
+    cells = {row[:4]: row[table.headings.index("Teacher ÷ this")] for row in table.rows}
+    assert cells["step", "1", "student (torch)", "batched"] == "none"
+    assert table.title == "Latency, 2 threads; none: the 95 % interval of the ratio holds 1"
+    assert tables.pairs_table(record).rows[0][4] == "none [0.97, 1.70]"
+    assert "; none" not in tables.overview_table(record).title
+
+
+def test_columns_without_figures_are_left_out(payload: dict[str, Any]) -> None:
+    assert {"KID [95 %]", "Accuracy (%)"} <= set(tables.quality_table(parse(json.dumps(payload))).headings)
+    assert "p99 (ms)" not in tables.latency_table(parse(json.dumps(payload))).headings, "of 20 runs"
+    for row in payload["quality"]["rows"]:
+        row |= {"accuracy": None, "kid": {"value": None, "low": None, "high": None}}
+    headings = tables.quality_table(parse(json.dumps(payload))).headings
+    assert headings == ("Guidance", "Model", "FID [95 %]", "FID to teacher [95 %]")
+    payload["latency"][0] |= {"p99_ms": 9.0, "repeats": 100}
+    assert "p99 (ms)" in tables.latency_table(parse(json.dumps(payload))).headings
 
 
 def test_the_full_table_only_adds_columns(record: Record) -> None:
