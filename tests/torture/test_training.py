@@ -78,7 +78,12 @@ def test_what_training_keeps(kind: str, started: Path, tmp_path: Path) -> None:
         return found
 
     campaign(
-        f"{kind.partition('*')[0].rstrip('-')}s", contents(content, head=3000), judge, folder=tmp_path, whole=60, few=3
+        "checkpoints" if kind.startswith("checkpoint") else "teacher banks",
+        contents(content, head=3000),
+        judge,
+        folder=tmp_path,
+        whole=60,
+        few=3,
     )
 
 
