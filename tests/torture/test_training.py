@@ -77,14 +77,8 @@ def test_what_training_keeps(kind: str, started: Path, tmp_path: Path) -> None:
             raise Failed("left behind: a student")
         return found
 
-    campaign(
-        "checkpoints" if kind.startswith("checkpoint") else "teacher banks",
-        contents(content, head=3000),
-        judge,
-        folder=tmp_path,
-        whole=60,
-        few=3,
-    )
+    name = "checkpoints" if kind.startswith("checkpoint") else "teacher banks"
+    campaign(name, contents(content, head=3000), judge, folder=tmp_path, whole=60, few=3)
 
 
 def parts_of(tree: object, place: tuple = ()) -> Iterator[tuple]:
