@@ -33,7 +33,12 @@ def require_finite(tensors: Mapping[str, torch.Tensor], *, source: object, advic
     Raises:
         UserError: it names the first such tensor, and how many there are.
     """
-    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    bad = [name for name, tensor in tensors.items() if not _wide(tensor).isfinite().all()]
     if bad:
         others = f" (and {len(bad) - 1} other tensors)" if len(bad) > 1 else ""
         raise UserError(f"{source}: {bad[0]}{others} holds NaN or Inf. {advice}")
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in a type that torch computes with: numbers of 8 bits are only stored."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 2 else tensor
