@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from dashdeploy import stages
@@ -60,7 +60,7 @@ def run_all(
     return ranks.in_main(deploy)
 
 
-def describe(recipe: Recipe, run_folder: Path, facts: Facts, *, wanted: Collection[Step] = STEPS) -> list[str]:
+def describe(recipe: Recipe, run_folder: Path, facts: Facts, *, wanted: tuple[Step, ...] = STEPS) -> list[str]:
     """What would be done for the wanted steps, a line for each stage; nothing is written.
 
     Args:

@@ -16,7 +16,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 GROUND = {
     *("recipe", "objectives", "fields", "target", "artifact", "figures", "manifest"),
     *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "progress", "seeds", "terminal"),
-    "weights_file",
+    *("weights_file", "checked", "signing"),
 }
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}

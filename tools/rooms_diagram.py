@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "contracts and tools",
         (
-            *("recipe", "objectives", "target", "artifact", "figures", "manifest", "stages"),
+            *("recipe", "objectives", "target", "artifact", "figures", "manifest", "checked", "signing", "stages"),
             *("cuda", "errors", "fields", "files", "lazy", "locate", "peak_memory", "progress", "seeds", "terminal"),
             "weights_file",
         ),

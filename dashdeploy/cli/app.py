@@ -22,6 +22,7 @@ from dashdeploy.cli import (
     doctor,
     export,
     exporters,
+    keygen,
     ls,
     output,
     recipes,
@@ -29,6 +30,7 @@ from dashdeploy.cli import (
     sample,
     show,
     teach,
+    verify,
 )
 from dashdeploy.errors import Interrupted, UserError, fault, printable
 
@@ -44,6 +46,8 @@ COMMANDS: dict[str, Callable[..., output.Result | None] | typer.Typer] = {
     "diff": diff.diff,
     "compare": compare.compare,
     "sample": sample.sample,
+    "verify": verify.verify,
+    "keygen": keygen.keygen,
     "adopt": adopt.adopt,
     "recipes": recipes.app,
     "exporters": exporters.app,

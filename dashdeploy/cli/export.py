@@ -23,6 +23,10 @@ def export(
         ),
     ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Short for --to tensorrt.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Sign what is written with this secret key (dashdeploy keygen)."),
+    ] = None,
     fresh: Fresh = False,
 ) -> Result:
     """Export the student for each target; an artifact is written only if it passes the target's limits.
@@ -30,12 +34,13 @@ def export(
     float32 artifacts must agree with the student in torch; others must pass the guidance gate. A package, as cpp and
     triton, is an artifact with all that builds or serves it.
     """
-    from dashdeploy import stages
+    from dashdeploy import signing, stages
     from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.packages import schema
     from dashdeploy.packages.stage import carry_out, refuse_same_names, summary
     from dashdeploy.recipe.load import recipe_in
 
+    key = signing.read_secret_key(sign) if sign is not None else None  # a wrong one is told before the work
     run_folder = checked(run_folder)
     names = [*(to or ()), *(["tensorrt"] if trt else [])]
     if not names:
@@ -43,6 +48,6 @@ def export(
         names = list(recipe_in(student.manifest, source=student.folder / stages.MANIFEST).export)
     targets = [schema.load(name) for name in dict.fromkeys(names)]
     refuse_same_names(targets)
-    written = [carry_out(run_folder, target, fresh=fresh) for target in targets]
+    written = [carry_out(run_folder, target, fresh=fresh, sign_with=key) for target in targets]
     made = [{"folder": stage.folder, "sha256": stage.sha256, "figures": stage.figures} for stage in written]
     return lines({"made": made}, *map(summary, written))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,10 @@ def fitted(data: LabelledImages, *, holdout: float) -> ClassifierFeatures:
     batch_size = min(64, len(train_data))
     how = Training(epochs=-(-STEPS // (len(train_data) // batch_size)), batch_size=batch_size)
     size = min(data.image_shape[1], LARGEST)
-    shape = {"image_size": size, "channels": data.image_shape[0], "classes": data.classes, "width": how.width}
+    shape: dict[str, Any] = {
+        **{"image_size": size, "channels": data.image_shape[0]},
+        **{"classes": data.classes, "width": how.width},
+    }
     key = stages.digest(
         {"data": data.sha256, "holdout": holdout or HOLDOUT, **shape, "training": dataclasses.asdict(how)}
     )

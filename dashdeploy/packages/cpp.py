@@ -10,6 +10,7 @@ from typing import Any
 from dashdeploy.artifact import Backend, BatchRange, GraphName
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import Writer
+from dashdeploy.packages.carry import carry
 from dashdeploy.packages.schema import Package
 from dashdeploy.packages.template import render
 from dashdeploy.target import Profile
@@ -39,7 +40,7 @@ class CppWriter(Writer):
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
         ignored = shutil.ignore_patterns("build", "README.md")
         shutil.copytree(self.templates, destination, dirs_exist_ok=True, ignore=ignored)
-        shutil.copytree(folder, destination / ARTIFACT)
+        carry(folder, manifest, destination / ARTIFACT)
         artifact = manifest.artifact
         values = {
             "recipe": manifest.recipe["name"],

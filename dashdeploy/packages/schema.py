@@ -41,6 +41,11 @@ class Triton(Model):
     )
     instances: Threads = Field(1, description="copies of the model that run at the same time on each device")
     threads: Threads | None = Field(None, description="CPU threads of one instance; null: the server's choice")
+    public_key: Annotated[str, Field(pattern=r"^RW[A-Za-z0-9+/]{54}$")] | None = Field(
+        None,
+        description="python backend: minisign public key, RW…, that must have signed the artifact; null: the server's "
+        "environment variable DASHDEPLOY_PUBLIC_KEY, where it is set",
+    )
     max_replicas: Positive = Field(4, description="Kubernetes example: replicas that autoscaling may start")
 
 

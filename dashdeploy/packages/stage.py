@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from dashdeploy import locate, stages
+from dashdeploy import checked, locate, signing, stages
 from dashdeploy import manifest as manifests
 from dashdeploy.artifact import Backend, BatchRange, GraphName
 from dashdeploy.errors import UserError
@@ -16,22 +16,32 @@ from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.load import recipe_in
 from dashdeploy.recipe.schema import Sampling, Solver
 from dashdeploy.runtime.opening import ARTIFACTS
+from dashdeploy.signing import SecretKey
 from dashdeploy.target import Profile, Target, load_target
 
 FOLDER = "packages"
 
 
 def carry_out(
-    run_folder: Path, what: Target | Package, *, sampling: Sampling | None = None, fresh: bool = False
+    run_folder: Path,
+    what: Target | Package,
+    *,
+    sampling: Sampling | None = None,
+    fresh: bool = False,
+    sign_with: SecretKey | None = None,
 ) -> stages.Stage:
-    """Export a target, or write a package. sampling: see `export.export`.
+    """Export a target, or write a package.
+
+    Args:
+        sampling: see `export.export`.
+        sign_with: signs what is written, a package's artifact too; None: an artifact that has a signature keeps it.
 
     Raises:
         UserError: see `export.export` and `write_package`.
     """
     if isinstance(what, Package):
-        return write_package(run_folder, what, sampling=sampling, fresh=fresh)
-    return artifacts.export(run_folder, what, sampling=sampling, fresh=fresh)
+        return write_package(run_folder, what, sampling=sampling, fresh=fresh, sign_with=sign_with)
+    return _signed(artifacts.export(run_folder, what, sampling=sampling, fresh=fresh), sign_with)
 
 
 def place(what: Target | Package) -> str:
@@ -40,14 +50,19 @@ def place(what: Target | Package) -> str:
 
 
 def write_package(
-    run_folder: Path, package: Package, *, sampling: Sampling | None = None, fresh: bool = False
+    run_folder: Path,
+    package: Package,
+    *,
+    sampling: Sampling | None = None,
+    fresh: bool = False,
+    sign_with: SecretKey | None = None,
 ) -> stages.Stage:
-    """Write run_folder/packages/<name>, or return the current one. sampling: see `export.export`.
+    """Write run_folder/packages/<name>, or return the current one. sampling, sign_with: see `carry_out`.
 
     Raises:
         UserError: the artifact cannot be exported, or does not fit the package.
     """
-    artifact = artifacts.export(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh)
+    artifact = carry_out(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh, sign_with=sign_with)
     manifest = manifests.read(artifact)
     templates = locate.data_root("exporters") / package.package.kind
     graphs = manifest.artifact.graphs
@@ -63,18 +78,26 @@ def write_package(
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
+    if (signature := artifact.folder / checked.SIGNATURE).is_file():
+        inputs["signature"] = stages.file_sha256(signature)
     recipe = recipe_in({"recipe": manifest.recipe}, source=artifact.folder / stages.MANIFEST)
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
     done = None if fresh else stages.finished(folder, key)
     if done is not None:
-        return done
+        return _signed(done, sign_with)
     with (
         stages.exclusive(folder) as work,
         stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
     ):
         draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
         stages.refuse_if_replaced(artifact)
-    return stages.read_stage(folder)
+    return _signed(stages.read_stage(folder), sign_with)
+
+
+def _signed(stage: stages.Stage, key: SecretKey | None) -> stages.Stage:
+    if key is not None:
+        signing.sign(stage, key)
+    return stage
 
 
 def refuse(

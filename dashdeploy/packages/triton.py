@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import stages
+from pydantic import TypeAdapter
+
+from dashdeploy import checked, stages
 from dashdeploy.artifact import Artifact, Backend, BatchRange, GraphName, Schedule
 from dashdeploy.diffusion import guidance, noise
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import Writer, triton_config
+from dashdeploy.packages.carry import carry
 from dashdeploy.packages.schema import Package, Triton
 from dashdeploy.packages.template import render
 from dashdeploy.target import Profile
@@ -24,8 +29,12 @@ NEEDS: dict[str, tuple[Backend, GraphName, str]] = {
     "tensorrt_plan": ("tensorrt", "sampler", "tensorrt-sampler"),
 }
 """Triton backend -> the artifact's backend, the graph that it runs, and exporters that give one."""
-MODULES = ("model.py", "sampler.py")
-"""What the python backend runs, beside noise.py."""
+MODULES = ("model.py", "sampler.py", "reader.py")
+"""What the python backend runs, beside noise.py and checked.py."""
+JSON_BYTES = 24
+"""Of one number in a request, at most."""
+SCHEMA = "manifest.schema.json"
+"""The contract, which reader.py holds the manifest against."""
 
 
 class TritonWriter(Writer):
@@ -54,6 +63,11 @@ class TritonWriter(Writer):
             raise UserError(
                 f"{start}runs the {name} graph, and this artifact has {', '.join(graphs)}. "
                 f"Add {name} to the target's graphs, or take {fitting}."
+            )
+        if self.settings.public_key is not None and self.settings.backend != "python":
+            raise UserError(
+                f"{start}does not check signatures, and {self.package.name} has a public_key: that is for backend "
+                "python. Check the package before it is served, by dashdeploy verify."
             )
         if not profiles:
             return
@@ -89,6 +103,7 @@ class TritonWriter(Writer):
             ("README.md", "README.md"),
             ("client.py", "client.py"),
             ("kubernetes/inferenceservice.yaml", "inferenceservice.yaml"),
+            ("kubernetes/haproxy.cfg", "haproxy.cfg"),
             ("kubernetes/Dockerfile", f"Dockerfile.{self.settings.backend}"),
         ):
             (destination / place).parent.mkdir(exist_ok=True)
@@ -98,27 +113,37 @@ class TritonWriter(Writer):
     def _copy_model(self, version: Path, folder: Path, manifest: Manifest) -> None:
         """What Triton loads. Files that a graph names (its weights) keep their names."""
         if self.settings.backend == "python":
-            for source in (*(self.templates / module for module in MODULES), Path(noise.__file__)):
+            sources = (*(self.templates / module for module in MODULES), Path(noise.__file__), Path(checked.__file__))
+            for source in sources:
                 shutil.copyfile(source, version / source.name)
-            (version / "artifact").mkdir()
-            for name in (*manifest.files, stages.MANIFEST, stages.SIDECAR):
-                shutil.copyfile(folder / name, version / "artifact" / name)
+            (version / SCHEMA).write_text(json.dumps(TypeAdapter(Manifest).json_schema()), encoding="utf-8")
+            carry(folder, manifest, version / "artifact")
             return
         graph = manifest.artifact.graphs["sampler"]
         _, file = triton_config.ENGINES[self.settings.backend]
-        for name in graph.loaded:
-            shutil.copyfile(folder / name, version / (file if name == graph.file else name))
+        try:
+            loaded = checked.read_graph(folder, graph.file, graph.loaded, manifest.files)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        for name, data in {file: loaded.model, **loaded.weights}.items():
+            (version / name).write_bytes(data)
 
     def _values(self, name: str, message: triton_config.Message, artifact: Artifact, steps: Schedule) -> dict[str, Any]:
         """What the templates' names stand for."""
         on_gpu = message["instance_group"][0]["kind"] == "KIND_GPU"
+        num_steps = len(steps.timesteps)
         return {
             "model": name,
             # A resource's name in Kubernetes has small letters, digits and hyphens.
             "service": re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
             "backend": self.settings.backend,
             "num_classes": artifact.num_classes,
-            "num_steps": len(steps.timesteps),
+            "num_steps": num_steps,
+            # For the guard: sizes of one image's inputs, and room for them as JSON.
+            "sides": sorted(
+                {1, num_steps, *(side for tensor in message["input"] for side in tensor["dims"] if side > 0)}
+            ),
+            "body_bytes": 4096 + JSON_BYTES * (math.prod(artifact.image_shape) + num_steps),
             "guidance": guidance.label(artifact.sampling.guidance),
             "inputs": message["input"],
             "output": message["output"][0],

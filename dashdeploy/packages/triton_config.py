@@ -96,13 +96,15 @@ def _entry(spec: TensorSpec) -> Message:
 
 
 def _parameters(settings: Triton, artifact: Artifact, steps: Schedule) -> Message:
-    """What clients read (classes, guidance) and the backend (threads)."""
+    """What clients read (classes, guidance) and the backend (threads, public_key)."""
     values = {
         "classes": json.dumps(artifact.classes),
         "guidance": json.dumps(steps.guidance_scales),
     }
     if settings.threads is not None:
         values["intra_op_thread_count" if settings.backend == "onnxruntime_onnx" else "threads"] = str(settings.threads)
+    if settings.public_key is not None:
+        values["public_key"] = settings.public_key
     return {key: {"string_value": value} for key, value in values.items()}
 
 

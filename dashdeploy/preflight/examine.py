@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ GRAPHS = 4
 """Copies of a student's weights in an artifact, one a graph."""
 
 
-def require(recipe: Recipe, run_folder: Path, *, wanted: Collection[Step] = STEPS, fresh: bool = False) -> Facts:
+def require(recipe: Recipe, run_folder: Path, *, wanted: tuple[Step, ...] = STEPS, fresh: bool = False) -> Facts:
     """What `examine` finds, if nothing stands against the run. Of several processes all look, and the main one tells.
 
     Raises:
@@ -78,7 +77,7 @@ def refuse(problems: list[str]) -> None:
     raise UserError(f"{len(problems)} problems, and nothing was started:" + "".join(f"\n  {p}" for p in problems))
 
 
-def examine(recipe: Recipe, run_folder: Path, *, wanted: Collection[Step] = STEPS, fresh: bool = False) -> Facts:
+def examine(recipe: Recipe, run_folder: Path, *, wanted: tuple[Step, ...] = STEPS, fresh: bool = False) -> Facts:
     """Look at all that the wanted steps will need, without making or writing anything.
 
     Args:
@@ -118,7 +117,7 @@ def _existing(path: Path) -> Path:
     return next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
 
 
-def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[Step], *, replace: bool) -> None:
+def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step, ...], *, replace: bool) -> None:
     """The teacher at hand, or the one that will be trained; replace: in any case, in the place of a finished one."""
     data, folder = facts.data, facts.check(choose.find, recipe, run_folder)
     trains = "teach" in wanted and recipe.teacher.path is None and recipe.teach is not None
@@ -160,7 +159,7 @@ def _new_teacher(facts: Facts, recipe: Recipe, run_folder: Path, data: LabelledI
         facts.config, facts.schedule = config, schedule
 
 
-def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[Step], *, fresh: bool) -> None:
+def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step, ...], *, fresh: bool) -> None:
     """The student's network, and what its training needs where it is not finished."""
     config, given = facts.config, recipe.student.architecture
     if config is None:
@@ -278,7 +277,7 @@ def _bench(facts: Facts, recipe: Recipe, run_folder: Path, *, fresh: bool) -> No
         )
 
 
-def _room(facts: Facts, recipe: Recipe, run_folder: Path, wanted: Collection[Step]) -> None:
+def _room(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step, ...]) -> None:
     """Refuse a disk with less space than checkpoints, bank and samples will take, as far as that is known."""
     needed = 0
     if facts.student is not None and facts.data is not None:

@@ -15,7 +15,7 @@ class Tag(Model):
     kind: Literal["tag"] = "tag"
     w_min: Coefficient = Field(1.0, description="w towards the noisy end")
     w_max: Coefficient = Field(4.0, description="w towards the clean end")
-    beta: Number = Field(5.0, gt=0, description="how steeply w rises as t falls")
+    beta: Number = Field(5.0, gt=0, le=1e9, description="how steeply w rises as t falls")
 
     @model_validator(mode="after")
     def _ordered(self) -> Tag:

@@ -18,7 +18,12 @@ RUNTIMES: dict[str, str] = {
 
 
 def open(
-    path: str | Path, *, threads: int | None = None, provider: str | None = None, device: str | None = None
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    device: str | None = None,
+    public_key: str | None = None,
 ) -> Model:
     """Open an artifact, a run, a student, a teacher or an .onnx file by what its manifest says; a context manager.
 
@@ -28,11 +33,13 @@ def open(
         threads: CPU threads of the runtime; None: all that this process may use.
         provider: an ONNX Runtime provider in place of the artifact's, as in ``CUDAExecutionProvider``.
         device: as torch names it, ``cpu``, ``cuda`` or ``cuda:1``; None: what the artifact was made for.
+        public_key: a minisign public key, or its file: only an artifact that it has signed is opened. None: that of
+            the environment variable DASHDEPLOY_PUBLIC_KEY; without one, signatures are not asked for.
 
     Raises:
-        UserError: nothing there that can be opened, it is damaged, or what it needs is not here. Another
+        UserError: nothing there that can be opened, it is damaged or not signed, or what it needs is not here. Another
             provider or device is never taken silently.
     """
     from dashdeploy.runtime.opening import open_path
 
-    return open_path(path, threads=threads, provider=provider, device=device)
+    return open_path(path, threads=threads, provider=provider, device=device, public_key=public_key)

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from dashdeploy import checked
 from dashdeploy.artifact import Artifact, Graph, Host, SamplingPlan, Student
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Interface
@@ -19,7 +20,7 @@ from dashdeploy.diffusion.sampling import CLEAN, SOLVERS, Plan, Watch, ddim_step
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime.model import Model, SamplerGraph
+from dashdeploy.runtime.model import Model, Opening, SamplerGraph
 
 
 class Session(Protocol):
@@ -305,6 +306,18 @@ def open_graphs(
         sampling=sampling(artifact.sampling),
         resources=[sampler, graphs],
     )
+
+
+def read(folder: Path, graph: Graph, how: Opening) -> checked.GraphBytes:
+    """The bytes of what a session of this graph loads: those that the manifest's hashes vouch for.
+
+    Raises:
+        UserError: a file is missing or was changed, or the graph names a file that is not one of its own.
+    """
+    try:
+        return checked.read_graph(folder, graph.file, graph.loaded, how.hashes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def host_threads(asked: int | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,9 @@ class Closable(Protocol):
 class Opening:
     """How a model is to be opened; None leaves the choice to the artifact, or to the runtime.
 
+    hashes: SHA-256 of the folder's files by name, which each file has to have as it is read for loading. None: nothing
+    vouches for them yet.
+
     Raises:
         UserError: the device is of another kind than those that are supported, or torch sees no GPU of its number.
     """
@@ -47,6 +50,7 @@ class Opening:
     threads: int | None = None
     provider: str | None = None
     device: str | None = None
+    hashes: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.device is None:
@@ -60,7 +64,7 @@ class Opening:
 
 
 class Open(Protocol):
-    """Opens the artifact of one backend; its files have been checked against their hashes."""
+    """Opens the artifact of one backend; what it loads are bytes that `graphs_model.read` has checked."""
 
     def __call__(self, folder: Path, artifact: Artifact, how: Opening, /, *, sha256: str) -> Model:
         """Open the graphs in `folder`; `sha256` is the artifact's identity.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from dashdeploy.artifact import SIGNATURES, GraphName, SamplingPlan, Student, WholeSampler
+from dashdeploy.checked import GraphBytes
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.diffusion.sampling import CLEAN, Plan
 from dashdeploy.errors import UserError
@@ -25,9 +27,8 @@ from dashdeploy.runtime.graphs_model import (
     whole_sampler,
 )
 from dashdeploy.runtime.model import Model, SamplerGraph
-from dashdeploy.runtime.onnx_session import OnnxSession
+from dashdeploy.runtime.onnx_session import OnnxSession, read_file
 from dashdeploy.runtime.onnxruntime_model import HostSession
-from dashdeploy.stages import file_sha256
 
 
 class Metadata(Student):
@@ -37,18 +38,20 @@ class Metadata(Student):
     sampler: WholeSampler | None = None
 
 
-def open_file(path: Path, *, threads: int | None) -> Model:
+def open_file(path: Path, *, threads: int | None, loaded: GraphBytes | None = None) -> Model:
     """Open a guided, cond, step or sampler graph's file on the CPU.
 
     The guided and the cond graph draw by any solver and number of steps; the step graph by DDIM; the sampler graph the
     steps that it holds.
 
+    Args:
+        loaded: its bytes as a manifest vouches for them; None: there is no manifest.
+
     Raises:
         UserError: missing, truncated, not one of the four graphs, or without this package's metadata.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    session = OnnxSession(path, inputs=None, threads=threads)
+    loaded = loaded or read_file(path)
+    session = OnnxSession(path, inputs=None, threads=threads, loaded=loaded)
     try:
         name, metadata = _graph_of(session, path), _metadata(session, path)
     except UserError:
@@ -62,14 +65,13 @@ def open_file(path: Path, *, threads: int | None) -> Model:
         steps = len(metadata.sampler.timesteps) if metadata.sampler is not None else own.num_inference_steps
         own = own.model_copy(update={"solver": "ddim", "num_inference_steps": steps})
         sampler = OneGraph(graphs, shape, name, own, metadata.sampler, path)
-    data = path.with_name(path.name + ".data")
     return Model(
         label="student (ONNX Runtime)",
         runtime="onnxruntime",
         denoiser=GraphDenoiser(graphs, shape),
         parameters=metadata.parameters,
-        file_bytes=path.stat().st_size + (data.stat().st_size if data.is_file() else 0),
-        sha256=file_sha256(path),
+        file_bytes=len(loaded.model) + sum(map(len, loaded.weights.values())),
+        sha256=hashlib.sha256(loaded.model).hexdigest(),
         classes=metadata.classes,
         precision=metadata.precision,
         sampler=sampler,

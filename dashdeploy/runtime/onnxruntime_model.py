@@ -9,7 +9,7 @@ import torch
 from dashdeploy.artifact import Artifact, Graph
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, open_graphs
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
 
@@ -76,7 +76,14 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
 
     def session(graph: Graph, threads: int | None) -> Session:
         path, inputs = folder / graph.file, tuple(tensor.name for tensor in graph.inputs)
-        opened = OnnxSession(path, inputs=inputs, threads=threads, providers=providers, device_id=device.index or 0)
+        opened = OnnxSession(
+            path,
+            inputs=inputs,
+            threads=threads,
+            providers=providers,
+            device_id=device.index or 0,
+            loaded=read(folder, graph, how),
+        )
         return HostSession(opened, inputs) if device.type == "cpu" else DeviceSession(opened, graph, device)
 
     title = "ONNX Runtime" if providers == CPU else f"ONNX Runtime {providers[0].removesuffix('ExecutionProvider')}"

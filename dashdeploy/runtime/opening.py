@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import manifest, stages
+from dashdeploy import checked, manifest, signing, stages
+from dashdeploy.artifact import Artifact
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
 from dashdeploy.recipe.load import recipe_in
@@ -18,7 +19,12 @@ ARTIFACTS, STUDENT = "artifacts", "student"
 
 
 def open_path(
-    path: str | Path, *, threads: int | None = None, provider: str | None = None, device: str | None = None
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    device: str | None = None,
+    public_key: str | None = None,
 ) -> Model:
     """Open a model as a Denoiser and a Sampler; `dashdeploy.runtime.open` says what the arguments mean.
 
@@ -27,23 +33,23 @@ def open_path(
     has another student by now is told of on stderr.
 
     Raises:
-        UserError: nothing there that can be opened, it is damaged or of another student than its run folder's, or what
-            it needs is not here.
+        UserError: nothing there that can be opened, it is damaged, not signed, or of another student than its run
+            folder's, or what it needs is not here.
     """
     path, how = Path(path), Opening(threads, provider, device)
+    public_key = checked.configured_key(public_key)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
             raise UserError(f"{path}: an .onnx file runs on the CPU; open its folder for a provider or device.")
-        if stages.is_stage(path.parent):
-            _warn_if_stale(stages.read_stage(path.parent))
         from dashdeploy.runtime.one_graph import open_file
 
-        return open_file(path, threads=threads)
+        return open_file(path, threads=threads, loaded=_of_artifact(path, public_key))
     folder = find_model(path)
-    stage = stages.read_stage(folder) if stages.is_stage(folder) else None
-    if stage is not None and folder == path:
-        _warn_if_stale(stage)
-    artifact = manifest.read(stage).artifact if stage is not None and "artifact" in stage.manifest else None
+    stage, artifact = _read(folder, public_key)
+    if stage is not None:
+        how = replace(how, hashes=stage.manifest["files"])
+        if folder == path:
+            _warn_if_stale(stage)
     backend = artifact.backend if artifact is not None else "torch"
     if provider is not None and backend != "onnxruntime":
         raise UserError(f"{folder}: a provider is ONNX Runtime's, and this is a model for {backend}.")
@@ -57,6 +63,40 @@ def open_path(
     if stage is not None and recipe_in(stage.manifest, source=folder / stages.MANIFEST).data.gives_latents:
         model.denoiser.interface = replace(model.denoiser.interface, latents=True)
     return model
+
+
+def _read(folder: Path, public_key: str | None) -> tuple[stages.Stage | None, Artifact | None]:
+    """The stage of a folder, checked, and the artifact that it is; None: there is no manifest, or no artifact."""
+    stage = stages.read_stage(folder) if stages.is_stage(folder) else None
+    if stage is not None and public_key is not None:
+        signing.verify(stage, public_key)
+    if stage is not None and "artifact" in stage.manifest:
+        return stage, manifest.read(stage).artifact
+    if public_key is not None:
+        raise UserError(
+            f"{folder}: not an artifact, and with a public key ({checked.PUBLIC_KEY}, or the argument) only signed "
+            "artifacts are opened."
+        )
+    return stage, None
+
+
+def _of_artifact(path: Path, public_key: str | None) -> checked.GraphBytes | None:
+    """An .onnx file's bytes as the manifest beside it vouches for them; None: there is no manifest."""
+    stage, artifact = _read(path.parent, public_key)
+    if stage is None:
+        return None
+    _warn_if_stale(stage)
+    graphs = artifact.graphs.values() if artifact is not None else ()
+    for graph in graphs:
+        if graph.file == path.name or graph.onnx == path.name:
+            files = [name for name in graph.files if name != graph.file or graph.onnx is None]
+            try:
+                return checked.read_graph(path.parent, path.name, files, stage.manifest["files"])
+            except ValueError as error:
+                raise UserError(str(error)) from error
+    raise UserError(
+        f"{path}: {path.parent / stages.MANIFEST} lists no such graph. Open the folder, or export it again."
+    )
 
 
 def find_model(path: Path) -> Path:

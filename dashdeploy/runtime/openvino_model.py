@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from dashdeploy.artifact import Artifact, Graph, Precision
+from dashdeploy.checked import GraphBytes
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, host_threads, open_graphs
+from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, host_threads, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import GUIDED
 
@@ -32,7 +33,8 @@ class OpenVinoSession:
     """One compiled graph, over torch tensors of the host.
 
     Args:
-        path: an .xml or .onnx file, or a model in memory.
+        source: the graph's bytes, or a model in memory or its file.
+        what: the file, for messages.
         precision: the artifact's; see `settings`.
         streams: so many calls at once, from as many threads, each on one thread; None: all threads work on one call.
 
@@ -42,8 +44,9 @@ class OpenVinoSession:
 
     def __init__(
         self,
-        path: Path | Any,
+        source: GraphBytes | Any,
         *,
+        what: object = "the graph",
         inputs: tuple[str, ...],
         threads: int | None,
         precision: Precision,
@@ -52,15 +55,17 @@ class OpenVinoSession:
         openvino: Any = require("openvino", extra="openvino")
         chosen = settings(precision, threads=threads, streams=streams)
         try:
-            source = str(path) if isinstance(path, Path) else path
-            model = openvino.Core().compile_model(source, "CPU", chosen)
+            core = openvino.Core()
+            if isinstance(source, GraphBytes):
+                source = core.read_model(source.model, b"".join(source.weights.values()))
+            model = core.compile_model(source, "CPU", chosen)
         except Exception as error:
             raise UserError(
-                f"{path}: not a whole OpenVINO model ({' '.join(str(error).split())[:200]}). Export it again."
+                f"{what}: not a whole OpenVINO model ({' '.join(str(error).split())[:200]}). Export it again."
             ) from error
         names = {name for tensor in model.inputs for name in tensor.get_names()}
         if not set(inputs) <= names:
-            raise UserError(f"{path}: its inputs are {sorted(names)}; expected {sorted(inputs)}")
+            raise UserError(f"{what}: its inputs are {sorted(names)}; expected {sorted(inputs)}")
         self.inputs, self.free = inputs, SimpleQueue[Any]()
         for _ in range(streams or 1):
             self.free.put(model.create_infer_request())
@@ -99,8 +104,14 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
 
     def session(graph: Graph, streams: int | None) -> Session:
         names = tuple(tensor.name for tensor in graph.inputs)
-        path = folder / graph.file
-        return OpenVinoSession(path, inputs=names, threads=how.threads, precision=artifact.precision, streams=streams)
+        return OpenVinoSession(
+            read(folder, graph, how),
+            what=folder / graph.file,
+            inputs=names,
+            threads=how.threads,
+            precision=artifact.precision,
+            streams=streams,
+        )
 
     return open_graphs(
         folder,

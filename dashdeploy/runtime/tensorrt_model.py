@@ -11,7 +11,7 @@ import torch
 from dashdeploy.artifact import Artifact, Flavour, Graph
 from dashdeploy.errors import UserError
 from dashdeploy.runtime import tensorrt_check, tensorrt_library
-from dashdeploy.runtime.graphs_model import Chunked, Session, open_graphs
+from dashdeploy.runtime.graphs_model import Chunked, Session, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.tensorrt_library import TITLES
 from dashdeploy.runtime.tensorrt_session import TensorRTSession
@@ -46,6 +46,7 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
             profiles=graph.engine.profiles,
             device=device,
             version_compatible=graph.engine.flags.version_compatible,
+            serialized=read(folder, graph, how).model,
         )
         return Chunked(session, graph.engine.largest_batch)
 

@@ -114,6 +114,7 @@ class TensorRTSession:
         profiles: as built.
         device: as torch names it: ``cuda`` or ``cuda:1``.
         version_compatible: the engine was built so; it carries a runtime inside, which is allowed to load.
+        serialized: the file's bytes where they were checked as they were read; None: read here.
 
     Attributes:
         cuda_graph: whether shapes are replayed from CUDA graphs; false once one could not be captured, as with loops
@@ -133,6 +134,7 @@ class TensorRTSession:
         profiles: Sequence[BatchRange],
         device: str = "cuda",
         version_compatible: bool = False,
+        serialized: bytes | None = None,
     ) -> None:
         if not tensorrt_library.has_driver() or not torch.cuda.is_available():
             raise UserError(f"{plan}: {TITLES[flavour]} engines run on an NVIDIA GPU, and there is none here.")
@@ -150,7 +152,7 @@ class TensorRTSession:
             self._runtime: Any = self._trt.Runtime(self._logger)
             if version_compatible:
                 self._runtime.engine_host_code_allowed = True
-            self._engine: Any = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+            self._engine: Any = self._runtime.deserialize_cuda_engine(serialized or plan.read_bytes())
             if self._engine is None:
                 raise UserError(f"{plan}: does not load here{said(self._logger)}. Export it again on this machine.")
             self._stream = torch.cuda.Stream()

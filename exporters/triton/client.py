@@ -82,7 +82,13 @@ class Model:
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """[−1, 1] -> 0..255, rounded to nearest; bytes as they are."""
+    """[−1, 1] -> 0..255, rounded to nearest; bytes as they are.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not np.isfinite(images).all():
+        raise ValueError("an image is not finite: guidance may be too large")
     return images if images.dtype == np.uint8 else ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
@@ -174,7 +180,10 @@ def main() -> int:
         print(f"error: {asked.url}: {what}", file=sys.stderr)
         return 1
     if asked.out:
-        write_picture(asked.out, grid(to_uint8(images), min(asked.columns, len(images))))
+        try:
+            write_picture(asked.out, grid(to_uint8(images), min(asked.columns, len(images))))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"error: {asked.out}: {error}") from error
     p50, worst = 1e3 * statistics.median(times), 1e3 * max(times)
     print(f"{len(images)} images in {took:.3f} s; latency p50 {p50:.1f} ms, longest {worst:.1f} ms")
     return 0

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import checked
 import noise
 import numpy as np
 import sampler
@@ -37,6 +38,7 @@ class TritonPythonModel:
             Path(__file__).parent / "artifact",
             threads=int(parameters["threads"]) if "threads" in parameters else max(1, cores // instances),
             device_id=int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0,
+            public_key=checked.configured_key(parameters.get("public_key")),
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -44,9 +46,20 @@ class TritonPythonModel:
         asked = [self._read(request) for request in requests]
         valid = [images for images in asked if isinstance(images, Images)]
         if valid:
-            batch = self.sampler(*(np.concatenate(arrays) for arrays in zip(*valid, strict=True)))
-            drawn = iter(np.split(batch, np.cumsum([len(images.y) for images in valid])[:-1]))
-        return [respond(next(drawn) if isinstance(images, Images) else images) for images in asked]
+            batch, bad = self.sampler(*(np.concatenate(arrays) for arrays in zip(*valid, strict=True)))
+            cuts = np.cumsum([len(images.y) for images in valid])[:-1]
+            drawn = iter(zip(np.split(batch, cuts), np.split(bad, cuts), strict=True))
+        return [self._respond(*next(drawn)) if isinstance(images, Images) else refuse(images) for images in asked]
+
+    def _respond(self, images: np.ndarray, bad: np.ndarray) -> Any:
+        """Images as a response, or an error where a step gave one of them a value that is not finite."""
+        if (bad >= 0).any():
+            step, steps = int(bad[bad >= 0].min()), self.sampler.timesteps
+            return refuse(
+                f"the image is not finite from step {step + 1} of {len(steps)} on (t = {steps[step]}): noise must be "
+                "standard normal, and guidance not too large"
+            )
+        return pb_utils.InferenceResponse([pb_utils.Tensor("image", np.ascontiguousarray(images, np.float32))])
 
     def finalize(self) -> None:
         """Release the threads."""
@@ -79,15 +92,6 @@ class TritonPythonModel:
         pairs = zip(seeds[:, 0].tolist(), indices[:, 0].tolist(), strict=True)
         drawn = [noise.normal(int(seed), int(index), 1, int(np.prod(shape))) for seed, index in pairs]
         return np.concatenate(drawn).reshape(-1, *shape)
-
-
-def respond(answer: np.ndarray | str) -> Any:
-    """Images or an error as a response."""
-    if isinstance(answer, str):
-        return refuse(answer)
-    if not np.isfinite(answer).all():
-        return refuse("the image is not finite: noise must be standard normal, and guidance not too large")
-    return pb_utils.InferenceResponse([pb_utils.Tensor("image", np.ascontiguousarray(answer, np.float32))])
 
 
 def refuse(message: str) -> Any:

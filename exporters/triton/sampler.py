@@ -1,63 +1,52 @@
-"""The artifact behind the served model: checked against its hashes, opened in ONNX Runtime, run step by step.
+"""The artifact behind the served model: checked against its contract, opened in ONNX Runtime, run step by step.
 
 What it runs is in the artifact's manifest: timesteps, guidance scales, and how a batch is cut over threads.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import checked
 import numpy as np
+import reader
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime starts
 import onnxruntime
 
-FORMAT = 4
-"""Of the manifests that this module reads."""
 CPU = "CPUExecutionProvider"
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact, checked against its SHA-256, and every file that it lists against the manifest.
-
-    Raises:
-        ValueError: a file is missing or was changed, or the manifest has another format.
-    """
-    path = folder / "manifest.json"
-    manifest: dict[str, Any] = json.loads(path.read_bytes())
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"{path}: format {manifest['format']}; this model reads {FORMAT}. Export the package again.")
-    if path.with_name("manifest.json.sha256").read_text() != f"{sha256(path)}  manifest.json\n":
-        raise ValueError(f"{path}: changed since it was made (its SHA-256 differs). Export the package again.")
-    for name, expected in manifest["files"].items():
-        if not (folder / name).is_file() or sha256(folder / name) != expected:
-            raise ValueError(f"{folder / name}: missing or changed since it was made. Export the package again.")
-    return manifest
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 class Sampler:
-    """noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 in [−1, 1].
+    """noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 and `bad` (B,) int64.
+
+    Images lie in [−1, 1] where the manifest's clip_sample is true; else they are latents, as the last step gives them.
+    bad: the first step, from 0, that gave an image a value which is not finite; −1: none did.
 
     DDIM with η = 0: the step graph makes one update, and the loop over the timesteps is here. On CPUs a batch is cut
     over the threads, and each part runs all its steps on one thread. The operators of a batch of fewer images than
     threads are shared by the threads, unless the manifest's host.small says that they are too short for that.
 
+    Args:
+        public_key: a minisign public key, or its file, that must have signed the artifact; None: none must.
+
     Raises:
-        ValueError: the artifact is damaged or of another solver, or ONNX Runtime lacks one of its providers.
+        ValueError: the artifact is damaged, not signed or of another solver, or ONNX Runtime lacks a provider of it.
     """
 
-    def __init__(self, folder: Path, *, threads: int, device_id: int = 0) -> None:
-        artifact = read_manifest(folder)["artifact"]
-        graph, plan = artifact["graphs"]["step"], artifact["sampling"]
+    def __init__(self, folder: Path, *, threads: int, device_id: int = 0, public_key: str | None = None) -> None:
+        manifest = reader.read_manifest(folder, public_key=public_key)
+        artifact = manifest["artifact"]
+        graph, plan = artifact["graphs"].get("step"), artifact["sampling"]
+        if graph is None:
+            raise ValueError(f"{folder}: it has no step graph, which this model runs")
         if plan["solver"] != "ddim":
             raise ValueError(f"{folder}: its recipe samples with {plan['solver']}, and this model runs only ddim")
+        if artifact["backend"] != "onnxruntime":
+            raise ValueError(f"{folder}: its backend is {artifact['backend']}, and this model runs only onnxruntime")
         self.image_shape, self.num_classes = tuple(artifact["image_shape"]), artifact["num_classes"]
         self.timesteps: list[int] = plan["timesteps"]
         self.guidance_scales = np.asarray(plan["guidance_scales"], np.float32)
@@ -65,47 +54,55 @@ class Sampler:
         self.threads = threads if artifact["providers"][0] == CPU else 1
 
         def session(threads: int) -> Any:
-            return open_session(folder / graph["file"], artifact["providers"], threads=threads, device_id=device_id)
+            loaded = checked.read_graph(folder, graph["file"], graph["files"], manifest["files"])
+            where = folder / graph["file"]
+            return open_session(loaded, artifact["providers"], threads=threads, device_id=device_id, what=where)
 
         self.part = session(1) if self.threads > 1 else session(threads)
         self.whole = session(threads) if self.threads > 1 and not artifact["host"]["small"] else self.part
         self.pool = ThreadPoolExecutor(self.threads)
 
-    def __call__(self, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+    def __call__(self, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(y) < self.threads and self.whole is not self.part:
             return self._draw(self.whole, noise, y, w)
         parts = min(self.threads, len(y))
         if parts == 1:
             return self._draw(self.part, noise, y, w)
         cut = [np.array_split(array, parts) for array in (noise, y, w)]
-        return np.concatenate(list(self.pool.map(self._draw, [self.part] * parts, *cut)))
+        images, bad = zip(*self.pool.map(self._draw, [self.part] * parts, *cut), strict=True)
+        return np.concatenate(images), np.concatenate(bad)
 
-    def _draw(self, session: Any, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-        x = noise
+    def _draw(self, session: Any, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, bad = noise, np.full(len(y), -1)
         for i, (now, previous) in enumerate(zip(self.timesteps, [*self.timesteps[1:], -1], strict=True)):
             t, t_prev = np.full_like(y, now), np.full_like(y, previous)
             feeds = (x, t, t_prev, y, np.ascontiguousarray(w[:, i]))
             x = session.run(None, dict(zip(self.inputs, feeds, strict=True)))[0]
-        return np.clip(x, -1, 1)
+            finite = np.isfinite(x.reshape(len(y), -1)).all(1)
+            bad[~finite & (bad < 0)] = i
+        return x, bad
 
     def close(self) -> None:
         """Release the threads."""
         self.pool.shutdown()
 
 
-def open_session(path: Path, providers: list[str], *, threads: int, device_id: int) -> Any:
-    """One graph on the artifact's providers, never on others.
+def open_session(graph: checked.GraphBytes, providers: list[str], *, threads: int, device_id: int, what: Path) -> Any:
+    """One graph, from its checked bytes, on the artifact's providers, never on others.
 
     Raises:
         ValueError: ONNX Runtime lacks one of them, or did not take the first.
     """
     available = onnxruntime.get_available_providers()
     if missing := [name for name in providers if name not in available]:
-        raise ValueError(f"{path}: ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}")
+        raise ValueError(f"{what}: ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
+    if graph.weights:
+        sizes = [len(data) for data in graph.weights.values()]
+        options.add_external_initializers_from_files_in_memory(list(graph.weights), list(graph.weights.values()), sizes)
     on_device = [(p, {"device_id": device_id}) if p.startswith(("CUDA", "Tensorrt")) else p for p in providers]
-    session = onnxruntime.InferenceSession(str(path), options, providers=on_device)
+    session = onnxruntime.InferenceSession(graph.model, options, providers=on_device)
     if session.get_providers()[0] != providers[0]:
-        raise ValueError(f"{path}: asked for {providers[0]} and got {session.get_providers()[0]}")
+        raise ValueError(f"{what}: asked for {providers[0]} and got {session.get_providers()[0]}")
     return session

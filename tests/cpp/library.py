@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-STATUSES = ("ok", "argument", "not_found", "damaged", "unsupported", "backend", "memory", "cancelled", "internal")
+STATUSES = (
+    "ok",
+    "argument",
+    "not_found",
+    "damaged",
+    "unsupported",
+    "backend",
+    "memory",
+    "cancelled",
+    "internal",
+    "not_finite",
+)
 KINDS = {"default": 0, "constant": 1, "tag": 2, "interval": 3, "schedule": 4}
 PROGRESS = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int64, c.c_int64)
 
@@ -20,7 +31,11 @@ class Message(c.Structure):
 
 
 class OpenOptions(c.Structure):
-    _fields_ = (("size", c.c_size_t), ("threads", c.c_int32), ("device", c.c_int32), ("max_batch", c.c_int32))
+    _fields_ = (
+        ("size", c.c_size_t),
+        *((name, c.c_int32) for name in ("threads", "device", "max_batch")),
+        ("public_key", c.c_char_p),
+    )
 
 
 class Info(c.Structure):
@@ -99,7 +114,7 @@ class Library:
 class Model:
     """An opened artifact; a context manager."""
 
-    def __init__(self, library: Library, folder: Path, **options: int) -> None:
+    def __init__(self, library: Library, folder: Path, **options: Any) -> None:
         self.library, self.handle = library, c.c_void_p()
         chosen = OpenOptions(size=c.sizeof(OpenOptions), **options)
         library.call("dd_open", str(folder).encode(), c.byref(chosen), c.byref(self.handle))

@@ -64,6 +64,18 @@ def test_a_label_out_of_range_is_named(model: Model, label: int) -> None:
         model.sample(np.array([0, label]))
 
 
+def test_a_step_whose_values_are_not_finite_is_named(model: Model) -> None:
+    noise = np.full((2, 64), 3e38, np.float32)
+    for progress in (lambda done, total: 0, None):  # by the loop, and where the sampler graph fits, by that
+        with pytest.raises(
+            StatusError, match=r"^not_finite: (step 1 of 4 \(t = 999, w = 2\)|the sampler graph) gave a"
+        ):
+            model.sample(LABELS, noise=noise, progress=progress)
+    with pytest.raises(StatusError, match="not_finite: the step gave a value that is not finite"):
+        model.step(noise.copy(), *(np.array(v) for v in ([500, 500], [400, 400])), LABELS, np.ones(2, np.float32))
+    assert np.isfinite(model.sample(LABELS)).all()
+
+
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_noise_that_is_no_number_is_refused(model: Model, value: float) -> None:
     noise = np.zeros((2, 64), np.float32)
@@ -103,6 +115,13 @@ def test_a_step_that_cannot_be_made_is_refused(model: Model, values: dict, text:
 def test_options_out_of_range_are_refused(library: Library, artifact: Path, options: dict, text: str) -> None:
     with pytest.raises(StatusError, match=text):
         Model(library, artifact, **options)
+
+
+@pytest.mark.parametrize("key", ["RWQ", "/nonexistent/mine.pub", "A" * 56, "\xff\xfe"])
+def test_a_public_key_that_is_none_is_refused(library: Library, artifact: Path, key: str) -> None:
+    with pytest.raises(StatusError) as caught:
+        Model(library, artifact, public_key=key.encode("latin-1"))
+    assert caught.value.status == "argument"
 
 
 def test_missing_pointers_are_refused_and_a_message_may_be_left_out(library: Library, artifact: Path) -> None:

@@ -6,30 +6,25 @@ that one which is taken ends in "no such file".
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-from building import SOURCES
 from conftest import seal
-from pydantic import TypeAdapter
 
 from dashdeploy import manifest as manifests
 from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Tag
-from tests.records import engine_record
+from tests.manifests import CORPUS, for_tensorrt, place_of, schema, shortened, with_guidance
+from tests.manifests import mutations as manifests_of
 
 pytestmark = pytest.mark.slow
 
-CORPUS = SOURCES / "fuzz" / "corpus.py"
-TIMESTEPS = [19, 14, 9, 4]
 ENGINE = "artifact.graphs.*.engine"
 UNREAD = {
     *("key", "inputs", "figures", "seed", "versions", "recipe"),
@@ -56,54 +51,9 @@ class Judged(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def corpus() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("corpus", CORPUS)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)  # beside it lie the sources of packages
-        spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def schema() -> dict[str, Any]:
-    return TypeAdapter(manifests.Manifest).json_schema()
-
-
-@pytest.fixture(scope="module")
 def valid(artifact: Path) -> dict[str, Any]:
-    """The artifact's manifest with 20 timesteps and no more figures than it must have, to be short."""
-    manifest: dict[str, Any] = json.loads((artifact / stages.MANIFEST).read_text())
-    described = manifest["artifact"]
-    described.update(betas=described["betas"][:20], num_train_timesteps=20)
-    described["sampling"].update(timesteps=TIMESTEPS)
-    described["sampler"].update(timesteps=TIMESTEPS)
-    return manifest | {"figures": {"verified": "", "file_bytes": 1}, "recipe": {}, "versions": {"python": "3"}}
-
-
-def with_guidance(manifest: dict[str, Any], guidance: Tag | GuidanceInterval) -> dict[str, Any]:
-    changed: dict[str, Any] = json.loads(json.dumps(manifest))
-    changed["artifact"]["sampling"]["guidance"] = guidance.model_dump()
-    return changed
-
-
-def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The same with one graph, an engine."""
-    changed: dict[str, Any] = json.loads(json.dumps(manifest))
-    engine = engine_record("tensorrt")
-    guided = changed["artifact"]["graphs"]["guided"] | {"engine": engine.model_dump(mode="json")}
-    changed["artifact"].update(backend="tensorrt", graphs={"guided": guided}, sampler=None)
-    return changed
-
-
-def place_of(path: Sequence[str | int]) -> str:
-    """A path without the names of graphs and files, and without a list's indices."""
-    steps = ["*" if isinstance(step, int) else step for step in path]
-    for i, parent in enumerate(steps[:-1]):
-        if parent in ("graphs", "files"):
-            steps[i + 1] = "*"
-    return ".".join(steps)
+    """The artifact's manifest, short."""
+    return shortened(json.loads((artifact / stages.MANIFEST).read_text()))
 
 
 def is_read(place: str) -> bool:
@@ -121,16 +71,10 @@ def python_says(folder: Path) -> str | None:
 @pytest.fixture(scope="module")
 def judged(
     valid: dict[str, Any],
-    schema: dict[str, Any],
-    corpus: ModuleType,
     verdicts_of: Callable[[Sequence[Path]], list[list[str]]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Judged]:
-    guidance = ("artifact", "sampling", "guidance")
-    mutations = list(corpus.mutations(valid, schema))
-    for scale in (Tag(), GuidanceInterval()):
-        mutations += [m for m in corpus.mutations(with_guidance(valid, scale), schema) if m.path[:3] == guidance]
-    mutations += [m for m in corpus.mutations(for_tensorrt(valid), schema) if "engine" in m.path]
+    mutations = list(manifests_of(valid))
     top = tmp_path_factory.mktemp("manifests")
     folders = [top / str(number) for number in range(len(mutations))]
     for folder, mutation in zip(folders, mutations, strict=True):
@@ -192,10 +136,8 @@ def test_a_message_names_the_key(judged: list[Judged]) -> None:
             assert last in each.cpp, each
 
 
-def test_the_generator_writes_its_corpus_by_itself(
-    valid: dict[str, Any], schema: dict[str, Any], tmp_path: Path
-) -> None:
-    for name, value in {"manifest": valid, "schema": schema}.items():
+def test_the_generator_writes_its_corpus_by_itself(valid: dict[str, Any], tmp_path: Path) -> None:
+    for name, value in {"manifest": valid, "schema": schema()}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
     arguments = (tmp_path / "manifest.json", tmp_path / "schema.json", tmp_path / "corpus")
     subprocess.run([sys.executable, "-I", CORPUS, *arguments], check=True)

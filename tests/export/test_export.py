@@ -103,8 +103,8 @@ def test_tensorrt_where_it_is_missing_says_so_in_one_line_with_a_way_out(copied:
 
 
 def test_a_provider_that_onnx_runtime_does_not_know_is_refused_with_the_nearest(copied: Path) -> None:
-    target = loose(providers=("CudaExecutionProvider", "CPUExecutionProvider"))
-    with pytest.raises(UserError, match=r"'CudaExecutionProvider'\. Did you mean 'CUDAExecutionProvider'") as caught:
+    target = loose(providers=("CUDAExecutionProvidr", "CPUExecutionProvider"))
+    with pytest.raises(UserError, match=r"'CUDAExecutionProvidr'\. Did you mean 'CUDAExecutionProvider'") as caught:
         export(copied, target)
     assert "target trial" in str(caught.value) and "\n" not in str(caught.value)
     assert not (copied / "artifacts" / "trial").exists()

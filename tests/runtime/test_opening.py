@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 from dashdeploy.errors import UserError
+from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.opening import artifact_folders, open_path
-from dashdeploy.stages import sidecar_text
+from dashdeploy.stages import file_sha256, sidecar_text
 
 
 @pytest.fixture
@@ -116,6 +119,79 @@ def test_one_changed_byte_anywhere_is_refused_before_anything_is_loaded(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # loading anything would fail in another way
     with pytest.raises(UserError, match=r"damaged or changed|not a manifest"):
         open_path(folder)
+
+
+def test_content_counts_so_links_into_a_store_are_followed(copied: Path, tmp_path: Path) -> None:
+    """As in a hub's cache: each file of a snapshot is a link to a blob."""
+    folder, blobs = copied / "artifacts" / "onnx-cpu", tmp_path / "blobs"
+    separate(folder, "guided.onnx", "weights.bin", listed=True)
+    shutil.copytree(folder, blobs)
+    for path in blobs.iterdir():
+        (folder / path.name).unlink()
+        (folder / path.name).symlink_to(os.path.relpath(path, folder))
+    for path in (folder, folder / "guided.onnx"):
+        open_path(path, threads=1).close()
+    (blobs / "weights.bin").write_bytes(bytes((blobs / "weights.bin").stat().st_size))
+    for path in (folder, folder / "guided.onnx"):
+        with pytest.raises(UserError, match=r"weights\.bin: damaged or changed since it was made"):
+            open_path(path)
+
+
+def separate(folder: Path, graph: str, name: str, *, listed: bool) -> None:
+    """Put a graph's weights into a file beside it, which the manifest lists or not."""
+    model = onnx.load(folder / graph)
+    onnx.save(model, folder / graph, save_as_external_data=True, location=name)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][graph] = file_sha256(folder / graph)
+    if listed:
+        manifest["files"][name] = file_sha256(folder / name)
+        manifest["artifact"]["graphs"][Path(graph).stem]["files"].append(name)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json.sha256").write_bytes(sidecar_text(folder / "manifest.json"))
+
+
+def test_a_graph_names_only_its_own_files(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copied / "artifacts" / "onnx-cpu"
+    separate(folder, "guided.onnx", "weights.bin", listed=False)
+    monkeypatch.chdir(folder)  # where ONNX Runtime itself would find them
+    for path in (folder, folder / "guided.onnx"):
+        with pytest.raises(UserError, match=r"its weights lie in 'weights\.bin', which is none of its files"):
+            open_path(path)
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "/tmp/weights.bin", "inner/weights.bin"])
+def test_a_file_without_a_manifest_names_no_file_elsewhere(copied: Path, tmp_path: Path, location: str) -> None:
+    bare = tmp_path / "bare" / "model.onnx"
+    bare.parent.mkdir()
+    onnx.save(
+        onnx.load(copied / "artifacts" / "onnx-cpu" / "guided.onnx"),
+        bare,
+        save_as_external_data=True,
+        location="weights.bin",
+    )
+    open_path(bare, threads=1).close()
+    model = onnx.load(bare, load_external_data=False)
+    for entry in (e for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"):
+        entry.value = location
+    bare.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=f"'{location}' is not the name of a file inside of it"):
+        open_path(bare)
+
+
+def test_a_graph_that_the_manifest_does_not_list_is_not_opened(copied: Path) -> None:
+    folder = copied / "artifacts" / "onnx-cpu"
+    shutil.copy(folder / "guided.onnx", folder / "mine.onnx")
+    with pytest.raises(UserError, match=r"mine\.onnx: .*manifest\.json lists no such graph"):
+        open_path(folder / "mine.onnx")
+
+
+def test_what_is_changed_after_the_check_is_not_loaded(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copied / "artifacts" / "onnx-cpu"
+    with open_path(folder, threads=1) as model:
+        shutil.copy(folder / "cond.onnx", folder / "step.onnx")
+        assert isinstance(model.sampler, GraphSampler)
+        with pytest.raises(UserError, match=r"step\.onnx: damaged or changed since it was made"):
+            model.sampler.graphs["step"]
 
 
 def test_an_artifact_of_an_earlier_student_is_refused_in_its_run_and_told_of_by_its_own_path(

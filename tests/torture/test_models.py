@@ -11,8 +11,11 @@ import pytest
 from hypothesis import strategies as st
 
 from dashdeploy import stages
+from dashdeploy.diffusion import schedule as schedules
+from dashdeploy.recipe.schema import NoiseSchedule, TimestepWeights
+from dashdeploy.training.timestep_weights import transfer
 from tests.torture.campaign import ACCEPTED, REFUSED, Failed, campaign, verdict
-from tests.torture.harness import Outcome, command
+from tests.torture.harness import Outcome, call, command
 from tests.torture.mutate import contents, safetensors, trees
 
 pytestmark = pytest.mark.slow
@@ -139,8 +142,11 @@ def test_safetensors(name: str, copied: Copy, whole_run: Path, tmp_path: Path) -
     def judge(made: bytes, folder: Path) -> str:
         model = foreign(copied, folder)
         (model / name).write_bytes(made)
+        if name.startswith("timestep_weights"):  # `sample` does not read λ; training does
+            return verdict(call(lambda: transfer(TimestepWeights(kind="tirt"), schedule, model), cwd=folder))
         return verdict(drawn(model, folder)[0])
 
+    schedule = schedules.from_recipe(NoiseSchedule())
     campaign(f"teacher: {name}", safetensors(content), judge, folder=tmp_path, whole=150, few=8)
 
 

@@ -56,9 +56,15 @@ def client(python_package: stages.Stage) -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def model_sampler() -> ModuleType:
+def model_sampler(python_package: stages.Stage) -> ModuleType:
     """sampler.py, which model.py runs in the server."""
-    return load("triton_sampler", ROOT / "exporters" / "triton" / "sampler.py")
+    return load("triton_sampler", python_package.folder / "model_repository" / "tiny" / "1" / "sampler.py")
+
+
+@pytest.fixture(scope="session")
+def model_reader(python_package: stages.Stage) -> ModuleType:
+    """reader.py, by which sampler.py reads the manifest."""
+    return load("triton_reader", python_package.folder / "model_repository" / "tiny" / "1" / "reader.py")
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,8 @@ def test_weights_beside_the_graph_are_carried_along(tiny_run: Path, tmp_path: Pa
     onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights)
     artifact = stages.Stage(tmp_path / "artifact", json.loads((tmp_path / "artifact" / stages.MANIFEST).read_text()))
     artifact.manifest["artifact"]["graphs"]["sampler"]["files"].append(weights)
-    artifact.manifest["files"][weights] = stages.file_sha256(tmp_path / "artifact" / weights)
+    for name in (path.name, weights):
+        artifact.manifest["files"][name] = stages.file_sha256(path.with_name(name))
     config = write(writer("triton-onnxruntime"), tmp_path / "package", artifact)
     version = tmp_path / "package" / "model_repository" / "tiny" / "1"
     assert {file.name for file in version.iterdir()} == {config.default_model_filename, weights}
@@ -290,6 +291,14 @@ def test_the_model_takes_its_plan_and_its_threads_from_the_manifest(
     assert (sampler.timesteps, sampler.guidance_scales.tolist()) == (steps, scales)
     assert (sampler.whole is sampler.part) == small
     sampler.close()
+
+
+def test_a_public_key_is_the_python_backend_s_parameter(tiny_run: Path) -> None:
+    key = "RW" + "A" * 54
+    parsed = parsed_config(writer("triton", public_key=key).settings, contract_of(tiny_run))
+    assert parsed.parameters["public_key"].string_value == key
+    with pytest.raises(UserError, match=r"onnxruntime_onnx does not check signatures, and triton-onnxruntime has"):
+        check(writer("triton-onnxruntime", public_key=key), artifact_of(tiny_run))
 
 
 def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 import dashdeploy.runtime
-from dashdeploy import stages
+from dashdeploy import checked, signing, stages
 from dashdeploy.diffusion import noise
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.runtime.graphs_model import GraphSampler
@@ -156,7 +156,7 @@ def test_wrong_requests_get_an_error_each_while_the_others_are_served(
         ({"label": np.array([-1])}, "label must be in 0 … 9, got [-1]"),
         (label | {"noise": nan_noise}, "noise must be finite"),
         (label | {"noise": np.zeros((1, 4, 4), np.float32)}, "shape"),
-        (label | {"noise": np.full(shape, 3e38, np.float32)}, "not finite"),
+        (label | {"noise": np.full(shape, 3e38, np.float32)}, f"not finite from step 1 of {len(steps)} on (t = "),
         (label | {"guidance": np.full(1, np.nan, np.float32)}, "guidance must be finite and not negative"),
         (label | {"guidance": np.full(1, -1.0, np.float32)}, "guidance must be finite and not negative"),
         (label | {"guidance": np.ones(3, np.float32)}, f"one for each of the {len(steps)} steps, got shape [3]"),
@@ -246,7 +246,17 @@ def test_a_changed_artifact_is_not_served(
     graph.write_bytes(content)
     with triton_server.serve(repository, need_ready=False) as running:
         assert running.status(f"/v2/models/{MODEL}/ready") == 400
-        assert "step.onnx: missing or changed since it was made" in running.log
+        assert "step.onnx: damaged or changed since it was made" in running.log
+
+
+def test_with_a_public_key_an_artifact_without_its_signature_is_not_served(
+    triton_server: ModuleType, python_package: stages.Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, public = signing.make_key_pair(tmp_path / "mine")
+    monkeypatch.setenv(checked.PUBLIC_KEY, public.read_text().splitlines()[1])
+    with triton_server.serve(python_package.folder / "model_repository", need_ready=False) as running:
+        assert running.status(f"/v2/models/{MODEL}/ready") == 400
+        assert "manifest.json.minisig: missing, and with a public key only what is signed is opened" in running.log
 
 
 def test_the_server_ends_cleanly_and_leaves_no_process_behind(server: Any, models: dict[str, Any]) -> None:

@@ -57,7 +57,9 @@ class Step(nn.Module):
     ) -> torch.Tensor:
         eps = self.denoiser.guided(x, t, y, w)
         now, previous = (self.alphas[i + 1].view(-1, 1, 1, 1) for i in (t, t_prev))
-        return ddim_step(x, eps, now, previous, clip_sample=self.clip_sample)
+        x_prev = ddim_step(x, eps, now, previous, clip_sample=self.clip_sample)
+        # Clipping makes an infinite eps a finite x, and in some runtimes NaN too: a host could not tell.
+        return torch.where(eps.abs() <= torch.finfo(eps.dtype).max, x_prev, eps)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dashdeploy.lazy import require
 
 FLOAT_OPERATORS = [
     *("MatMul", "Add", "Subtract", "Multiply", "Divide", "MVN", "Concat", "Sqrt"),
-    *("ScaledDotProductAttention", "Interpolate", "Power"),
+    *("ScaledDotProductAttention", "Interpolate", "Power", "LessEqual"),
 ]
 """Only the inputs of convolutions are rounded. With NNCF's choice, which rounds sums and products as well, a small
 student's gap error was 0.48 in place of 0.18, and a step took 10 % longer."""

@@ -49,7 +49,7 @@ if("onnxruntime" IN_LIST asked)
     add_library(dashdeploy_onnxruntime UNKNOWN IMPORTED)
     set_target_properties(dashdeploy_onnxruntime PROPERTIES IMPORTED_LOCATION "${ONNXRUNTIME_LIBRARY}"
       INTERFACE_INCLUDE_DIRECTORIES "${ONNXRUNTIME_INCLUDE_DIR}")
-    list(APPEND backend_sources src/backend_onnxruntime.cpp)
+    list(APPEND backend_sources src/backend_onnxruntime.cpp src/onnx_files.cpp)
     list(APPEND backend_libraries "$<BUILD_INTERFACE:dashdeploy_onnxruntime>" "$<INSTALL_INTERFACE:${ONNXRUNTIME_LIBRARY}>")
     list(APPEND backend_definitions DASHDEPLOY_ONNXRUNTIME)
   else()

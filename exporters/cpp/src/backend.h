@@ -32,6 +32,10 @@ class Loop {
   // x <- images, by all steps of the sampler graph with the scales w, one a step; only where Backend::has_sampler.
   virtual void sample(const float *w) = 0;
 
+  // Whether what the last call gave is finite: eps too, because clipping makes a finite x of an infinite eps. x that
+  // stays on a GPU is looked at when it comes back.
+  virtual bool finite() const = 0;
+
   // Write x back.
   virtual void store(float *x) = 0;
 

@@ -10,6 +10,7 @@
 #include "backend.h"
 #include "error.h"
 #include "host_loop.h"
+#include "onnx_files.h"
 
 namespace dashdeploy::detail {
 namespace {
@@ -139,6 +140,7 @@ class OnnxRuntime final : public Backend {
     OrtEnv *env = nullptr;
     check(api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "dashdeploy", &env), "start");
     env_.reset(env);
+    check(api().DisableTelemetryEvents(env_.get()), "start");
   }
 
   std::unique_ptr<Loop> loop(bool narrow) override {
@@ -198,6 +200,9 @@ class OnnxRuntime final : public Backend {
                                                            names.size()),
             "weights");
     const std::string model = artifact_.read(graph.file);
+    for (const std::string &file : external_files(model, graph.file))
+      if (file == graph.file || std::find(graph.files.begin(), graph.files.end(), file) == graph.files.end())
+        fail(DD_DAMAGED, graph.file, ": its weights lie in '", file.substr(0, 100), "', which is none of its files");
     OrtSession *session = nullptr;
     check(api().CreateSessionFromArray(env_.get(), model.data(), model.size(), options.get(), &session), graph.file);
     Opened opened;

@@ -107,7 +107,9 @@ class OpenVino final : public Backend {
       if (file != graph.file) weights = artifact.read(file);
     ov::Tensor tensor(ov::element::u8, {weights.size()});
     std::copy(weights.begin(), weights.end(), tensor.data<char>());
-    auto model = core_.read_model(artifact.read(graph.file), tensor);
+    const std::string xml = artifact.read(graph.file);
+    if (xml.empty() || xml.front() != '<') fail(DD_DAMAGED, graph.file, ": not a graph of OpenVINO");
+    auto model = core_.read_model(xml, tensor);
     check(*model, graph);
     return model;
   }

@@ -89,6 +89,7 @@ class TensorRtLoop final : public Loop {
   void load(const float *x, const std::int64_t *labels, std::int64_t batch) override {
     check(cudaSetDevice(device_), "device");
     batch_ = batch;
+    finite_ = true;
     std::copy_n(x, batch * static_cast<std::int64_t>(size()), static_cast<float *>(host_x_.get()));
     std::copy_n(labels, batch, static_cast<std::int64_t *>(host_y_.get()));
     copy(x_.get(), host_x_.get(), image_bytes(), cudaMemcpyHostToDevice);
@@ -121,6 +122,8 @@ class TensorRtLoop final : public Loop {
   }
 
   void sample(const float *) override { fail(DD_INTERNAL, "the whole sampler is not run by ", kTitle); }
+
+  bool finite() const override { return finite_; }
 
   void store(float *x) override {
     const auto before = std::chrono::steady_clock::now();
@@ -204,6 +207,7 @@ class TensorRtLoop final : public Loop {
     check(cudaStreamSynchronize(stream_.get()), "inference");
     auto *x = static_cast<float *>(host_x_.get());
     const auto *eps = static_cast<const float *>(host_out_.get());
+    finite_ = finite_ && all_finite(eps, batch_ * manifest_.image_size());
     for (std::size_t i = 0; i < rows(); ++i)
       ddim_update(x + i * size(), eps + i * size(), manifest_.image_size(), alphas_[static_cast<std::size_t>(t[i] + 1)],
                   alphas_[static_cast<std::size_t>(t_prev[i] + 1)], manifest_.sampling.clip_sample);
@@ -236,6 +240,7 @@ class TensorRtLoop final : public Loop {
   const bool steps_;
   const std::int64_t capacity_;
   std::int64_t batch_ = 0;
+  bool finite_ = true;  // what the host has seen
   std::size_t slot_ = 0;
   Stream stream_;
   Device x_, out_, y_, scalars_;

@@ -42,6 +42,11 @@ void HostLoop::sample(const float *w) {
   std::copy_n(buffers_->out.begin(), batch_ * manifest_.image_size(), buffers_->x.begin());
 }
 
+bool HostLoop::finite() const {
+  const std::int64_t size = batch_ * manifest_.image_size();
+  return all_finite(buffers_->out.data(), size) && all_finite(buffers_->x.data(), size);
+}
+
 void HostLoop::store(float *x) { std::copy_n(buffers_->x.begin(), batch_ * manifest_.image_size(), x); }
 
 double HostLoop::take_backend_ms() {

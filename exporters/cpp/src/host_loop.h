@@ -50,6 +50,7 @@ class HostLoop final : public Loop {
   void step(const std::int64_t *t, const std::int64_t *t_prev, const float *w) override;
   void step_cond(const std::int64_t *t, const std::int64_t *t_prev) override;
   void sample(const float *w) override;
+  bool finite() const override;
   void store(float *x) override;
   double take_backend_ms() override;
 

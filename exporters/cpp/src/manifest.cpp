@@ -12,7 +12,7 @@ constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;  // of one image: pr
 constexpr std::int64_t kMostTimesteps = std::int64_t{1} << 20;
 constexpr std::int64_t kMostClasses = std::int64_t{1} << 24;
 constexpr std::int64_t kMostBatch = std::int64_t{1} << 20;
-constexpr double kMostScale = 1e6;
+constexpr double kMostScale = 1e6, kMostSlope = 1e9;
 
 struct Signature {
   std::vector<std::string> inputs;
@@ -55,18 +55,18 @@ std::string sha256(const JsonReader &value) {
 Guidance guidance(const JsonReader &value) {
   Guidance read;
   if (value.is_number()) {
-    read.w = value.number(0, kFinite);
+    read.w = value.number(0, kMostScale);
   } else if (value.at("kind").one_of({"tag", "interval"}) == "tag") {
     value.only({"kind", "w_min", "w_max", "beta"});
     read.kind = DD_GUIDANCE_TAG;
-    read.w_min = value.at("w_min").number(0, kFinite);
-    read.w = value.at("w_max").number(read.w_min, kFinite);
-    read.beta = value.at("beta").number(0, kFinite);
+    read.w_min = value.at("w_min").number(0, kMostScale);
+    read.w = value.at("w_max").number(read.w_min, kMostScale);
+    read.beta = value.at("beta").number(0, kMostSlope);
     if (read.beta == 0) value.at("beta").refuse("must be above 0");
   } else {
     value.only({"kind", "w", "low", "high"});
     read.kind = DD_GUIDANCE_INTERVAL;
-    read.w = value.at("w").number(0, kFinite);
+    read.w = value.at("w").number(0, kMostScale);
     read.low = value.at("low").number(0, 1);
     read.high = value.at("high").number(0, 1);
     if (read.low >= read.high) value.refuse("must have low below high");
@@ -114,7 +114,9 @@ Host host(const JsonReader &value) {
 // One tensor of a graph: its name, type and shape are those of the signature, or the graph is another one.
 void tensor(const JsonReader &value, const std::string &name, const Manifest &manifest, bool in_sampler) {
   const bool image = name != "t" && name != "t_prev" && name != "y" && name != "w";
-  const std::string dtype = name == "images" ? manifest.sampler->output : image || name == "w" ? "float32" : "int64";
+  const std::string dtype = name == "images"       ? manifest.sampler->output
+                            : image || name == "w" ? "float32"
+                                                   : "int64";
   std::vector<std::int64_t> sides;  // after the batch
   if (image) sides = {manifest.channels, manifest.height, manifest.width};
   if (in_sampler && name == "w") sides = {static_cast<std::int64_t>(manifest.sampler->timesteps.size())};

@@ -19,6 +19,8 @@ namespace dashdeploy::detail {
 namespace {
 
 constexpr std::int64_t kUsualMaxBatch = 64;
+constexpr const char *kGave =
+    " gave a value that is not finite: noise must be standard normal, guidance not too large, and the weights finite";
 
 int available_threads() {
 #if defined(__linux__)
@@ -134,7 +136,7 @@ struct Sampler::Run {
 };
 
 Sampler::Sampler(const std::filesystem::path &folder, const dd_open_options &options)
-    : artifact_(folder),
+    : artifact_(folder, options.public_key),
       options_(checked(options, artifact_.manifest())),
       backend_(open_backend(artifact_, options_)),
       pool_(std::make_unique<Pool>(backend_->lanes() - 1)) {
@@ -217,6 +219,7 @@ void Sampler::draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t 
   loop.take_backend_ms();
   loop.load(request.noise == nullptr ? images : request.noise + first * size, request.labels + first, batch);
   if (run.whole) loop.sample(run.plan.w.data());
+  if (run.whole && !loop.finite()) fail(DD_NOT_FINITE, "the sampler graph", kGave);
   for (std::size_t i = 0; !run.whole && i < run.plan.steps() && !run.stop; ++i) {
     std::fill(t.begin(), t.end(), run.plan.t[i]);
     std::fill(t_prev.begin(), t_prev.end(), run.plan.t_prev[i]);
@@ -226,6 +229,9 @@ void Sampler::draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t 
       std::fill(w.begin(), w.end(), run.plan.w[i]);
       loop.step(t.data(), t_prev.data(), w.data());
     }
+    if (!loop.finite())
+      fail(DD_NOT_FINITE, "step ", i + 1, " of ", run.plan.steps(), " (t = ", run.plan.t[i], ", w = ", run.plan.w[i],
+           ")", kGave);
     const std::int64_t done = ++run.done;
     if (reports && request.progress != nullptr && (done < run.total || run.parts == 1) &&
         request.progress(request.user, done, run.total) != 0)
@@ -233,7 +239,7 @@ void Sampler::draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t 
   }
   loop.store(images);
   const double loop_ms = milliseconds(std::chrono::steady_clock::now() - before), backend_ms = loop.take_backend_ms();
-  for (std::int64_t i = 0; i < batch * size; ++i) images[i] = std::clamp(images[i], -1.0F, 1.0F);
+  if (!run.stop && !all_finite(images, batch * size)) fail(DD_NOT_FINITE, "one of the steps", kGave);
 
   const std::lock_guard<std::mutex> lock(run.mutex);
   run.timing.loop_ms += loop_ms;
@@ -258,6 +264,8 @@ void Sampler::step(std::int64_t count, float *x, const std::int64_t *t, const st
     (*loop).load(x + first * size, labels + first, std::min(max_batch(), count - first));
     (*loop).step(t + first, t_prev + first, w + first);
     (*loop).store(x + first * size);
+    if (!(*loop).finite() || !all_finite(x + first * size, std::min(max_batch(), count - first) * size))
+      fail(DD_NOT_FINITE, "the step", kGave);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "error.h"
 
@@ -113,6 +114,17 @@ void ddim_update(float *x, const float *eps, std::int64_t size, float alpha, flo
     }
     x[i] = next_signal * x_0 + next_noise * direction;
   }
+}
+
+bool all_finite(const float *values, std::int64_t size) {
+  constexpr std::uint32_t kExponent = 0x7F800000;
+  bool finite = true;
+  for (std::int64_t i = 0; i < size; ++i) {  // without a branch, so that it is vectorised
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, values + i, sizeof bits);
+    finite &= (bits & kExponent) != kExponent;
+  }
+  return finite;
 }
 
 }  // namespace dashdeploy::detail

@@ -33,4 +33,7 @@ Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &guida
 // and eps follows it.
 void ddim_update(float *x, const float *eps, std::int64_t size, float alpha, float alpha_prev, bool clip);
 
+// Whether there is no infinity and no NaN among the values.
+bool all_finite(const float *values, std::int64_t size);
+
 }  // namespace dashdeploy::detail

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <iostream>
@@ -29,6 +30,7 @@ ARTIFACT             a folder that `dashdeploy export` wrote
   --threads N        CPU threads; default: all
   --max-batch N      images in one call of the network at most
   --device N         CUDA device (0)
+  --key PUB          a minisign public key, or its file, that must have signed the artifact
   --concurrency N    draw it in N threads at once and check that all get the same images (1)
   --repeat N         time N more runs and print a line of JSON: milliseconds of each, and the share outside the backend
   --progress         print each step
@@ -37,7 +39,7 @@ ARTIFACT             a folder that `dashdeploy export` wrote
 )";
 
 struct Arguments {
-  std::string artifact, labels, guidance, noise, out = "samples.png";
+  std::string artifact, labels, guidance, noise, key, out = "samples.png";
   std::int64_t columns = 1, steps = 0, scale = 4, threads = 0, max_batch = 0, device = 0, concurrency = 1, repeat = 0;
   std::uint64_t seed = 0;
   bool progress = false, loop = false, info = false;
@@ -95,6 +97,8 @@ Arguments parse(int count, char **values) {
       arguments.seed = whole<std::uint64_t>(name, value(), 0, UINT64_MAX);
     else if (name == "--noise")
       arguments.noise = value();
+    else if (name == "--key")
+      arguments.key = value();
     else if (name == "--out")
       arguments.out = value();
     else if (name == "--scale")
@@ -239,7 +243,7 @@ int run(int count, char **values) {
     }
   const Arguments arguments = parse(count, values);
   dashdeploy::Model model(arguments.artifact, static_cast<int>(arguments.threads), static_cast<int>(arguments.device),
-                          static_cast<int>(arguments.max_batch));
+                          static_cast<int>(arguments.max_batch), arguments.key);
   const dd_info info = model.info();
   if (arguments.info) {
     print_info(model);
@@ -271,6 +275,7 @@ int run(int count, char **values) {
 }  // namespace
 
 int main(int count, char **values) {
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // ONNX Runtime's, unless it was set otherwise
   try {
     return run(count, values);
   } catch (const std::invalid_argument &error) {

@@ -2,8 +2,9 @@
  *
  * Every call returns a status; with a dd_message, it also says what was wrong. No exception leaves the library, and it
  * has no global state. The caller owns all buffers. Several threads may use a model at the same time.
- * Images and noise are float32, (count, channels, height, width), C-contiguous, images in [-1, 1].
- * Structs begin with their size, so that later versions may add fields: dd_request r = {0}; r.size = sizeof r;
+ * Images and noise are float32, (count, channels, height, width), C-contiguous. Images lie in [-1, 1] where the
+ * manifest has clip_sample, as it has for pixels; without, they are what the last step gives, as latents are. Structs
+ * begin with their size, so that later versions may add fields: dd_request r = {0}; r.size = sizeof r;
  */
 #ifndef DASHDEPLOY_H
 #define DASHDEPLOY_H
@@ -30,7 +31,8 @@ typedef enum dd_status {
   DD_BACKEND = 5,     /* the inference library failed */
   DD_MEMORY = 6,
   DD_CANCELLED = 7, /* the progress callback asked for it */
-  DD_INTERNAL = 8   /* a mistake in this library */
+  DD_INTERNAL = 8,  /* a mistake in this library */
+  DD_NOT_FINITE = 9 /* a step gave a value that is not a finite number */
 } dd_status;
 
 typedef struct dd_message {
@@ -41,9 +43,10 @@ typedef struct dd_model dd_model;
 
 typedef struct dd_open_options {
   size_t size;
-  int32_t threads;   /* CPU backends: threads to use; 0: all that this process may run on */
-  int32_t device;    /* GPU backends: CUDA device */
-  int32_t max_batch; /* CPU backends: images in one call of the network at most; 0: 64 */
+  int32_t threads;        /* CPU backends: threads to use; 0: all that this process may run on */
+  int32_t device;         /* GPU backends: CUDA device */
+  int32_t max_batch;      /* CPU backends: images in one call of the network at most; 0: 64 */
+  const char *public_key; /* a minisign public key or its file, which must have signed manifest.json; NULL: no matter */
 } dd_open_options;
 
 typedef struct dd_info { /* strings live as long as the model */
@@ -91,8 +94,8 @@ typedef struct dd_request {
   dd_timing *timing; /* or NULL */
 } dd_request;
 
-/* Open an artifact: check its manifest and every file against their SHA-256, and load what sampling needs.
- * options: NULL for the defaults. */
+/* Open an artifact: check its manifest and every file against their SHA-256, and load what sampling needs. Names cannot
+ * leave the folder; links may: what is hashed is what is loaded. options: NULL for the defaults. */
 DD_API dd_status dd_open(const char *folder, const dd_open_options *options, dd_model **model, dd_message *message);
 DD_API void dd_close(dd_model *model); /* NULL is allowed; no call on the model may be under way */
 
@@ -103,7 +106,7 @@ DD_API const char *dd_class_name(const dd_model *model, int64_t label); /* NULL:
 DD_API dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message);
 
 /* One guided DDIM update in place, for applications that own the loop. x: (count, C, H, W); t, t_prev: (count,), where
- * t_prev = -1 means clean; w: (count,). Clip the last x to [-1, 1]. */
+ * t_prev = -1 means clean; w: (count,). */
 DD_API dd_status dd_step(dd_model *model, int64_t count, float *x, const int64_t *t, const int64_t *t_prev,
                          const int64_t *labels, const float *w, dd_message *message);
 

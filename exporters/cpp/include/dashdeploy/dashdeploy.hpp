@@ -59,11 +59,14 @@ struct Guidance : dd_guidance {
 
 class Model {
  public:
-  explicit Model(const std::string &folder, int threads = 0, int device = 0, int max_batch = 0) {
+  // public_key: a minisign public key, or its file, that must have signed the artifact; "": none must.
+  explicit Model(const std::string &folder, int threads = 0, int device = 0, int max_batch = 0,
+                 const std::string &public_key = "") {
     auto options = sized<dd_open_options>();
     options.threads = threads;
     options.device = device;
     options.max_batch = max_batch;
+    options.public_key = public_key.empty() ? nullptr : public_key.c_str();
     dd_model *opened = nullptr;
     dd_message message;
     check(dd_open(folder.c_str(), &options, &opened, &message), message);
@@ -87,7 +90,8 @@ class Model {
     return static_cast<std::size_t>(c * h * w);
   }
 
-  // Images of `labels`, (labels.size(), C, H, W) in [-1, 1]. `on_step` gets the done and total steps; false cancels.
+  // Images of `labels`, (labels.size(), C, H, W); see dashdeploy.h for their range. `on_step` gets the done and total
+  // steps; false cancels.
   std::vector<float> sample(const std::vector<std::int64_t> &labels, std::uint64_t seed, Guidance guidance = {},
                             int steps = 0, const std::function<bool(std::int64_t, std::int64_t)> &on_step = nullptr) {
     std::vector<float> images(labels.size() * image_size());

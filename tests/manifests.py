@@ -1,0 +1,82 @@
+"""Manifests for tests of readers: short valid ones, and thousands that are wrong in one place (fuzz/corpus.py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from dashdeploy.manifest import Manifest
+from dashdeploy.recipe.schema import GuidanceInterval, Tag
+from tests.records import engine_record
+
+CORPUS = Path(__file__).resolve().parent.parent / "exporters" / "cpp" / "fuzz" / "corpus.py"
+TIMESTEPS = [19, 14, 9, 4]
+
+
+def corpus() -> ModuleType:
+    """fuzz/corpus.py as a module."""
+    spec = importlib.util.spec_from_file_location("corpus", CORPUS)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # beside it lie the sources of packages
+        spec.loader.exec_module(module)
+    return module
+
+
+def schema() -> dict[str, Any]:
+    """The contract as JSON Schema."""
+    return TypeAdapter(Manifest).json_schema()
+
+
+def shortened(manifest: dict[str, Any]) -> dict[str, Any]:
+    """An artifact's manifest with 20 timesteps and no more figures than it must have."""
+    changed: dict[str, Any] = json.loads(json.dumps(manifest))
+    described = changed["artifact"]
+    described.update(betas=described["betas"][:20], num_train_timesteps=20)
+    described["sampling"].update(timesteps=TIMESTEPS)
+    described["sampler"].update(timesteps=TIMESTEPS)
+    return changed | {"figures": {"verified": "", "file_bytes": 1}, "recipe": {}, "versions": {"python": "3"}}
+
+
+def with_guidance(manifest: dict[str, Any], guidance: Tag | GuidanceInterval) -> dict[str, Any]:
+    """The same with guidance over time."""
+    changed: dict[str, Any] = json.loads(json.dumps(manifest))
+    changed["artifact"]["sampling"]["guidance"] = guidance.model_dump()
+    return changed
+
+
+def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same with one graph, an engine."""
+    changed: dict[str, Any] = json.loads(json.dumps(manifest))
+    engine = engine_record("tensorrt")
+    guided = changed["artifact"]["graphs"]["guided"] | {"engine": engine.model_dump(mode="json")}
+    changed["artifact"].update(backend="tensorrt", graphs={"guided": guided}, sampler=None)
+    return changed
+
+
+def mutations(valid: dict[str, Any]) -> Iterator[Any]:
+    """Every mutation of a valid manifest, and those of guidance over time and of an engine."""
+    module, contract = corpus(), schema()
+    guidance = ("artifact", "sampling", "guidance")
+    yield from module.mutations(valid, contract)
+    for scale in (Tag(), GuidanceInterval()):
+        yield from (m for m in module.mutations(with_guidance(valid, scale), contract) if m.path[:3] == guidance)
+    yield from (m for m in module.mutations(for_tensorrt(valid), contract) if "engine" in m.path)
+
+
+def place_of(path: Sequence[str | int]) -> str:
+    """A mutation's path without the names of graphs and files, and without a list's indices."""
+    steps = ["*" if isinstance(step, int) else step for step in path]
+    for i, parent in enumerate(steps[:-1]):
+        if parent in ("graphs", "files"):
+            steps[i + 1] = "*"
+    return ".".join(steps)
