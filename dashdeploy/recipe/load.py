@@ -78,6 +78,22 @@ def recipe_in(manifest: Mapping[str, Any], *, source: str | Path) -> Recipe:
         raise UserError(f"{source}: {where}: {problem}. Make the stage again.") from error
 
 
+def section_in(manifest: Mapping[str, Any], model: type[M], name: str, *, source: str | Path) -> M:
+    """One section of the recipe that a stage's manifest holds; the others may be an earlier version's.
+
+    Raises:
+        UserError: it is not there, or not of this version.
+    """
+    recipe = manifest.get("recipe")
+    values = recipe.get(name) if isinstance(recipe, dict) else None
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        path, problem = validation_problems(error, values if isinstance(values, dict) else {}, model)[0]
+        where = ".".join(map(str, ("recipe", name, *path)))
+        raise UserError(f"{source}: {where}: {problem}. Make the stage again.") from error
+
+
 def load_model(model: type[M], path: Path) -> M:
     """Read and validate a YAML file of another schema, such as a deployment target's. See `load_recipe`."""
     return read(model, path).validated()

@@ -10,7 +10,8 @@ from dashdeploy import checked, manifest, signing, stages
 from dashdeploy.artifact import Artifact
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
-from dashdeploy.recipe.load import recipe_in
+from dashdeploy.recipe.load import section_in
+from dashdeploy.recipe.schema import Data
 from dashdeploy.runtime import RUNTIMES
 from dashdeploy.runtime.model import Model, Open, Opening
 from dashdeploy.terminal import warn
@@ -60,7 +61,7 @@ def open_path(
     else:
         opener: Open = resolve("runtime", RUNTIMES, backend)
         model = opener(folder, artifact, how, sha256=stage.sha256)
-    if stage is not None and recipe_in(stage.manifest, source=folder / stages.MANIFEST).data.gives_latents:
+    if stage is not None and section_in(stage.manifest, Data, "data", source=folder / stages.MANIFEST).gives_latents:
         model.denoiser.interface = replace(model.denoiser.interface, latents=True)
     return model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.load import recipe_in
+from dashdeploy.recipe.load import section_in
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.stages import MANIFEST, Stage
@@ -33,7 +33,7 @@ def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
     names = stage.figures.get("classes") if stage is not None else None
     sampling = Sampling(clip_sample=denoiser.interface.makes_images)
     if stage is not None:
-        sampling = recipe_in(stage.manifest, source=folder / MANIFEST).sampling
+        sampling = section_in(stage.manifest, Sampling, "sampling", source=folder / MANIFEST)
     return Model(
         label=f"{role} (torch)",
         runtime="torch",

@@ -14,6 +14,7 @@ import dashdeploy
 from dashdeploy.cli.app import main
 from dashdeploy.errors import UserError
 from dashdeploy.export.export import export
+from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Sampling, Tag
 from dashdeploy.report.grid import grid_png
 from dashdeploy.stages import MANIFEST, SIDECAR, sidecar_text
@@ -158,6 +159,11 @@ def test_latents_come_as_they_are_and_never_as_images(
     with dashdeploy.open(of_latents["foreign"]) as model:
         assert not model.sampling.clip_sample
         assert np.abs(model.sample([0, 1], steps=1)).max() > 1.5  # far from an image's range, and kept
+
+
+def test_the_teacher_that_ships_opens_whatever_version_its_recipe_is_of() -> None:
+    with dashdeploy.open(data_root("recipes") / "teachers" / "digits") as model:
+        assert model.sample([0, 9], steps=1).shape == (2, 8, 8, 1)
 
 
 def test_a_teachers_settings_that_are_not_followed_are_told_when_it_is_opened(run: Path, tmp_path: Path) -> None:
