@@ -80,7 +80,7 @@ def test_it_trains_and_measures_every_variant_and_resumes(
 
     small.write_text(small.read_text().replace("teacher_bank: 64", "teacher_bank: 64, distill.learning_rate: 0.5"))
     code, _, err = call(capsys, small, "--run-dir", runs)
-    assert code == 2 and "variant scratch: " in err
+    assert code == 2 and "3 problems, and nothing was started:" in err and "variant scratch: " in err
     assert "finished with other values: distill.learning_rate 0.0002 → 0.5. Pass --fresh" in err
 
 
