@@ -17,7 +17,10 @@ BLOCKED = (
     "nncf",
 )
 # onnx is a requirement of the package, but it is export's alone: whatever does not export starts without it.
-MAY_NEED_ONNX = ("dashdeploy.export.", "dashdeploy.packages.", "dashdeploy.pipeline", "dashdeploy.compare.compare")
+MAY_NEED_ONNX = (
+    *("dashdeploy.export.", "dashdeploy.packages.", "dashdeploy.pipeline", "dashdeploy.preflight.examine"),
+    "dashdeploy.compare.compare",
+)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

@@ -108,7 +108,7 @@ def chosen(
         UserError: a value that is not valid.
     """
     given = {
-        "guidance": scales.parse(guidance) if isinstance(guidance, str) else guidance,
+        "guidance": scales.parse(str(guidance)) if isinstance(guidance, str | int | float | np.number) else guidance,
         "num_inference_steps": steps,
         "solver": solver,
     }

@@ -167,7 +167,7 @@ def transfer(config: Config, schedule: NoiseSchedule, teacher: Path) -> Timestep
     if lam_kind == "tirt" and recorded_gamma != config.gamma:
         problems.append(f"gamma is {recorded.get('gamma')} there and {config.gamma} here")
     if lam.shape != (schedule.num_train_timesteps,):
-        problems.append(f"λ has {tuple(lam.shape)} timesteps and the noise schedule {schedule.num_train_timesteps}")
+        problems.append(f"λ has shape {tuple(lam.shape)} and the noise schedule {schedule.num_train_timesteps}")
     elif recorded.get("schedule_sha256") != schedule.sha256:
         problems.append("λ was learnt with another noise schedule (its hash differs)")
     if not torch.isfinite(lam).all():

@@ -57,7 +57,7 @@ def small_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         file_sha256(tmp_path / "rgb.safetensors"),
         image_size=32,
         channels=3,
-        num_classes=10,
+        classes=tuple("abcdefghij"),
         width=8,
     )
     monkeypatch.setattr(features, "NETWORKS", tmp_path)

@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from dashdeploy import progress
 from dashdeploy.data.download import fetch
 from dashdeploy.errors import UserError
 
@@ -103,7 +104,11 @@ def test_a_whole_download_lands_at_the_target(server: Server, target: Path) -> N
     assert server.seen == [None]
 
 
-def test_progress_goes_to_stderr_only(server: Server, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_stderr_only(
+    server: Server, target: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_S", 0)
+    monkeypatch.setattr(progress, "SHARE", 0)
     fetch(server.url, target, md5=MD5)
     out, err = capsys.readouterr()
     assert out == ""

@@ -127,7 +127,7 @@ def test_a_package_that_is_not_valid_is_told_as_recipes_are(mine: Path, text: st
 
 def test_an_artifact_that_is_no_target_is_refused(copied: Path, mine: Path) -> None:
     mine.write_text(CPP.replace("onnx-cpu", "cpp"))
-    with pytest.raises(UserError, match=r"cpp\.yaml: .*problem"):
+    with pytest.raises(UserError, match=r"cpp\.yaml: it has `package`, so it is a package; expected an export target"):
         carry_out(copied, schema.load(str(mine)))
 
 

@@ -229,7 +229,12 @@ def test_the_labels_of_a_teacher_are_measured_on_a_recipe_s_data(
     (tmp_path / "order.yaml").write_text(
         "name: order\nextends: digits\nteacher: {labels: [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]}\n"
     )
-    labels = json.loads(call(capsys, "show", teacher, "--recipe", tmp_path / "order.yaml", "--json")[1])["labels"]
+    code, _, err = call(capsys, "show", teacher, "--recipe", tmp_path / "order.yaml")
+    assert code == 2 and "its classes are in another order than the data's" in err  # its manifest names them
+    for part in ("unet", "scheduler"):
+        shutil.copytree(teacher / part, tmp_path / "nameless" / part)
+    shown = call(capsys, "show", tmp_path / "nameless", "--recipe", tmp_path / "order.yaml", "--json")[1]
+    labels = json.loads(shown)["labels"]
     assert labels["state"] == "wrong" and labels["measured"]["num_draws"] > 0
     code, _, err = call(capsys, "show", run, "--recipe", "digits")
     assert code == 2 and "not a teacher's folder" in err

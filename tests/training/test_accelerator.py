@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from accelerate import Accelerator
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -13,7 +12,7 @@ from dashdeploy.recipe.load import load_text
 from dashdeploy.recipe.schema import Tracker, Training
 from dashdeploy.stages import open_run
 from dashdeploy.training import distill, loop
-from dashdeploy.training.accelerator import make_accelerator
+from dashdeploy.training.accelerator import make_accelerator, refuse
 from dashdeploy.training.progress import read_metrics
 
 
@@ -22,10 +21,9 @@ def test_two_stages_of_one_process_may_have_different_precisions(tmp_path: Path)
     assert made == ["bf16", "no"]
 
 
-def test_a_batch_that_does_not_divide_among_the_processes_is_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
+def test_a_batch_that_does_not_divide_among_the_processes_is_refused() -> None:
     with pytest.raises(UserError, match="does not divide among 3 processes"):
-        make_accelerator(Training(batch_size=16), work=tmp_path)
+        refuse(Training(batch_size=16), processes=3)
 
 
 def test_the_schema_names_every_tracker_of_accelerate() -> None:

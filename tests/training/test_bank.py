@@ -31,7 +31,7 @@ def test_a_bank_holds_what_the_teacher_says(recipe_with, tiny_run: Path, tiny_re
 
 def test_a_bank_that_would_not_fit_is_refused(recipe_with, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"teacher_bank.*GiB"):
-        distill.distill(recipe_with("distill.teacher_bank=2000000000"), open_run(tmp_path, "t"))
+        distill.distill(recipe_with("distill.teacher_bank=1000000000"), open_run(tmp_path, "t"))
 
 
 def test_students_of_one_teacher_share_its_bank(recipe_with, tmp_path: Path) -> None:

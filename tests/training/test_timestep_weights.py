@@ -134,7 +134,11 @@ def test_a_teacher_without_lambda_is_refused_with_the_kinds_that_need_none(tmp_p
     ("config", "noise", "message"),
     [
         (Config(kind="tirt"), LINEAR, "another noise schedule"),
-        (Config(kind="tirt"), schedule.from_recipe(NoiseSchedule(num_train_timesteps=500)), "1000 timesteps"),
+        (
+            Config(kind="tirt"),
+            schedule.from_recipe(NoiseSchedule(num_train_timesteps=500)),
+            r"shape \(1000,\) and the noise schedule 500",
+        ),
         (Config(kind="tirt", gamma=4), COSINE, "gamma is 5.0 there and 4.0 here"),
         (Config(kind="uncertainty"), COSINE, "kind is 'tirt' there"),
     ],
