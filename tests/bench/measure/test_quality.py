@@ -73,11 +73,11 @@ def sets_of(digits: LabelledImages, labels: torch.Tensor, num: int) -> list[torc
 
 
 def test_several_sampling_seeds_are_scored_one_by_one_and_together(digits: LabelledImages) -> None:
-    train = digits.take(np.arange(1100, len(digits)))
+    train = digits.take(np.arange(1200, len(digits)))
     labels = quality.class_labels(200, train)
     extractor = committed("digits")
     real = quality.reference(train, extractor)
-    first, second, *others = sets_of(digits.take(np.arange(1100)), labels, 4)
+    first, second, *others = sets_of(digits.take(np.arange(1200)), labels, 4)
     config = Quality(num_images=200, bootstrap=20)
     _, of_teacher = quality.score("teacher", 2.0, others, labels, real, None, extractor, config, seeds=(0, 5))
     row, features = quality.score(
