@@ -1,12 +1,13 @@
-"""Reading safetensors files; one that is damaged, or holds weights that are not numbers, is a user's error."""
+"""Safetensors files: one that is damaged, or holds weights that are not numbers, is a user's error."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from dashdeploy.errors import UserError, reading
 
@@ -21,6 +22,19 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(path)
     require_finite(tensors, source=path, advice="Its training diverged, or the file is damaged. Take another.")
     return tensors
+
+
+def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file: the same bytes for the same values, so that its hash is an identity.
+
+    The library writes metadata of several keys in an order that is another in every process.
+    """
+    whole = save(tensors)
+    length = 8 + int.from_bytes(whole[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(whole[8:length])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[length:])
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], *, source: object, advice: str) -> None:

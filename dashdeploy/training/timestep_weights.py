@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError, reading
 from dashdeploy.recipe.schema import LEARNED_WEIGHTS
 from dashdeploy.recipe.schema import TimestepWeights as Config
+from dashdeploy.weights_file import write_safetensors
 
 FILE = "timestep_weights.safetensors"
 STARVED = 0.01
@@ -125,7 +125,7 @@ class TimestepWeights(nn.Module):
             "schedule_sha256": self.schedule_sha256,
             "mass_by_decile": json.dumps([round(m, 6) for m in self.mass_by_decile()]),
         }
-        save_file({"lambda": self.lam.detach().float().cpu().contiguous()}, folder / FILE, metadata)
+        write_safetensors(folder / FILE, {"lambda": self.lam.detach().float().cpu().contiguous()}, metadata)
 
 
 def starved(masses: Sequence[float]) -> list[int]:
