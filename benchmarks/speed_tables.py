@@ -239,9 +239,19 @@ def mutations(result: Result) -> str:
     slowest = max(counts["slowest_s"] for counts in kinds.values())
     rows.append(["all", *(f"{total:,}" for total in sums), f"{slowest:.1f}"])
     headings = ["What was broken", "Cases", "Refused in one line", "Taken", "Failed", "Slowest (s)"]
-    machine, versions = result["machine"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    intro = f"Seed {result['seed']}; {machine['platform']}, {machine['cores']} cores; {versions}."
-    return f"{intro}\n\n{table(headings, rows)}\n"
+    return f"Seed {result['seed']}; {where(result)}.\n\n{table(headings, rows)}\n"
+
+
+def kills(result: Result) -> str:
+    """A row for each command that was killed at every change that it makes, then the random kills and the pairs."""
+    tallies = {f"`{name}`, before each change": t for name, t in result["crash_points"].items()}
+    tallies["any command, at a random time"] = result["random"]
+    rows = [[name, f"{t['kills']:,}", f"{t['identical']:,}", str(len(t["wrong"]))] for name, t in tallies.items()]
+    sums = [sum(t["kills"] for t in tallies.values()), sum(t["identical"] for t in tallies.values())]
+    rows.append(["all kills", *(f"{total:,}" for total in sums), str(sum(len(t["wrong"]) for t in tallies.values()))])
+    pairs = result["two_at_once"]
+    rows.append(["two commands at once", f"{pairs['points']:,}", f"{pairs['identical']:,}", str(len(pairs["wrong"]))])
+    return f"{where(result)}\n\n{table(['What', 'Times', 'Came out right', 'Wrong'], rows)}\n"
 
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
@@ -255,6 +265,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "inception-fid": inception_fid,
     "paper-cost": paper_cost,
     "torture-mutations": mutations,
+    "torture-kills": kills,
     "ablation": comparison,
 }
 """How a result's file name begins -> its renderer."""

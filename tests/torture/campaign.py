@@ -6,11 +6,9 @@ import collections
 import fcntl
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from dashdeploy import stages
+from dashdeploy.bench.measure.machine import machine
 from tests.torture.harness import Outcome
 
 WHOLE = os.environ.get("DASHDEPLOY_TORTURE") == "1"
@@ -96,10 +96,9 @@ def keep(kind: str, counts: dict[str, Any]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
         kinds = {**old.get("kinds", {}), kind: counts}
-        packages = ("hypothesis", "torch", "diffusers", "onnxruntime", "pydantic", "safetensors")
         content = {
-            "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
-            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+            "machine": machine(),
+            "versions": {**stages.versions(), "hypothesis": hypothesis.__version__},
             "seed": SEED,
             "kinds": dict(sorted(kinds.items())),
         }
