@@ -117,7 +117,7 @@ def fault(error: BaseException, *, path: str | os.PathLike[str] | None = None) -
         return _line(path, f"could not be written: {FULL}")
     if text.startswith("Symlink loop"):  # pathlib's; the text names the path
         return _line(path, MEANINGS[errno.ELOOP]) if path else f"{text}: {MEANINGS[errno.ELOOP]}"
-    if "can't start new thread" in text:
+    if "can't start new thread" in text or "Invalid thread pool" in text:  # Python's, torch's
         return _line(path, MEANINGS[errno.EAGAIN])
     return None
 

@@ -70,6 +70,11 @@ def test_a_defect_stays_one(error: Exception, tmp_path: Path) -> None:
         raise error
 
 
+@pytest.mark.parametrize("text", ["can't start new thread", "pool INTERNAL ASSERT FAILED at x: Invalid thread pool!"])
+def test_a_system_without_threads_to_give_is_told(text: str) -> None:
+    assert fault(RuntimeError(text)) == MEANINGS[errno.EAGAIN]
+
+
 DAMAGED = {
     "json": (b"{", lambda path: json.loads(path.read_bytes())),
     "deep json": (b"[" * 100_000, lambda path: json.loads(path.read_bytes())),
