@@ -27,12 +27,9 @@ def listing(folder: Path) -> View:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
-        what = (
-            "a file, and a folder is needed. Name"
-            if folder.exists()
-            else "no such folder. `dashdeploy run` makes it; or name"
-        )
-        raise UserError(f"{shown(folder)}: {what} the folder of your runs.")
+        if folder.exists():
+            raise UserError(f"{shown(folder)}: a file, and a folder is needed. Name the folder of your runs.")
+        raise UserError(f"{shown(folder)}: no such folder. `dashdeploy run` makes it; or name the folder of your runs.")
     states = [read_run(path, whole=False) for path in list_runs(folder)]
     table = plain(
         f"{len(states)} run{'s' if len(states) != 1 else ''} in {shown(folder)}",
