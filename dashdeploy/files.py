@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -29,6 +30,22 @@ def write_whole(path: Path, content: bytes | str) -> None:
             target.write_bytes(data)  # a device or a pipe; of a folder this says that it is one
             return
         _replace(target, data)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a path that `write_whole` could not write to, before the work whose result it is for.
+
+    Raises:
+        UserError: it is a folder, its folder is not there, or the user may not write there.
+    """
+    with writing(path, named=True):
+        target = path.resolve()
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        written = target if target.exists() and not target.is_file() else target.parent
+        written.stat()
+        if not os.access(written, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _replace(target: Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dashdeploy import checked, stages
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, shown
 from dashdeploy.files import write_whole
 from dashdeploy.lazy import require
 
@@ -38,6 +38,8 @@ def make_key_pair(name: Path) -> tuple[Path, Path]:
     Raises:
         UserError: one of them is there already, or cannot be written.
     """
+    if name.name in ("", ".."):
+        raise UserError(f"{shown(name)}: names a folder, and NAME.key and NAME.pub need a name, as in {name / 'mine'}.")
     secret, public = (name.with_name(f"{name.name}.{end}") for end in ("key", "pub"))
     for path in (secret, public):
         if path.exists():
@@ -51,16 +53,21 @@ def make_key_pair(name: Path) -> tuple[Path, Path]:
             file.write(f"untrusted comment: minisign secret key {number}\n{_encoded(whole)}\n")
     except OSError as error:
         raise UserError(f"{secret}: cannot be written ({error.strerror}).") from error
-    write_whole(public, f"untrusted comment: minisign public key {number}\n{_encoded(b'Ed' + key.number + half)}\n")
+    try:
+        write_whole(public, f"untrusted comment: minisign public key {number}\n{_encoded(b'Ed' + key.number + half)}\n")
+    except BaseException:
+        secret.unlink()  # half a pair is of no use, and would be in the way of the next
+        raise
     return secret, public
 
 
 def read_secret_key(path: Path) -> SecretKey:
-    """A secret key without a password.
+    """A secret key without a password; that cryptography is there to sign with it is looked at too.
 
     Raises:
-        UserError: there is none, it is something else, or it has a password.
+        UserError: there is none, it is something else, it has a password, or cryptography is not installed.
     """
+    _ed25519()
     try:
         lines = path.read_text().splitlines()
         data = base64.b64decode(lines[1] if len(lines) > 1 else "", validate=True)

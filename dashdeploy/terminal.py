@@ -21,8 +21,11 @@ def set_quiet(on: bool) -> None:
 
 
 def first_process() -> bool:
-    """Whether this process talks: of those that a launcher started together only the first does."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process talks: of those that a launcher started together only the first does.
+
+    A RANK without a WORLD_SIZE of several is none of a launcher's: a cluster's, say.
+    """
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def quiet() -> bool:

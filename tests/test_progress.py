@@ -89,6 +89,7 @@ def test_nothing_is_said_twice_or_unasked(
         terminal.set_quiet(True)
     else:
         monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
     with progress.progress("quality", total=5) as advance:
         advance(1)
     terminal.say("a line")

@@ -36,6 +36,16 @@ def signed(tiny_run: Path, tmp_path: Path, keys: dict[str, tuple[Path, Path]]) -
     return folder
 
 
+def test_half_a_pair_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(signing, "write_whole", full)
+    with pytest.raises(UserError):
+        signing.make_key_pair(tmp_path / "mine")
+    assert not list(tmp_path.iterdir())
+
+
 def minisign(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
     program = shutil.which("minisign")
     if program is None:

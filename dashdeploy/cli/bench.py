@@ -44,6 +44,10 @@ def bench(
     kept = {"bench", "sampling"}
     if changed.model_dump(exclude=kept) != recipe.model_dump(exclude=kept):
         raise UserError("bench: --set can change the bench and sampling sections only; the rest made the student")
+    if weights and (chosen := changed.bench.quality.features) != "inception":
+        raise UserError(
+            f"bench: --weights is for --features inception, and the features are {chosen}. Give both, or none."
+        )
     require(changed, run_folder, wanted=("bench",), fresh=fresh)
     stage = bench_stage(run_folder, changed, fresh=fresh)
     view = look(stage.folder)

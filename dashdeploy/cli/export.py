@@ -37,17 +37,17 @@ def export(
     from dashdeploy import signing, stages
     from dashdeploy.cli.job import run_folder as checked
     from dashdeploy.packages import schema
-    from dashdeploy.packages.stage import carry_out, refuse_same_names, summary
+    from dashdeploy.packages.stage import carry_out, summary
+    from dashdeploy.preflight.examine import require_targets
     from dashdeploy.recipe.load import recipe_in
 
     key = signing.read_secret_key(sign) if sign is not None else None  # a wrong one is told before the work
     run_folder = checked(run_folder)
-    names = [*(to or ()), *(["tensorrt"] if trt else [])]
-    if not names:
-        student = stages.read_stage(run_folder / "student")
-        names = list(recipe_in(student.manifest, source=student.folder / stages.MANIFEST).export)
+    student = stages.read_stage(run_folder / "student")
+    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
+    names = [*(to or ()), *(["tensorrt"] if trt else [])] or recipe.export
+    require_targets(recipe, run_folder, names, fresh=fresh)
     targets = [schema.load(name) for name in dict.fromkeys(names)]
-    refuse_same_names(targets)
     written = [carry_out(run_folder, target, fresh=fresh, sign_with=key) for target in targets]
     made = [{"folder": stage.folder, "sha256": stage.sha256, "figures": stage.figures} for stage in written]
     return lines({"made": made}, *map(summary, written))

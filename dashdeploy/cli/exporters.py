@@ -13,9 +13,16 @@ NOUN = "export target"
 
 
 def _check(name: str) -> None:
-    from dashdeploy.packages.schema import load
+    from dashdeploy.errors import UserError
+    from dashdeploy.packages.schema import Package, load
+    from dashdeploy.target import load_target
 
-    load(name)
+    found = load(name)
+    if isinstance(found, Package):
+        try:
+            load_target(found.artifact)
+        except UserError as error:
+            raise UserError(f"{name}: artifact {found.artifact!r}: {error}") from error
 
 
 app = files_app("exporters", noun=NOUN, check=_check, schema_of=None)

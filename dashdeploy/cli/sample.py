@@ -60,8 +60,8 @@ def sample(
 
     from dashdeploy.diffusion.sampling import SOLVERS, generate, plan
     from dashdeploy.errors import UserError, shown, unknown
-    from dashdeploy.files import write_whole
-    from dashdeploy.report.grid import grid_png
+    from dashdeploy.files import refuse_unwritable, write_whole
+    from dashdeploy.report.grid import grid_png, grid_shape
     from dashdeploy.runtime.opened import BATCH_SIZE, chosen
     from dashdeploy.runtime.opening import open_path
 
@@ -69,6 +69,7 @@ def sample(
         raise UserError(f"--out {out}: expected a file name that ends in .png")
     if not os.path.isdir(out.parent):
         raise UserError(f"--out {shown(out)}: the folder {shown(out.parent)} does not exist. Make it, or give another.")
+    refuse_unwritable(out)
     if solver is not None and solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
     with open_path(model, threads=threads, provider=provider, device=device) as opened:
@@ -79,6 +80,7 @@ def sample(
             raise UserError(
                 f"--labels, --columns: {count:,} images in one picture; at most {MOST_IMAGES:,}. Take fewer."
             )
+        grid_shape(count, interface.image_shape, columns, scale=scale)  # too large a one is told before it is drawn
         images = generate(
             opened.sample,
             interface,

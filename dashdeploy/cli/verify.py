@@ -28,12 +28,19 @@ def verify(
     Exit code 2, and the reason in one line, if a file was changed, the signature is missing, or another key made it.
     """
     from dashdeploy import manifest, signing, stages
-    from dashdeploy.errors import UserError
+    from dashdeploy.errors import UserError, shown
 
+    if not folder.is_dir():
+        raise UserError(f"{shown(folder)}: no such folder. Give an artifact, a package or another finished stage.")
+    if not stages.is_stage(folder) and (folder / "student").is_dir():
+        raise UserError(
+            f"{shown(folder)}: a run folder, and each stage in it has its own manifest. Give one of them, as in "
+            f"{shown(folder / 'artifacts' / 'onnx-cpu')}."
+        )
     if not key:
         raise UserError(
             "verify needs a public key: --key FILE, or the environment variable DASHDEPLOY_PUBLIC_KEY. "
-            f"Without one: cd {folder} && sha256sum -c {stages.SIDECAR}"
+            f"Without one, `dashdeploy show {shown(folder)}` checks every file against {stages.MANIFEST}."
         )
     stage = stages.read_stage(folder)
     comment = signing.verify(stage, key)

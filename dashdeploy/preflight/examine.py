@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def examine(recipe: Recipe, run_folder: Path, *, wanted: tuple[Step, ...] = STEP
     if {"distill", "export"} & set(wanted):
         _student(facts, recipe, run_folder, wanted, fresh=fresh)
     if "export" in wanted:
-        _exports(facts, recipe, run_folder, fresh=fresh)
+        _exports(facts, recipe, run_folder, recipe.export, fresh=fresh)
     if "bench" in wanted:
         _bench(facts, recipe, run_folder, fresh=fresh)
     facts.check(_room, facts, recipe, run_folder, wanted)
@@ -206,9 +207,20 @@ def _training(facts: Facts, recipe: Recipe, run_folder: Path, student: StudentDe
         facts.check(bank.refuse_large, config.teacher_bank, size)
 
 
-def _exports(facts: Facts, recipe: Recipe, run_folder: Path, *, fresh: bool) -> None:
+def require_targets(recipe: Recipe, run_folder: Path, names: Sequence[str], *, fresh: bool = False) -> None:
+    """What stands against an export of a finished student to any of the named targets, before the first is made.
+
+    Raises:
+        UserError: all problems, a line each.
+    """
+    facts = Facts(reasons={"student": []})
+    _exports(facts, recipe, run_folder, names, fresh=fresh)
+    refuse(facts.problems)
+
+
+def _exports(facts: Facts, recipe: Recipe, run_folder: Path, names: Sequence[str], *, fresh: bool) -> None:
     """Each target and package, and its place among the others."""
-    found = [what for name in recipe.export if (what := facts.check(packages.load, name)) is not None]
+    found = [what for name in dict.fromkeys(names) if (what := facts.check(packages.load, name)) is not None]
     facts.check(refuse_same_names, found)
     for what in found:
         folder = run_folder / place(what) / what.name

@@ -17,6 +17,24 @@ SEPARATOR = 128
 """Grey between the images: visible next to black and next to white."""
 
 
+def grid_shape(
+    count: int, image_shape: tuple[int, int, int], columns: int, *, scale: int = 1, separator: int = 1
+) -> tuple[int, int, int]:
+    """Height, width and channels of the picture that `grid_png` makes of `count` images (C, H, W).
+
+    Raises:
+        UserError: the picture would be too large.
+    """
+    c, h, w = image_shape
+    height, width = h * scale + separator, w * scale + separator
+    shape = (-(-count // columns) * height - separator, columns * width - separator, c)
+    if math.prod(shape) > MOST_VALUES:
+        raise UserError(
+            f"the picture would have {shape[1]:,}×{shape[0]:,} pixels. Take fewer images, or a smaller scale."
+        )
+    return shape
+
+
 def grid_png(images: NDArray[np.uint8], columns: int, *, scale: int = 1, separator: int = 1) -> bytes:
     """A PNG of the images, row by row, each pixel enlarged to scale × scale.
 
@@ -32,12 +50,8 @@ def grid_png(images: NDArray[np.uint8], columns: int, *, scale: int = 1, separat
     if min(columns, scale) < 1 or separator < 0:
         raise ValueError(f"columns {columns} and scale {scale} must be at least 1, separator {separator} at least 0")
     n, c, h, w = images.shape
-    rows, height, width = -(-n // columns), h * scale, w * scale
-    shape = (rows * (height + separator) - separator, columns * (width + separator) - separator, c)
-    if math.prod(shape) > MOST_VALUES:
-        raise UserError(
-            f"the picture would have {shape[1]:,}×{shape[0]:,} pixels. Take fewer images, or a smaller scale."
-        )
+    height, width = h * scale, w * scale
+    shape = grid_shape(n, (c, h, w), columns, scale=scale, separator=separator)
     canvas = np.full(shape, SEPARATOR, dtype=np.uint8)
     enlarged = images.transpose(0, 2, 3, 1).repeat(scale, axis=1).repeat(scale, axis=2)
     for i, image in enumerate(enlarged):

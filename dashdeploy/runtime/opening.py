@@ -8,7 +8,7 @@ from typing import Any
 
 from dashdeploy import checked, manifest, signing, stages
 from dashdeploy.artifact import Artifact
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, shown
 from dashdeploy.lazy import resolve
 from dashdeploy.recipe.load import section_in
 from dashdeploy.recipe.schema import Data
@@ -17,6 +17,8 @@ from dashdeploy.runtime.model import Model, Open, Opening
 from dashdeploy.terminal import warn
 
 ARTIFACTS, STUDENT = "artifacts", "student"
+CONFIGS = ("unet/config.json", "transformer/config.json", "config.json")
+"""Of a model folder: one of them is there."""
 
 
 def open_path(
@@ -73,6 +75,11 @@ def _read(folder: Path, public_key: str | None) -> tuple[stages.Stage | None, Ar
         signing.verify(stage, public_key)
     if stage is not None and "artifact" in stage.manifest:
         return stage, manifest.read(stage).artifact
+    if stage is not None and not any((folder / name).is_file() for name in CONFIGS):
+        raise UserError(
+            f"{shown(folder)}: the finished stage {stage.manifest['stage']}, which is no model. Give a run folder, an "
+            "artifact (that of a package lies within it), a student or a teacher."
+        )
     if public_key is not None:
         raise UserError(
             f"{folder}: not an artifact, and with a public key ({checked.PUBLIC_KEY}, or the argument) only signed "
@@ -107,11 +114,9 @@ def find_model(path: Path) -> Path:
         UserError: there is none, or the artifact is of another student than the run folder's.
     """
     if not path.is_dir():
-        raise UserError(
-            f"{path}: no such file or folder. Expected a run folder, an artifact, a model folder or an .onnx file."
-        )
-    holds_model = (stages.MANIFEST, "unet/config.json", "transformer/config.json", "config.json")
-    if any((path / name).is_file() for name in holds_model):
+        what = "a file that is not opened by itself" if path.exists() else "no such file or folder"
+        raise UserError(f"{shown(path)}: {what}. Expected a run folder, an artifact, a model folder or an .onnx file.")
+    if any((path / name).is_file() for name in (stages.MANIFEST, *CONFIGS)):
         return path
     artifacts = artifact_folders(path)
     if artifacts:

@@ -27,6 +27,8 @@ def listing(folder: Path) -> View:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
+        if folder.exists():
+            raise UserError(f"{shown(folder)}: a file, and a folder is needed. Name the folder of your runs.")
         raise UserError(f"{shown(folder)}: no such folder. `dashdeploy run` makes it; or name the folder of your runs.")
     states = [read_run(path, whole=False) for path in list_runs(folder)]
     table = plain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -22,8 +23,14 @@ def state() -> PartialState:
     """This process among those of its launch; connects them when it is first called.
 
     Raises:
-        UserError: the launcher started more processes than are connected.
+        UserError: the launcher started more processes than are connected, or a variable of its is no number.
     """
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        if not re.fullmatch(r"-?\d{1,9}", text := os.environ.get(name, "0")):
+            raise UserError(
+                f"environment variable {name} is {text[:60]!r}, and launchers of several processes set a number. "
+                f"Without one: unset {name}"
+            )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     found = PartialState(cpu=on_cpu(), timeout=PATIENCE)
     if found.num_processes < launched:

@@ -67,3 +67,13 @@ def test_help_speaks_of_targets(capsys: pytest.CaptureFixture[str]) -> None:
         said = capsys.readouterr().out
         assert "export target" in said
         assert "recipe" not in said
+
+
+@pytest.mark.parametrize(("artifact", "told"), [("nosuch", "unknown export target"), ("triton", "so it is a package")])
+def test_a_package_is_checked_with_the_artifact_that_it_carries(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, artifact: str, told: str
+) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(f"name: p\ndescription: d\nartifact: {artifact}\npackage: {{kind: cpp}}\n")
+    assert call("validate", file) == 2
+    assert f"artifact '{artifact}': " in (err := capsys.readouterr().err) and told in err

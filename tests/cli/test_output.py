@@ -105,6 +105,8 @@ def test_of_several_processes_the_first_prints(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    assert "ink: unknown" in called(capfd, "weigh", "ink")[1]  # a cluster's variable, and no launcher's
+    monkeypatch.setenv("WORLD_SIZE", "2")
     code, out, err = called(capfd, "weigh", "ink", "--code", "3")
     assert code == 3 and "unknown" not in out and err == ""
 

@@ -140,6 +140,54 @@ def test_trt_without_tensorrt_is_one_line_with_what_to_do(capsys: pytest.Capture
     assert not (run_copy / "artifacts" / "tensorrt").exists()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_what_a_later_target_lacks_is_told_before_the_first_is_made(
+    capsys: pytest.CaptureFixture[str], run_copy: Path
+) -> None:
+    shutil.rmtree(run_copy / "artifacts")
+    code, out, err = call(capsys, "export", run_copy, "--to", "onnx-cpu", "--to", "tensorrt", "--to", "onnx-cup")
+    assert (code, out) == (2, "")
+    assert "2 problems, and nothing was started" in err and "dashdeploy[tensorrt]" in err and "'onnx-cup'" in err
+    assert not (run_copy / "artifacts").exists()
+
+
+def test_a_signature_that_cannot_be_made_is_told_before_the_export(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography", reason="pip install 'dashdeploy[sign]'")
+    assert call(capsys, "keygen", tmp_path / "mine")[0] == 0
+    shutil.rmtree(run_copy / "artifacts")
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.ed25519", None)
+    said = refused(capsys, "export", run_copy, "--to", "onnx-cpu", "--sign", tmp_path / "mine.key")
+    assert "pip install 'dashdeploy[sign]'" in said
+    assert not (run_copy / "artifacts").exists()
+
+
+def test_what_a_picture_needs_is_told_before_it_is_drawn(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(*_: object, **__: object) -> None:
+        raise AssertionError("it was drawn")
+
+    monkeypatch.setattr("dashdeploy.diffusion.sampling.generate", drawn)
+    (tmp_path / "folder.png").mkdir()
+    assert "is a folder" in refused(capsys, "sample", run_copy, "-o", tmp_path / "folder.png")
+    large = ("--columns", "1000", "--scale", "64", "-o", tmp_path / "x.png")
+    assert "Take fewer images, or a smaller scale" in refused(capsys, "sample", run_copy, *large)
+
+
+def test_a_stage_without_a_model_is_told_as_such(
+    capsys: pytest.CaptureFixture[str], run_copy: Path, tmp_path: Path
+) -> None:
+    assert call(capsys, "export", run_copy, "--to", "triton")[0] == 0
+    said = refused(capsys, "sample", run_copy / "packages" / "triton", "-o", tmp_path / "x.png")
+    assert "packages/triton: the finished stage triton, which is no model. Give a run folder" in said
+
+
+def test_bench_takes_inceptions_weights_for_inception_only(capsys: pytest.CaptureFixture[str], run_copy: Path) -> None:
+    assert "--weights is for --features inception" in refused(capsys, "bench", run_copy, "--weights", "x.pth")
+
+
 # Bad input: one clear line each, exit code 2, nothing half-written.
 
 

@@ -48,3 +48,13 @@ def test_processes_that_are_not_connected_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="started 2 processes, and 1 are connected"):
         ranks.state()
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
+@pytest.mark.parametrize("text", ["abc", "", "1.5"])
+def test_a_launchers_variable_that_is_no_number_is_one_line(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(UserError, match=f"environment variable {name} is '{text}'.*unset {name}"):
+        ranks.state()

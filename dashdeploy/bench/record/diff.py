@@ -14,7 +14,7 @@ from dashdeploy.bench.record.intervals import difference_interval, ratio_interva
 from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import FILE, RECIPE_PLAN, Record, load_record
 from dashdeploy.bench.record.times import LatencyRow
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, shown
 
 Group = Literal["latency", "quality", "guidance gap", "size and memory"]
 GROUPS: tuple[Group, ...] = ("latency", "quality", "guidance gap", "size and memory")
@@ -105,6 +105,10 @@ def find(path: Path) -> Record:
     Raises:
         UserError: there is none, or it is damaged or changed.
     """
+    if not path.exists():
+        raise UserError(f"{shown(path)}: no such file or folder. Give a bench.json, a bench folder or a run folder.")
+    if (path / "student").is_dir() and not (path / "bench" / FILE).is_file():
+        raise UserError(f"{shown(path)}: a run without a benchmark. Run `dashdeploy bench {shown(path)}` first.")
     if folder := stage_of(path):
         stages.read_stage(folder)
     return load_record(_place(path))
