@@ -30,7 +30,9 @@ def is_file(path: Path) -> bool:
         UserError: it is a link that leads nowhere: another file in its place would be another dataset.
     """
     if path.is_symlink() and not path.exists():
-        raise UserError(f"{path}: a link to {os.readlink(path)}, which is not there. Bring it back, or remove the link.")
+        raise UserError(
+            f"{path}: a link to {os.readlink(path)}, which is not there. Bring it back, or remove the link."
+        )
     return path.is_file()
 
 

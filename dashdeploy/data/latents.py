@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {EXPECTED}")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: not an .npz file, or not a whole one; {EXPECTED}")
+        raise UserError(f"{path}: not a whole .npz file; {EXPECTED}")
     again = f"{EXPECTED[0].upper()}{EXPECTED[1:]}."
     with (
         reading(path, ".npz file without pickled objects", again=again),

@@ -61,7 +61,9 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
             "classes K, the side of the images or latents, their channels"
         )
     assert isinstance(num_classes, int) and isinstance(size, int) and isinstance(channels, int)
-    networks.check_out_channels(config.get("out_channels") or channels, channels, source=f"{role} {where / 'config.json'}")
+    networks.check_out_channels(
+        config.get("out_channels") or channels, channels, source=f"{role} {where / 'config.json'}"
+    )
     state = networks.read_weights(folder, role=role)
     rows = len(state[TABLE]) if TABLE in state else num_classes + 1
     if rows == num_classes:

@@ -168,7 +168,9 @@ def folder_of(folder: Path) -> Path:
     """Where the network's files are: a subfolder of a pipeline, or `folder` itself."""
     inside = [folder / name for name in FOLDERS.values() if (folder / name).is_dir()]
     if len(inside) > 1:
-        raise UserError(f"{folder}: holds both {'/ and '.join(FOLDERS.values())}/. Which is the model? Remove the other.")
+        raise UserError(
+            f"{folder}: holds both {'/ and '.join(FOLDERS.values())}/. Which is the model? Remove the other."
+        )
     return inside[0] if inside else folder
 
 

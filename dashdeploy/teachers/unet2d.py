@@ -84,7 +84,5 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
         raise UserError(f"{source}: sample_size is missing; set it to the image size")
     unet = networks.restore(config, networks.read_weights(folder, role=role), folder=folder, role=role)
     schedule, prediction = networks.load_schedule(folder, role)
-    interface = Interface(
-        num_classes=embeds - 1, image_shape=(channels, height, width), schedule=schedule
-    )
+    interface = Interface(num_classes=embeds - 1, image_shape=(channels, height, width), schedule=schedule)
     return TorchDenoiser(unet, interface, prediction=prediction)

@@ -62,6 +62,8 @@ def test_a_recipe_that_can_be_carried_out_has_no_problem_and_nothing_is_made(tex
         (["export=[nope]"], READY, "unknown export target 'nope'"),
         (["export=[tensorrt]"], READY, "(?i)tensorrt"),
         (["export=[cpp, onnx-cpu]", "sampling.solver=dpmpp_2m"], READY, "cpp of .*packages run DDIM"),
+        (["teach.label_dropout=0"], TAUGHT, "nothing would train the teacher's null class"),
+        (["noise_schedule={beta_start: 1e-12}"], TAUGHT, "no noise is left"),
         (["distill.tracker=clearml"], READY, "tracker: clearml is not installed"),
         (["distill.precision=fp16"], READY, "precision fp16 does not work on a CPU"),
         (["teach.tracker=clearml"], TAUGHT, "tracker: clearml is not installed"),
