@@ -27,8 +27,9 @@ def load(config: Data) -> LabelledImages:
 
     Images are turned upright by their EXIF orientation. With data.image_size each is cropped to its central square and
     resized by Pillow's antialiased bilinear filter; without it all must be squares of one size. If all are 8-bit
-    grey, the images have one channel, else three (RGB). Hidden files are skipped. Other suffixes are too, and
-    folders in a class are not searched; a warning counts what of it looks like images. horizontal_flip is off: only the user knows whether mirrored images keep their class.
+    grey, the images have one channel, else three (RGB). Hidden files, other suffixes
+    and folders in a class are skipped; a warning says how many of them look like images. horizontal_flip is off: only
+    the user knows whether mirrored images keep their class.
 
     Returns:
         images (N, 1 or 3, S, S) uint8, ordered by class and file name; labels (N,) int64.

@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: latents is {latents.shape}, which holds no value; {EXPECTED}")
     if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{path}: labels is {labels.shape} {labels.dtype} for {len(latents)} latents; {EXPECTED}")
-    if not 0 <= labels.min() <= labels.max() < 2**31:
+    if not 0 <= labels.min() <= labels.max() < 2**63:
         raise UserError(f"{path}: labels go from {labels.min()} to {labels.max()}; expected class numbers, from 0 on")
     names = arrays.get("classes", np.array(["any"]))
     if names.ndim != 1 or not len(names):

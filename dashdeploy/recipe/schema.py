@@ -72,16 +72,11 @@ class Data(Model):
         return self.name == "latents" or self.vae is not None
 
     @model_validator(mode="after")
-    def _takes_what_is_given(self) -> Data:
+    def _encoded_once(self) -> Data:
         if self.name == "latents" and (self.vae is not None or self.image_size is not None):
             raise ValueError("latents are not changed: leave out vae and image_size")
         if self.gives_latents and self.horizontal_flip:
             raise ValueError("a mirrored image's latent is not the mirrored latent: leave out horizontal_flip")
-        if self.name == "digits" and self.path is not None:
-            raise ValueError(
-                "digits come with scikit-learn and are not read from a path: leave it out, or take another dataset, "
-                "such as image_folder"
-            )
         return self
 
 

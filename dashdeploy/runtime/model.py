@@ -49,7 +49,8 @@ class Opening:
     vouches for them yet.
 
     Raises:
-        UserError: the number of threads is out of range; the device is of another kind than those that are supported, or torch sees no GPU of its number.
+        UserError: the number of threads is out of range; the device is of another kind than those that are supported,
+            or torch sees no GPU of its number.
     """
 
     threads: int | None = None

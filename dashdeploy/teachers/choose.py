@@ -160,8 +160,8 @@ def refuse_without_null_class(recipe: Recipe) -> None:
     """
     if recipe.teach is not None and recipe.teach.label_dropout == 0 and recipe.teacher.check:
         raise UserError(
-            "teach.label_dropout is 0: nothing would train the teacher's null class, and there is no guidance to distil "
-            "from it. Raise it (0.1 is usual), or set teacher.check to false."
+            "teach.label_dropout is 0: nothing would train the teacher's null class, and there is no guidance to "
+            "distil from it. Raise it (0.1 is usual), or set teacher.check to false."
         )
 
 

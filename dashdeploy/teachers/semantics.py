@@ -114,7 +114,8 @@ def _not_finite(losses: Loss) -> Semantics:
     """What there is to say of losses that are not finite: their means, which `problem` refuses."""
     unknown = Difference(float("nan"), float("nan"))
     with np.errstate(invalid="ignore", over="ignore"):
-        return Semantics(losses.shape[1], *(float(loss.mean()) for loss in losses), unknown, unknown, float("nan"))
+        right, other, null = (float(loss.mean()) for loss in losses)
+    return Semantics(losses.shape[1], right, other, null, labels=unknown, nulls=unknown, worst=float("nan"))
 
 
 def _compared(losses: Loss, classes: NDArray[np.int64], num_classes: int) -> Semantics:

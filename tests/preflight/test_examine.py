@@ -62,6 +62,7 @@ def test_a_recipe_that_can_be_carried_out_has_no_problem_and_nothing_is_made(tex
         (["export=[nope]"], READY, "unknown export target 'nope'"),
         (["export=[tensorrt]"], READY, "(?i)tensorrt"),
         (["export=[cpp, onnx-cpu]", "sampling.solver=dpmpp_2m"], READY, "cpp of .*packages run DDIM"),
+        (["data.path=mine"], READY, "the digits come with scikit-learn and are not read from a path"),
         (["teach.label_dropout=0"], TAUGHT, "nothing would train the teacher's null class"),
         (["noise_schedule={beta_start: 1e-12}"], TAUGHT, "no noise is left"),
         (["distill.tracker=clearml"], READY, "tracker: clearml is not installed"),

@@ -432,8 +432,3 @@ def test_a_number_that_yaml_reads_otherwise_than_a_person_is_refused(text: str, 
     assert problems(f"distill: {{steps: {text}}}") == [
         f"line 4: distill.steps: YAML reads '{text}' as {read}; write the number that you mean, in decimal digits"
     ]
-
-
-def test_digits_are_not_read_from_a_path() -> None:
-    (problem,) = problems("data: {name: digits, path: /mine}")
-    assert "digits come with scikit-learn and are not read from a path" in problem
