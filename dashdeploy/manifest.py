@@ -66,11 +66,12 @@ def parse(text: str | bytes, *, source: object) -> Manifest:
         raise UserError(f"{source}: {problem(error)}. Export it again.") from error
 
 
-def problem(error: ValidationError) -> str:
-    """The first problem on one line: the key and the problem."""
+def problem(error: ValidationError, *, whole: str = "the manifest") -> str:
+    """The first problem on one line: the key and the problem; `whole` is what it calls what holds the keys."""
     first, *others = error.errors(include_url=False)
-    where = ".".join(str(step) for step in first["loc"]) or "the manifest"
-    text = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(step) for step in first["loc"]) or whole
+    said = {"missing": "is missing", "extra_forbidden": "is no key that is known here"}
+    text = said.get(first["type"], first["msg"].removeprefix("Value error, "))
     text = re.sub(r"^(Input|[A-Z][a-z]+) should ", "must ", text)
     got = f", got {str(first['input'])[:60]!r}" if first["type"] not in ("missing", "value_error") else ""
     more = f" (and {len(others)} more)" if others else ""

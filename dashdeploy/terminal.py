@@ -7,7 +7,10 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
 
 _PLAIN = str.maketrans({"×": "x", "–": "-", "—": "-", "−": "-", "·": "-", "…": "...", "→": "->", "≥": ">=", "≤": "<="})
 _NEAREST = "dashdeploy.nearest"
@@ -43,6 +46,27 @@ def warn(text: str) -> None:
     """A line on stderr that `--quiet` leaves in: the result is not what one may take it for."""
     if first_process():
         tell(f"warning: {text}")
+
+
+def plain_warnings() -> None:
+    """Show what this package warns of by Python's `warnings` as `warn` does, each text once; others as Python does."""
+    usual, package, told = warnings.showwarning, str(Path(__file__).parent), set[str]()
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not filename.startswith(package):
+            usual(message, category, filename, lineno, file, line)
+        elif str(message) not in told:
+            told.add(str(message))
+            warn(str(message))
+
+    warnings.showwarning = show
 
 
 def tell(text: str) -> None:

@@ -97,6 +97,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: what follows the program's name; None: of this process.
     """
     terminal.prepare_streams()
+    terminal.plain_warnings()
     locate.settle_home()
     try:
         app(args)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dashdeploy.data.archive import Archive, read_members
 from dashdeploy.data.download import fetch
-from dashdeploy.data.images import LabelledImages
+from dashdeploy.data.images import LabelledImages, is_file
 from dashdeploy.errors import UserError
 from dashdeploy.locate import cache_folder, expanded
 from dashdeploy.recipe.schema import Data
@@ -110,9 +110,9 @@ def load_layout(config: Data, layout: Layout) -> LabelledImages:
     root = expanded(config.path) if config.path is not None else cache_folder() / layout.name
     archive = root / layout.archive.filename
     for folder in (root, root / layout.folder):
-        if any((folder / name).is_file() for name in layout.batches):
+        if any(is_file(folder / name) for name in layout.batches):
             return _from_folder(folder, layout)
-    if archive.is_file():
+    if is_file(archive):
         return _from_archive(archive, layout)
     if config.download:
         return _from_archive(fetch(layout.archive.url, archive, md5=layout.archive.md5), layout)
@@ -128,13 +128,13 @@ def _from_folder(folder: Path, layout: Layout) -> LabelledImages:
     try:
         for name in layout.batches:
             path = folder / name
-            if not path.is_file():
+            if not is_file(path):
                 raise UserError(f"{path} is missing; expected all of {', '.join(layout.batches)}")
             if path.stat().st_size > most:
                 raise UserError(f"{path}: has {path.stat().st_size} bytes, expected at most {most}")
             batches.append(_decode(path.read_bytes(), layout, where=str(path)))
         meta = folder / layout.meta
-        names = _names(meta.read_bytes(), layout, where=str(meta)) if meta.is_file() else layout.classes
+        names = _names(meta.read_bytes(), layout, where=str(meta)) if is_file(meta) else layout.classes
     except OSError as error:
         raise UserError(f"{folder}: could not be read ({error})") from error
     return _assemble(batches, names, layout)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dashdeploy.data.idx import read_idx
-from dashdeploy.data.images import LabelledImages
+from dashdeploy.data.images import LabelledImages, is_file
 from dashdeploy.errors import UserError
 from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
@@ -54,7 +54,7 @@ def load(config: Data) -> LabelledImages:
 def _find(folder: Path, name: str) -> Path:
     """`name`.gz in the folder if it is there, else `name`."""
     for candidate in (folder / f"{name}.gz", folder / name):
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate
     raise UserError(
         f"dataset fashion_mnist: neither {name}.gz nor {name} is in {folder}. On Debian or Ubuntu: "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dashdeploy.data.images import LabelledImages, Problems, plain_name
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, printable
 from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
@@ -27,8 +27,9 @@ def load(config: Data) -> LabelledImages:
 
     Images are turned upright by their EXIF orientation. With data.image_size each is cropped to its central square and
     resized by Pillow's antialiased bilinear filter; without it all must be squares of one size. If all are 8-bit
-    grey, the images have one channel, else three (RGB). Hidden files and other suffixes are skipped; folders in a
-    class are not searched. horizontal_flip is off: only the user knows whether mirrored images keep their class.
+    grey, the images have one channel, else three (RGB). Hidden files, other suffixes
+    and folders in a class are skipped; a warning says how many of them look like images. horizontal_flip is off: only
+    the user knows whether mirrored images keep their class.
 
     Returns:
         images (N, 1 or 3, S, S) uint8, ordered by class and file name; labels (N,) int64.
@@ -48,6 +49,7 @@ def load(config: Data) -> LabelledImages:
         images = [path for path in _visible(folder, "class folder", SUFFIXES) if path.is_file()]
         if not images:
             raise UserError(f"{folder}: has no images; expected files that end in {', '.join(SUFFIXES)}")
+        _tell_left_out(folder, set(images))
         files += images
         labels += [label] * len(images)
     channels, size = _survey(files, config.image_size)
@@ -79,6 +81,19 @@ def _visible(folder: Path, role: str, suffixes: tuple[str, ...] = ("",)) -> list
             "folder). Is a drive not mounted? Bring it back, or remove the links."
         )
     return found
+
+
+def _tell_left_out(folder: Path, taken: set[Path]) -> None:
+    """Warn of what in a class's folder looks like images and is not read: a class may be smaller than one thinks."""
+    known = {*Image.registered_extensions(), ".heic", ".heif"}
+    left = [p for p in _visible(folder, "class folder") if p not in taken and (p.suffix.lower() in known or p.is_dir())]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        warnings.warn(
+            f"{folder}: {len(taken)} images are read; not read: {printable(left[0].name)}{more}. Images "
+            f"are files that end in {', '.join(SUFFIXES)}, and folders in a class are not searched",
+            stacklevel=2,
+        )
 
 
 def _survey(files: list[Path], image_size: int | None) -> tuple[int, int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,19 @@ from dashdeploy.recipe.schema import Data
 def plain_name(name: str) -> str:
     """A class's name with what no report could show escaped: control characters, and bytes that are not UTF-8."""
     return printable(name).replace("\n", "\\n")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        UserError: it is a link that leads nowhere: another file in its place would be another dataset.
+    """
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path}: a link to {os.readlink(path)}, which is not there. Bring it back, or remove the link."
+        )
+    return path.is_file()
 
 
 class Problems:
@@ -75,6 +91,8 @@ class LabelledImages:
             raise ValueError(f"labels must be ({n},), not {self.labels.shape}")
         if n == 0:
             raise UserError(f"dataset {self.name}: it holds no images")
+        if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
+            raise UserError(f"dataset {self.name}: two of its {len(self.classes)} classes are named {twice[0]!r}")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= len(self.classes):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,17 @@ def load(config: Data) -> LabelledImages:
     if len(shapes) > 1:
         raise UserError(f"{path}: its files hold latents of different shapes: {sorted(shapes)}")
     labels = np.concatenate([part["labels"] for part in parts]).astype(np.int64)
-    named = [part["classes"] for part in parts if "classes" in part]
+    named = {
+        file: [plain_name(str(name)) for name in part["classes"]]
+        for file, part in zip(files, parts, strict=True)
+        if "classes" in part
+    }
+    first, *others = named or [path]
+    if other := next((file for file in others if named[file] != named[first]), None):
+        raise UserError(f"{other}: its classes are not those of {first}, in their order. Label k must mean one class.")
     if not named and labels.max() >= MOST_CLASSES:
         raise UserError(f"{path}: label {labels.max()} would make as many classes. Give the file an array classes.")
-    classes = [plain_name(str(name)) for name in named[0]] if named else [str(i) for i in range(labels.max() + 1)]
+    classes = named[first] if named else [str(i) for i in range(labels.max() + 1)]
     return LabelledImages(
         name="latents",
         images=np.concatenate([part["latents"] for part in parts]),
@@ -57,6 +65,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file, each checked."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; {EXPECTED}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not a whole .npz file; {EXPECTED}")
     again = f"{EXPECTED[0].upper()}{EXPECTED[1:]}."
     with (
         reading(path, ".npz file without pickled objects", again=again),
@@ -68,8 +78,12 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     latents, labels = arrays["latents"], arrays["labels"]
     if latents.dtype not in ("float16", "float32") or latents.ndim != 4 or latents.shape[2] != latents.shape[3]:
         raise UserError(f"{path}: latents is {latents.shape} {latents.dtype}; {EXPECTED}")
+    if not latents.size:
+        raise UserError(f"{path}: latents is {latents.shape}, which holds no value; {EXPECTED}")
     if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{path}: labels is {labels.shape} {labels.dtype} for {len(latents)} latents; {EXPECTED}")
+    if not 0 <= labels.min() <= labels.max() < 2**63:
+        raise UserError(f"{path}: labels go from {labels.min()} to {labels.max()}; expected class numbers, from 0 on")
     names = arrays.get("classes", np.array(["any"]))
     if names.ndim != 1 or not len(names):
         raise UserError(f"{path}: classes is {names.shape} {names.dtype}; {EXPECTED}")

@@ -123,20 +123,21 @@ def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step,
     data, folder = facts.data, facts.check(choose.find, recipe, run_folder)
     trains = "teach" in wanted and recipe.teacher.path is None and recipe.teach is not None
     if trains and data is not None:
-        schedule = schedules.from_recipe(recipe.noise_schedule or NoiseSection())
+        schedule = facts.check(schedules.from_recipe, recipe.noise_schedule or NoiseSection())
+        if schedule is None:
+            return
         inputs = teach.inputs_of(data, schedule)
         made = run_folder / "teacher"
         note(facts, "teacher", made, "teacher", recipe, inputs)
         if replace or facts.to_make("teacher"):
             if not replace:
                 facts.check(stages.refuse_to_replace, made, "teacher", recipe, inputs)
+            facts.check(choose.refuse_without_null_class, recipe)
             _new_teacher(facts, recipe, run_folder, data, schedule)
             return
     if folder is None:
         if recipe.teacher.path is None and not trains:
-            facts.problems.append(
-                f"recipe {recipe.name} has no trained teacher yet: run `dashdeploy teach {recipe.name}` first"
-            )
+            facts.problems.append(str(choose.not_trained(recipe)))
         return
     if data is not None:
         facts.teacher = facts.check(choose.open_teacher, folder, recipe, data)

@@ -40,6 +40,10 @@ class Architecture(Model):
                 raise ValueError(
                     f"attention level {level} does not exist: there are {len(self.block_out_channels)} levels"
                 )
+        head, attended = self.attention_head_dim, [*self.attention_levels, len(self.block_out_channels) - 1]
+        for width in (self.block_out_channels[level] for level in attended):
+            if head is not None and width < head:
+                raise ValueError(f"attention_head_dim {head} exceeds block_out_channels {width}, which has attention")
         return self
 
 
@@ -57,4 +61,9 @@ class DiT(Model):
     def _fits(self) -> DiT:
         if (width := self.num_attention_heads * self.attention_head_dim) > 8192:
             raise ValueError(f"the width, num_attention_heads × attention_head_dim, is {width:,}; at most 8,192")
+        if width % 4:
+            raise ValueError(
+                f"the width, num_attention_heads × attention_head_dim, is {width}; it must be a multiple of 4, for the "
+                "positions of the tokens"
+            )
         return self

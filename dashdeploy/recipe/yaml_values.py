@@ -13,6 +13,8 @@ from dashdeploy.recipe.problems import UNREADABLE, KeyPath, shown
 
 MAX_VALUES = 20_000  # counted with aliases expanded, against files that grow exponentially
 MAX_DEPTH = 50
+ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[1-9][0-9_]*(:[0-5]?[0-9])+)")
+"""What YAML 1.1 takes for a number of base 8 or 60, and a person for a decimal one or a time."""
 
 
 class NotReadableError(Exception):
@@ -57,6 +59,9 @@ class Reading:
             raise NotReadableError(f"more than {MAX_VALUES} values with aliases expanded, or {MAX_DEPTH} levels")
         try:
             if isinstance(node, yaml.ScalarNode):
+                if node.tag == f"{_TAG}int" and ODD_NUMBER.fullmatch(node.value):
+                    self.problems.append((node.start_mark.line + 1, path, _odd(node.value)))
+                    return UNREADABLE
                 return self._loader.construct_object(node)
             if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
                 raise ValueError
@@ -87,6 +92,10 @@ class Reading:
                 mapping[key] = None
                 mapping[key] = self._value(value_node, (*path, key))
         return mapping
+
+
+def _odd(text: str) -> str:
+    return f"YAML reads {shown(text)} as {yaml.safe_load(text)}; write the number that you mean, in decimal digits"
 
 
 def dump(values: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
@@ -36,6 +37,10 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+MOST_THREADS = 1024
+"""As in recipes."""
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a model is to be opened; None leaves the choice to the artifact, or to the runtime.
@@ -44,7 +49,8 @@ class Opening:
     vouches for them yet.
 
     Raises:
-        UserError: the device is of another kind than those that are supported, or torch sees no GPU of its number.
+        UserError: the number of threads is out of range; the device is of another kind than those that are supported,
+            or torch sees no GPU of its number.
     """
 
     threads: int | None = None
@@ -53,6 +59,10 @@ class Opening:
     hashes: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        threads = self.threads
+        whole = isinstance(threads, Integral) and not isinstance(threads, bool)
+        if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
+            raise UserError(f"threads must be a whole number from 1 to {MOST_THREADS:,}, got {threads!r}")
         if self.device is None:
             return
         named = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", self.device)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from dashdeploy.diffusion import guidance as scales
 from dashdeploy.diffusion.sampling import draw, generate, plan
 from dashdeploy.errors import UserError
-from dashdeploy.manifest import problem
+from dashdeploy.recipe.problems import validation_problems
 from dashdeploy.recipe.schema import Guidance, Sampling
 from dashdeploy.runtime.model import Model
 
@@ -70,6 +70,7 @@ class Opened:
             UserError: an argument out of range, or a step whose values are not finite.
         """
         interface = self.model.denoiser.interface
+        seed, batch_size = _whole("seed", seed), _whole("batch_size", batch_size)
         sampling = chosen(self.sampling, guidance=guidance, steps=steps, solver=solver)
         steps_of = plan(sampling, interface.schedule.num_train_timesteps)
         sampler = generate if interface.makes_images else _latents
@@ -113,10 +114,24 @@ def chosen(
         "solver": solver,
     }
     changes = {key: value for key, value in given.items() if value is not None}
+    values = {**own.model_dump(), **{k: _plain(v) for k, v in changes.items()}}
     try:
-        return Sampling.model_validate({**own.model_dump(), **{k: _plain(v) for k, v in changes.items()}})
+        return Sampling.model_validate(values)
     except ValidationError as error:
-        raise UserError(problem(error)) from error
+        path, told = validation_problems(error, values, Sampling)[0]
+        key = ".".join(str(step) for step in path)
+        raise UserError(f"{key}: {told}" if key else told) from error
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number, also one of numpy's; its range is for others to check.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UserError(f"{name} must be a whole number, got {value!r}")
+    return int(value)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def open_path(
         UserError: nothing there that can be opened, it is damaged, not signed, or of another student than its run
             folder's, or what it needs is not here.
     """
-    path, how = Path(path), Opening(threads, provider, device)
+    given = {"provider": provider, "public_key": public_key}
+    if wrong := [name for name, value in given.items() if value is not None and not (isinstance(value, str) and value)]:
+        raise UserError(f"{wrong[0]} must be text, or be left out; got {given[wrong[0]]!r}")
+    path, how = Path(path), Opening(threads, provider, None if device is None else str(device))
     public_key = checked.configured_key(public_key)
     if path.suffix == ".onnx":
         if provider is not None or device is not None:
@@ -113,8 +117,8 @@ def find_model(path: Path) -> Path:
     Raises:
         UserError: there is none, or the artifact is of another student than the run folder's.
     """
-    if not path.is_dir():
-        what = "a file that is not opened by itself" if path.exists() else "no such file or folder"
+    if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+        what = "a file that is not opened by itself" if os.path.exists(path) else "no such file or folder"
         raise UserError(f"{shown(path)}: {what}. Expected a run folder, an artifact, a model folder or an .onnx file.")
     if any((path / name).is_file() for name in (stages.MANIFEST, *CONFIGS)):
         return path

@@ -11,6 +11,7 @@ from typing import Any
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Student
 from dashdeploy.students import blocks
+from dashdeploy.teachers.config import POSITIONS, levels_without_heads
 from dashdeploy.teachers.dit import dit_config
 from dashdeploy.teachers.networks import DEPTHS, DIT, UNET, arguments, count_parameters
 from dashdeploy.teachers.unet2d import unet_config
@@ -132,18 +133,20 @@ def _by_depth(some: list[dict[str, Any]], *, network: str) -> list[list[dict[str
 def candidates(teacher: dict[str, Any], *, layers_per_block: int | None) -> list[dict[str, Any]]:
     """Every distinct narrower or shallower copy of a UNet; the number of levels and the places of attention stay.
 
-    The channels are scaled by one factor, in multiples of norm_num_groups; a level has as many blocks or fewer.
+    The channels are scaled by one factor, in multiples of norm_num_groups; a level has as many blocks or fewer, and
+    where it has attention it is no narrower than a head.
     """
     step = teacher["norm_num_groups"]
     widths = teacher["block_out_channels"]
     factors = {Fraction(k * step, width) for width in widths for k in range(1, width // step + 1)}
     scaled = {tuple(max(step, round(width * factor / step) * step) for width in widths) for factor in factors}
     layers = range(1, teacher["layers_per_block"] + 1) if layers_per_block is None else [layers_per_block]
-    return [
+    some = [
         {**teacher, "block_out_channels": list(channels), "layers_per_block": n}
         for channels in sorted(scaled)
         for n in layers
     ]
+    return [config for config in some if not levels_without_heads(config)]
 
 
 def dit_candidates(teacher: dict[str, Any]) -> list[dict[str, Any]]:
@@ -157,4 +160,5 @@ def dit_candidates(teacher: dict[str, Any]) -> list[dict[str, Any]]:
         {**eps_only, "num_layers": layers, "num_attention_heads": h}
         for h in range(1, heads + 1)
         for layers in range(max(1, depth * h // heads), depth + 1)
+        if h * teacher["attention_head_dim"] % POSITIONS == 0
     ]

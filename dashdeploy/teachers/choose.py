@@ -68,6 +68,14 @@ def find(recipe: Recipe, run_folder: Path) -> Path | None:
     )
 
 
+def not_trained(recipe: Recipe) -> UserError:
+    """The error for a recipe whose teacher is yet to be trained."""
+    return UserError(
+        f"recipe {recipe.name} has no trained teacher yet. Give the same recipe to `dashdeploy teach` first, or to "
+        "`dashdeploy run`, which does all."
+    )
+
+
 def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     """Load a teacher and check that it fits the recipe's data and noise schedule.
 
@@ -144,9 +152,22 @@ def check(teacher: Teacher, recipe: Recipe, data: LabelledImages) -> str | None:
     return semantics.doubt(found) or str(found)
 
 
+def refuse_without_null_class(recipe: Recipe) -> None:
+    """Refuse to train a teacher that `check` would refuse in the end.
+
+    Raises:
+        UserError: its training drops no labels, so that nothing trains the null class.
+    """
+    if recipe.teach is not None and recipe.teach.label_dropout == 0 and recipe.teacher.check:
+        raise UserError(
+            "teach.label_dropout is 0: nothing would train the teacher's null class, and there is no guidance to "
+            "distil from it. Raise it (0.1 is usual), or set teacher.check to false."
+        )
+
+
 def _was_taught(manifest: dict[str, Any] | None, data: LabelledImages) -> bool:
     """Whether `teach` has made a teacher on these data, with label dropout, so that its null class is one."""
-    if manifest is None or manifest["inputs"].get("data") != data.sha256:
+    if manifest is None or manifest["stage"] != "teacher" or manifest["inputs"].get("data") != data.sha256:
         return False
     taught = manifest["recipe"].get("teach")
     return bool(taught) and taught["label_dropout"] > 0

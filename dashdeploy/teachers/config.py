@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +25,8 @@ Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SkipUpBlock
 Levels = Field(min_length=1, max_length=16)
 MOST_PATCHES = 16_384
 """Of a DiT's image: every one attends to every other."""
+POSITIONS = 4
+"""A DiT's width is a multiple of it: a sine and a cosine for each of the two directions."""
 
 
 class _Config(BaseModel):
@@ -71,7 +74,22 @@ class UNet(_Config):
             raise ValueError("down_block_types, up_block_types and block_out_channels must be equally long")
         if bad := [c for c in self.block_out_channels if c % self.norm_num_groups]:
             raise ValueError(f"block_out_channels {bad[0]} is not a multiple of norm_num_groups {self.norm_num_groups}")
+        if narrow := levels_without_heads(self.model_dump()):
+            raise ValueError(
+                f"block_out_channels {narrow[0]} has attention and is narrower than a head: attention_head_dim is "
+                f"{self.attention_head_dim}"
+            )
         return self
+
+
+def levels_without_heads(unet: Mapping[str, Any]) -> list[int]:
+    """Channels of the levels of a UNet that have attention and are narrower than one head, so that none is left."""
+    widths, head = unet["block_out_channels"], unet.get("attention_head_dim")
+    down, up = unet["down_block_types"], reversed(unet["up_block_types"])
+    attended = [width for width, *kinds in zip(widths, down, up, strict=True) if any("Attn" in kind for kind in kinds)]
+    if unet.get("mid_block_type", True) and unet.get("add_attention", True):
+        attended.append(widths[-1])
+    return [width for width in attended if head is not None and width < head]
 
 
 class DiT(_Config):
@@ -100,7 +118,7 @@ class DiT(_Config):
             raise ValueError(f"patch_size {self.patch_size} does not divide sample_size {self.sample_size}")
         if (self.sample_size // self.patch_size) ** 2 > MOST_PATCHES:
             raise ValueError(f"sample_size {self.sample_size} makes more than {MOST_PATCHES} patches")
-        if self.num_attention_heads * self.attention_head_dim % 4:
+        if self.num_attention_heads * self.attention_head_dim % POSITIONS:
             raise ValueError("num_attention_heads · attention_head_dim must be a multiple of 4, for its positions")
         return self
 
@@ -180,4 +198,4 @@ def _read(kind: type[_Config], values: dict[str, Any], source: str) -> None:
         # As JSON: its lists may stand for tuples, and apart from that types are strict.
         kind.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(f"{source}: {manifest.problem(error)}") from error
+        raise UserError(f"{source}: {manifest.problem(error, whole='its values')}") from error

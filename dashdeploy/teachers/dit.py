@@ -61,12 +61,9 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
             "classes K, the side of the images or latents, their channels"
         )
     assert isinstance(num_classes, int) and isinstance(size, int) and isinstance(channels, int)
-    out = config.get("out_channels") or channels
-    if out not in (channels, 2 * channels):
-        raise UserError(
-            f"{role} {where / 'config.json'}: out_channels is {out}; expected {channels} as in_channels, or "
-            f"{2 * channels} where the variance is learned"
-        )
+    networks.check_out_channels(
+        config.get("out_channels") or channels, channels, source=f"{role} {where / 'config.json'}"
+    )
     state = networks.read_weights(folder, role=role)
     rows = len(state[TABLE]) if TABLE in state else num_classes + 1
     if rows == num_classes:

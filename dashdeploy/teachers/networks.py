@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import warnings
 from pathlib import Path
@@ -120,7 +121,7 @@ def try_forward(config: dict[str, Any], *, network: str = UNET, what: str) -> No
             labels = torch.zeros(2, dtype=torch.long)
             x = torch.zeros(2, config["in_channels"], height, width)
             module(x, timestep=labels, class_labels=labels)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{what} cannot take images of {height}×{width} pixels: {detail}") from error
 
@@ -166,6 +167,10 @@ def save(
 def folder_of(folder: Path) -> Path:
     """Where the network's files are: a subfolder of a pipeline, or `folder` itself."""
     inside = [folder / name for name in FOLDERS.values() if (folder / name).is_dir()]
+    if len(inside) > 1:
+        raise UserError(
+            f"{folder}: holds both {'/ and '.join(FOLDERS.values())}/. Which is the model? Remove the other."
+        )
     return inside[0] if inside else folder
 
 
@@ -198,13 +203,28 @@ def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
             f"{role} {path}: {odd[0]} is stored as {dtype} ({len(odd)} of {len(state)} tensors are not floating-point "
             "numbers of 16 bits or more). Save the weights before they were quantized."
         )
-    return {_present_name(name): tensor.float() for name, tensor in state.items()}
+    in_float32 = {_present_name(name): tensor.float() for name, tensor in state.items()}
+    require_finite(in_float32, source=f"{role} {path}", advice="Its values do not fit into float32.")
+    return in_float32
 
 
 def _present_name(name: str) -> str:
     """The name of a UNet's attention weight, which diffusers 0.17 changed; others stay."""
     match = re.fullmatch(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
     return f"{match[1]}.{ATTENTION[match[2]]}.{match[3]}" if match else name
+
+
+def check_out_channels(out: int, channels: int, *, source: str) -> None:
+    """Refuse a network whose output is neither of its input's channels, nor of these and a learned variance.
+
+    Raises:
+        UserError: it is.
+    """
+    if out not in (channels, 2 * channels):
+        raise UserError(
+            f"{source}: out_channels is {out}; expected {channels} as in_channels, or {2 * channels} where the "
+            "variance is learned"
+        )
 
 
 def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: Path, role: str) -> Any:
@@ -215,8 +235,10 @@ def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: P
     """
     where = f"{role} {folder_of(folder)}"
     # Nothing is allocated for a network that the weights are not of.
-    if told := _differences(on_meta(config, source=where).state_dict(), state):
+    shapes = on_meta(config, source=where)
+    if told := _differences(shapes.state_dict(), state):
         raise UserError(f"{where}: weights and config.json do not fit together: {told}")
+    try_forward(arguments(shapes.config), network=type(shapes).__name__, what=where)
     network = CLASSES[config.get("_class_name", UNET)](**arguments(config))
     network.load_state_dict(state)
     return without_label_dropout(network).eval().requires_grad_(False)
@@ -273,6 +295,9 @@ def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
 
 def _read_json(path: Path, role: str) -> dict[str, Any]:
     if not path.is_file():
+        lost = next((p for p in (path, *(path.parent / name for name in FOLDERS.values())) if p.is_symlink()), None)
+        if lost is not None and not lost.exists():
+            raise UserError(f"{role} {lost}: a link to {os.readlink(lost)}, which is not there. Bring it back.")
         raise UserError(f"{role} {path}: no such file. Expected a folder in diffusers format.")
     with reading(path, f"configuration of a {role} in JSON"):
         value = json.loads(path.read_text(encoding="utf-8"))

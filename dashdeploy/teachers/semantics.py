@@ -98,6 +98,8 @@ def measure(teacher: TorchDenoiser, held_out: LabelledImages, *, seed: int = 0) 
     while losses.shape[1] < MOST_DRAWS:
         losses = np.concatenate([losses, draws.losses(ROUND, draws.usual)], axis=1)
         classes = np.concatenate([classes, draws.drawn])
+        if not np.isfinite(losses).all():
+            return _not_finite(losses)
         found = _compared(losses, classes, teacher.interface.num_classes)
         judged = len(classes) >= min(EACH * len(draws.classes), 2 * ROUND)
         if judged and found.labels.t >= CLEAR and found.nulls.t >= LIKELY and found.worst < LIKELY:
@@ -106,6 +108,14 @@ def measure(teacher: TorchDenoiser, held_out: LabelledImages, *, seed: int = 0) 
         return found
     order, gain = _order(draws, held_out)
     return found if order is None else Semantics(**{**vars(found), "order": order, "gain": gain})
+
+
+def _not_finite(losses: Loss) -> Semantics:
+    """What there is to say of losses that are not finite: their means, which `problem` refuses."""
+    unknown = Difference(float("nan"), float("nan"))
+    with np.errstate(invalid="ignore", over="ignore"):
+        right, other, null = (float(loss.mean()) for loss in losses)
+    return Semantics(losses.shape[1], right, other, null, labels=unknown, nulls=unknown, worst=float("nan"))
 
 
 def _compared(losses: Loss, classes: NDArray[np.int64], num_classes: int) -> Semantics:

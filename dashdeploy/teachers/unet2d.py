@@ -75,13 +75,14 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
             f"{role} {unet_folder}: num_class_embeds is {embeds}; a model of K classes with a null class has K + 1. "
             "A model without the null class was not trained for classifier-free guidance."
         )
-    unet = networks.restore(config, networks.read_weights(folder, role=role), folder=folder, role=role)
+    channels = config.get("in_channels", 3)
+    out, source = config.get("out_channels", 3), f"{role} {unet_folder / 'config.json'}"
+    networks.check_out_channels(out, channels, source=source)
     size = config.get("sample_size")
     height, width = (size, size) if isinstance(size, int) else tuple(size or (0, 0))
     if not height or not width:
-        raise UserError(f"{role} {unet_folder / 'config.json'}: sample_size is missing; set it to the image size")
+        raise UserError(f"{source}: sample_size is missing; set it to the image size")
+    unet = networks.restore(config, networks.read_weights(folder, role=role), folder=folder, role=role)
     schedule, prediction = networks.load_schedule(folder, role)
-    interface = Interface(
-        num_classes=embeds - 1, image_shape=(config.get("in_channels", 3), height, width), schedule=schedule
-    )
+    interface = Interface(num_classes=embeds - 1, image_shape=(channels, height, width), schedule=schedule)
     return TorchDenoiser(unet, interface, prediction=prediction)

@@ -9,7 +9,6 @@ from typing import Any
 from dashdeploy import stages
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
-from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.teachers import choose, networks
@@ -43,7 +42,7 @@ def distill(
     config, folder = recipe.distill, run_folder / "student"
     teacher_folder = choose.find(recipe, run_folder)
     if teacher_folder is None:
-        raise UserError(f"recipe {recipe.name} has no trained teacher yet: run `dashdeploy teach {recipe.name}` first")
+        raise choose.not_trained(recipe)
     data = load_dataset(recipe.data)
     teacher = choose.open_teacher(teacher_folder, recipe, data)
     schedule = teacher.denoiser.interface.schedule

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 
+from dashdeploy import terminal
 from dashdeploy.cli.app import main
 
 TARGET = "name: mine\ndescription: d\nbackend: onnxruntime\ngraphs: [guided]\n"
@@ -80,3 +82,16 @@ def test_the_way_out_is_named(command: str, told: str, capsys: pytest.CaptureFix
     assert "Errno" not in err and "(known: )" not in err and "^[" not in err
     assert all(line.startswith("  ") for line in err.splitlines()[1:])
     assert err.count("guidence: must be") <= 1
+
+
+def test_a_warning_is_one_line_told_once_and_others_stay_pythons(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[tuple[object, ...]] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda *given: others.append(given))
+    terminal.plain_warnings()
+    ours = str(Path(terminal.__file__).parent / "data" / "x.py")
+    for filename in (ours, ours, "/elsewhere/y.py"):
+        warnings.showwarning("two\u00d7", UserWarning, filename, 7)
+    assert capsys.readouterr().err == "warning: two\u00d7\n"
+    assert [given[2] for given in others] == ["/elsewhere/y.py"]

@@ -157,3 +157,12 @@ def test_the_debian_package_holds_the_published_training_set() -> None:
     assert np.bincount(data.labels).tolist() == [6000] * 10
     # The published mean of the training pixels is 0.2860.
     assert data.images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)
+
+
+def test_a_link_that_leads_nowhere_does_not_make_way_for_another_file(tmp_path: Path, pixels: np.ndarray) -> None:
+    write(tmp_path, IMAGES, idx(pixels))
+    write(tmp_path, LABELS.removesuffix(".gz"), idx(np.zeros(12, np.uint8)))
+    load_dataset(config(tmp_path))
+    (tmp_path / LABELS).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"{LABELS}: a link to nowhere, which is not there"):
+        load_dataset(config(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,16 @@ def test_one_image_and_one_image_a_class(tmp_path: Path, holdout: float) -> None
     save(tmp_path / "b" / "1.png", seed=1)
     trained, held_out = load_dataset(config(tmp_path)).split(holdout)
     assert len(trained) and len(held_out)
+
+
+def test_what_looks_like_images_and_is_not_read_is_told_of(tmp_path: Path) -> None:
+    for label in "ab":
+        save(tmp_path / label / "0.png")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(config(tmp_path))
+    save(tmp_path / "a" / "1.tiff")
+    save(tmp_path / "a" / "more" / "2.png")
+    with pytest.warns(UserWarning, match=r"a: 1 images are read; not read: 1\.tiff and 1 more\. Images are"):
+        assert len(load_dataset(config(tmp_path))) == 2

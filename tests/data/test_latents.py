@@ -59,6 +59,19 @@ def test_without_names_the_classes_are_numbers_and_half_precision_is_taken(tmp_p
     assert data.classes == ("0", "1", "2") and data.images.dtype == np.float16
 
 
+@pytest.mark.parametrize("order", [["dog", "cat", "hen"], ["cat", "dog"], ["cat", "dog", "hen", "owl"]])
+def test_files_that_name_their_classes_otherwise_are_refused(saved: Path, order: list[str]) -> None:
+    np.savez(saved / "b.npz", **arrays(4, seed=1), classes=np.array(order))
+    with pytest.raises(UserError, match=r"b\.npz: its classes are not those of .*a\.npz, in their order"):
+        load_dataset(Data(name="latents", path=str(saved)))
+
+
+def test_an_array_that_is_not_in_an_archive_is_called_so(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", arrays()["latents"])
+    with pytest.raises(UserError, match=r"x\.npy: not a whole \.npz file; expected"):
+        load_dataset(Data(name="latents", path=str(tmp_path / "x.npy")))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -66,6 +79,9 @@ def test_without_names_the_classes_are_numbers_and_half_precision_is_taken(tmp_p
         ({"latents": np.zeros((6, 4, 8, 8), np.uint8)}, r"latents is \(6, 4, 8, 8\) uint8"),
         ({"latents": np.zeros((6, 4, 8, 4), np.float32)}, r"latents is \(6, 4, 8, 4\) float32"),
         ({"latents": np.full((6, 4, 8, 8), np.nan, np.float32)}, "NaN or Inf"),
+        ({"latents": np.zeros((6, 0, 8, 8), np.float32)}, "holds no value"),
+        ({"labels": np.full(6, 2**63 + 1, np.uint64)}, "labels go from 9223372036854775809"),
+        ({"classes": np.array(["a", "b", "a"])}, "two of its 3 classes are named 'a'"),
         ({"labels": np.zeros(5, np.int64)}, r"labels is \(5,\) int64 for 6 latents"),
         ({"labels": np.array([object()] * 6)}, "without pickled objects"),
     ],

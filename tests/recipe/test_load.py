@@ -425,3 +425,10 @@ def test_the_resolved_recipe_loads_to_an_equal_one() -> None:
     text = resolved_yaml(recipe)
     assert "1000" in text  # num_train_timesteps or steps: defaults are written out
     assert load_text(text, name="resolved") == recipe
+
+
+@pytest.mark.parametrize(("text", "read"), [("010", "8"), ("1:30", "90"), ("-07_0", "-56")])
+def test_a_number_that_yaml_reads_otherwise_than_a_person_is_refused(text: str, read: str) -> None:
+    assert problems(f"distill: {{steps: {text}}}") == [
+        f"line 4: distill.steps: YAML reads '{text}' as {read}; write the number that you mean, in decimal digits"
+    ]

@@ -101,6 +101,11 @@ def test_labels_may_be_a_number_a_list_a_range_or_an_array(run: Path) -> None:
         (0, {"solver": "euler"}, "solver: must be"),
         (0, {"seed": -1}, "0 ≤ seed < 2"),
         (0, {"batch_size": 0}, "batch_size ≥ 1"),
+        (0, {"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
+        (0, {"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        (0, {"seed": None}, "seed must be a whole number, got None"),
+        (0, {"seed": True}, "seed must be a whole number, got True"),
+        (0, {"guidance": {"kind": "x"}}, r"guidance\.kind: unknown 'x' \(known: tag, interval\)"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(run: Path, labels, options: dict, message: str) -> None:

@@ -6,10 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
+import dashdeploy
 from dashdeploy.errors import UserError
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.opening import artifact_folders, open_path
@@ -232,3 +234,26 @@ def test_a_path_without_a_model_says_what_was_expected(tmp_path: Path) -> None:
 def test_another_device_is_refused_in_one_line(tiny_run: Path, device: str) -> None:
     with pytest.raises(UserError, match=rf"device '{device}': (expected cpu, cuda|torch sees \d+ CUDA devices)"):
         open_path(tiny_run, device=device)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[({"threads": n}, "threads must be a whole number from 1 to 1,024") for n in (0, -1, "2", 1.5, True, 10**9)],
+        ({"device": 3}, "device '3': expected cpu"),
+        ({"provider": ""}, "provider must be text, or be left out; got ''"),
+        ({"provider": 1}, "provider must be text"),
+        ({"public_key": ""}, "public_key must be text, or be left out; got ''"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_one_line(tiny_run: Path, options: dict, message: str) -> None:
+    for path in (tiny_run, tiny_run / "student", tiny_run / "artifacts" / "onnx-cpu" / "step.onnx"):
+        with pytest.raises(UserError, match=message):
+            dashdeploy.open(path, **options)
+
+
+def test_numbers_of_numpy_a_device_of_torch_and_a_long_name_are_taken_for_what_they_are(tiny_run: Path) -> None:
+    dashdeploy.open(tiny_run, threads=np.int64(1), device=str(torch.device("cpu"))).close()
+    dashdeploy.open(tiny_run, device=torch.device("cpu")).close()  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no such file or folder"):
+        dashdeploy.open("x" * 300)

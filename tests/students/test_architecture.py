@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Architecture, DiT, Student
 from dashdeploy.students.architecture import candidates, design, dit_candidates
 from dashdeploy.teachers.dit import dit_config
-from dashdeploy.teachers.networks import DIT, UNET, count_parameters, create
+from dashdeploy.teachers.networks import DIT, UNET, count_parameters, create, try_forward
 from dashdeploy.teachers.unet2d import unet_config
 
+SHAPE = {"image_shape": (1, 8, 8), "num_classes": 10}
 PAPER = {"norm_num_groups": 32, "attention_levels": (1,)}
 TEACHER = Architecture(block_out_channels=(128, 256, 256, 256), layers_per_block=2, **PAPER)
 STUDENT = Architecture(block_out_channels=(64, 128, 128, 128), layers_per_block=1, **PAPER)
@@ -109,3 +111,31 @@ def test_parameters_of_a_deep_network_are_counted_from_two_shallow_ones(layers: 
     )
     config = unet_config(given, image_shape=(1, 8, 8), num_classes=3)
     assert count_parameters(config) == sum(p.numel() for p in create(config).parameters())
+
+
+@pytest.mark.parametrize("compression", [1.5, 3.0])
+def test_no_student_is_narrower_than_an_attention_head(compression: float) -> None:
+    teacher = Architecture(block_out_channels=(16, 32), layers_per_block=2, norm_num_groups=4, attention_head_dim=8)
+    config = unet_config(teacher, image_shape=(1, 8, 8), num_classes=10)
+    student = design(Student(compression=compression), config)
+    try_forward(student.config, what="the student")
+    assert min(c["block_out_channels"][-1] for c in candidates(config, layers_per_block=None)) == 8
+
+
+def test_no_dit_has_a_width_that_its_positions_cannot_have() -> None:
+    config = create(
+        dit_config(DiT(num_attention_heads=8, attention_head_dim=6, num_layers=1), **SHAPE), network=DIT
+    ).config
+    assert {c["num_attention_heads"] for c in dit_candidates(dict(config))} == {2, 4, 6, 8}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Architecture(block_out_channels=(8, 16), attention_head_dim=32), "attention_head_dim 32 exceeds"),
+        (lambda: DiT(num_attention_heads=1, attention_head_dim=2), "is 2; it must be a multiple of 4"),
+    ],
+)
+def test_a_recipe_says_which_widths_attention_can_have(make, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,50 @@ def test_weights_of_another_network_or_number_are_named(models, changed, change,
     with pytest.raises(UserError, match=message) as caught:
         formats.load(folder, role="teacher")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("unet", {"out_channels": 3}, "out_channels is 3; expected 1 as in_channels, or 2"),
+        ("unet", {"attention_head_dim": 64}, "block_out_channels 16 has attention and is narrower than a head"),
+        ("unet", {"norm_num_groups": 3}, r"config\.json: its values: block_out_channels 8 is not a multiple"),
+        ("unet", {"foo": 1}, "foo: is no key that is known here"),
+        ("dit", {"out_channels": 3}, "out_channels is 3; expected 1"),
+    ],
+)
+def test_a_network_that_cannot_be_right_is_told_in_plain_words(
+    models: dict[str, Path], changed, kind: str, change: dict[str, Any], message: str
+) -> None:
+    file = UNET if kind == "unet" else DIT
+    config = json.loads((models[kind] / file).read_text())
+    with pytest.raises(UserError, match=message):
+        formats.load(changed(kind, file, config | change), role="teacher")
+
+
+def test_a_network_that_does_not_take_its_images_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    deep = Architecture(block_out_channels=(8,) * 4, layers_per_block=1, norm_num_groups=4)
+    config = unet2d.unet_config(deep, image_shape=(1, 8, 8), num_classes=4) | {"sample_size": 6}
+    networks.save(networks.create(config), SCHEDULE, tmp_path)
+    with pytest.raises(UserError, match="cannot take images of 6×6 pixels"):
+        formats.load(tmp_path, role="teacher")
+
+
+def test_a_folder_of_two_models_and_a_link_that_is_lost_are_told(models: dict[str, Path], tmp_path: Path) -> None:
+    for kind in ("unet", "dit"):
+        shutil.copytree(models[kind], tmp_path / "both", dirs_exist_ok=True)
+    with pytest.raises(UserError, match="holds both unet/ and transformer/"):
+        formats.load(tmp_path / "both", role="teacher")
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "unet").symlink_to("nowhere")
+    with pytest.raises(UserError, match="lost/unet: a link to nowhere, which is not there"):
+        formats.load(tmp_path / "lost", role="teacher")
+
+
+def test_weights_that_float32_does_not_hold_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(models["unet"], tmp_path / "wide")
+    path = tmp_path / "wide" / "unet" / networks.WEIGHTS
+    state = load_file(path)
+    save_file(state | {"conv_in.bias": torch.full((8,), 1e300, dtype=torch.float64)}, path)
+    with pytest.raises(UserError, match=r"conv_in\.bias holds NaN or Inf\. Its values do not fit into float32"):
+        formats.load(tmp_path / "wide", role="teacher")

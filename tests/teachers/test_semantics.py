@@ -118,3 +118,21 @@ def test_one_image_a_class_and_classes_without_images_are_enough(held_out: Label
     first = [int((held_out.labels == c).argmax()) for c in range(5)]
     few = held_out.take(torch.tensor(first).numpy())
     assert semantics.problem(found(moved(*OWN), few), OWN) is None
+
+
+@pytest.mark.parametrize("scale", [float("inf"), 3e38])
+def test_predictions_that_are_not_finite_are_refused_as_such(held_out: LabelledImages, scale: float) -> None:
+    teacher = moved(*OWN)
+    with torch.no_grad():
+        teacher.unet.conv_out.weight.fill_(scale)
+    with pytest.raises(UserError, match="what it predicts on noisy held-out images is not finite"):
+        semantics.refuse(found(teacher, held_out), OWN, name="x")
+
+
+def test_a_student_that_teaches_is_measured_like_any_other_teacher(tiny_run: Path, tiny_recipe) -> None:
+    section = tiny_recipe.teacher.model_copy(update={"path": str(tiny_run / "student")})
+    recipe, data = tiny_recipe.model_copy(update={"teacher": section}), load_dataset(tiny_recipe.data)
+    own = choose.open_teacher(tiny_run / "teacher", tiny_recipe, data)
+    assert choose.check(own, tiny_recipe, data) is None
+    with pytest.raises(UserError, match="student: its labels do not help"):
+        choose.check(choose.open_teacher(tiny_run / "student", recipe, data), recipe, data)
