@@ -39,7 +39,7 @@ def adopt(checkpoint: Path, folder: Path, *, image_size: int = 32, weights: Lite
         UserError: the checkpoint has another layout, or the folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if stages.work_path(folder.absolute()).exists():
+        if stages.work_path(folder.absolute()).parent.exists():
             with suppress(UserError, OSError), stages.exclusive(folder.absolute()):  # ends what a kill left half-way
                 pass
         raise UserError(f"{folder}: is there already; give a new folder")

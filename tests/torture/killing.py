@@ -128,8 +128,9 @@ def two_at_once(grounds: Grounds, *, at_most: int | None, seed: int) -> Tally:
     expected = undisturbed(grounds, "run")[0]
     pairs = [(a, b, begin) for a, b in itertools.combinations_with_replacement(BESIDE, 2) for begin in ((), after)]
     draw = random.Random(seed)
-    tally = Tally(points=len(pairs))
-    for a, b, begin in pairs if at_most is None else draw.sample(pairs, at_most):
+    tried = pairs if at_most is None else draw.sample(pairs, at_most)
+    tally = Tally(points=len(tried))
+    for a, b, begin in tried:
         grounds.begin(begin)
         first = grounds.start(COMMANDS[a].arguments)
         time.sleep(draw.uniform(0, 0.5))
