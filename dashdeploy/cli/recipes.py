@@ -136,8 +136,28 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
         raise UserError(f"{target} exists. Give another name, or --force to overwrite it.")
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist. Create it first, or give another one.")
-    write_whole(target, _renamed(_with_its_base(kind, source, target.parent), source, target))
+    content = _with_its_base(kind, source, target.parent)
+    if kind == "recipes" and not source.is_relative_to(locate.data_root("recipes")):  # these name what ships
+        _keep_its_paths(content, source, target.parent)
+    write_whole(target, _renamed(content, source, target))
     return target
+
+
+def _keep_its_paths(content: bytes, source: Path, folder: Path) -> None:
+    """Refuse a copy whose relative paths, as in `data.path`, would lead elsewhere: they are relative to their file."""
+    import copy
+
+    from dashdeploy.recipe.paths import anchor
+
+    here = _values(content)
+    there = copy.deepcopy(here)
+    anchor(here, source.parent)
+    anchor(there, folder)
+    if here != there:
+        raise UserError(
+            f"{shown(source)}: its relative paths are relative to its folder, and would lead elsewhere from "
+            f"{shown(folder)}. Copy it into its own folder, or make them absolute first."
+        )
 
 
 def _renamed(content: bytes, source: Path, target: Path) -> bytes:

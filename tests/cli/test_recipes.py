@@ -130,6 +130,16 @@ def test_a_copy_that_would_lose_its_base_is_refused(recipes, folder: Path) -> No
     assert err == "error: sub/flow.yaml: write `extends` on a separate line to copy it to another folder\n"
 
 
+def test_a_copy_whose_relative_paths_would_lead_elsewhere_is_refused(recipes, folder: Path) -> None:
+    (folder / "mine.yaml").write_text(VALID + "data: {name: image_folder, path: flowers}\n")
+    (folder / "other").mkdir()
+    code, _, err = recipes("cp", "mine.yaml", "other")
+    assert (
+        code == 2 and "its relative paths are relative to its folder" in err and not list((folder / "other").iterdir())
+    )
+    assert recipes("cp", "mine.yaml", "second.yaml")[0] == 0
+
+
 def test_cp_into_a_folder_that_is_not_there_is_a_mistake(recipes) -> None:
     code, _, err = recipes("cp", "good", "nowhere/good.yaml")
     assert (code, "folder nowhere does not exist" in err) == (2, True)
