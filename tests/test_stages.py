@@ -261,7 +261,7 @@ def test_what_differs_from_a_finished_stage_is_named(tmp_path: Path, tiny_recipe
     said = refusal("distill.learning_rate=1e-4", "distill.log_every=7", "distill.teacher_bank=32")
     assert "distill.learning_rate 0.0002 → 0.0001; distill.teacher_bank 0 → 32. Pass --fresh" in said
     said = refusal("student.compression=3", of="b" * 64)
-    assert "student.compression 2.0 → 3.0; input.of aaaaaaaa… → bbbbbbbb…. Pass --fresh" in said
+    assert "student.compression 2.0 → 3.0; content of of aaaaaaaa… → bbbbbbbb…. Pass --fresh" in said
     (tmp_path / "student" / "sub" / "file.txt").write_text("b")
     assert "cannot be used: " in (said := refusal()) and "--fresh" in said
     (tmp_path / "mine").mkdir()

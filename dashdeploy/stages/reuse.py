@@ -53,7 +53,7 @@ def differences(manifest: dict[str, Any], stage: keys.Stage, recipe: Recipe, inp
             if manifest["inputs"] != inputs
             else ()
         ),
-        *_changes(manifest["inputs"], inputs, "input"),
+        *(text.replace("input.", "content of ", 1) for text in _changes(manifest["inputs"], inputs, "input")),
         *_changes(keys.without(ours, keys.left_out(recipe, stage)), keys.depends_on(recipe, stage)),
     ]
     return list(dict.fromkeys(told))
