@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,12 +30,12 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Ma
 
     The library writes metadata of several keys in an order that is another in every process.
     """
-    whole = save(tensors)
-    length = 8 + int.from_bytes(whole[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(whole[8:length])}
+    whole = io.BytesIO(save(tensors))
+    length = int.from_bytes(whole.read(8), "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(whole.read(length))}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[length:])
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole.read())
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], *, source: object, advice: str) -> None:

@@ -177,7 +177,7 @@ def test_the_program_minisign_takes_our_signatures_and_we_take_its(
         (["verify", "{artifact}", "--key", "nowhere.pub"], "nowhere.pub: cannot be read"),
         (["verify", "{artifact}", "--key", "{secret}"], "not a minisign public key"),
         (["verify", "{artifact}", "--key", "A" * 56], "not a minisign public key"),
-        (["verify", "nowhere", "--key", "{public}"], "not a finished stage"),
+        (["verify", "nowhere", "--key", "{public}"], "nowhere: no such folder"),
         (["export", "{run}", "--sign", "{public}"], "not a secret key of minisign"),
         (["export", "{run}", "--sign", "nowhere"], "nowhere: not a secret key"),
         (["keygen", "{name}"], "there is a file already, and keys are not written over"),

@@ -117,7 +117,7 @@ def test_2_for_a_limit_that_is_none(capsys: pytest.CaptureFixture[str], first: P
 def test_2_for_a_record_that_is_not_there(capsys: pytest.CaptureFixture[str], first: Path, tmp_path: Path) -> None:
     assert (
         call(capsys, "diff", first, tmp_path / "none")[2]
-        == f"error: {tmp_path / 'none'}: no such file or folder. Check the path.\n"
+        == f"error: {tmp_path / 'none'}: no such file or folder. Give a bench.json, a bench folder or a run folder.\n"
     )
 
 
