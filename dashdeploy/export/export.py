@@ -25,7 +25,7 @@ from dashdeploy.recipe.load import recipe_in
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.target import Target
-from dashdeploy.teachers import choose, formats, networks
+from dashdeploy.teachers import formats, identity, networks
 from dashdeploy.terminal import warn
 
 
@@ -79,7 +79,9 @@ def _say_if_stale(student: stages.Stage) -> None:
     if not teacher.is_dir():
         return
     try:
-        same = choose.sha256(teacher) == student.manifest["inputs"]["teacher"]
+        same = (
+            identity.as_taken(teacher, student.manifest["recipe"]["teacher"]) == student.manifest["inputs"]["teacher"]
+        )
     except UserError:
         same = False
     if not same:

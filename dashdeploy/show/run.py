@@ -151,23 +151,12 @@ def _of_another_teacher(folder: Path, student: stages.Stage) -> str:
     if not teacher.is_dir():
         return ""
     try:
-        same = _identity(teacher, student.manifest["recipe"]["teacher"]) == student.manifest["inputs"]["teacher"]
+        same = (
+            identity.as_taken(teacher, student.manifest["recipe"]["teacher"]) == student.manifest["inputs"]["teacher"]
+        )
     except UserError as problem:
         return str(problem)
     return "" if same else f"{teacher} is another teacher than it was made from"
-
-
-def _identity(teacher: Path, section: dict[str, Any]) -> str:
-    """A teacher's hash as a recipe takes it: see `choose.open_teacher`."""
-    whole = identity.sha256(teacher)
-    if section.get("labels") is None and section.get("null_class") is None:
-        return whole
-    from dashdeploy.recipe.schema import Teacher
-    from dashdeploy.teachers import networks, rows
-
-    num_rows = rows.number(networks.read_config(teacher, role="teacher"))
-    taken = rows.chosen(Teacher.model_validate(section), num_rows)
-    return whole if taken == tuple(range(num_rows)) else stages.digest({"teacher": whole, "rows": taken})
 
 
 def _next(state: RunState) -> str:

@@ -15,7 +15,7 @@ from dashdeploy.errors import UserError
 from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import formats, networks, rows, semantics
-from dashdeploy.teachers.identity import sha256
+from dashdeploy.teachers.identity import sha256, with_rows
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,7 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
             )
     if problems:
         raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
-    identity = sha256(folder)
-    if taken != tuple(range(num_rows)):
-        identity = stages.digest({"teacher": identity, "rows": taken})
-    return Teacher(folder, identity, denoiser, taken, manifest)
+    return Teacher(folder, with_rows(sha256(folder), taken, num_rows), denoiser, taken, manifest)
 
 
 def check(teacher: Teacher, recipe: Recipe, data: LabelledImages) -> str | None:

@@ -14,6 +14,7 @@ from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.teachers import choose
+from dashdeploy.teachers.identity import as_taken
 
 DIGITS = locate.data_root("recipes") / "teachers" / "digits"
 IDENTITY = "6e5c8e71ef1b8eec08ed1aacd43bcd8015dde5e3098d74dacaff2323b984f09f"
@@ -61,7 +62,10 @@ def test_other_rows_are_another_teacher_and_the_rows_by_their_numbers_the_same(t
     folder = own(tmp_path)
 
     def identity(*overrides: str) -> str:
-        return choose.open_teacher(folder, load_text(RECIPE, name="x", overrides=overrides), data).sha256
+        recipe = load_text(RECIPE, name="x", overrides=overrides)
+        opened = choose.open_teacher(folder, recipe, data).sha256
+        assert as_taken(folder, recipe.teacher.model_dump(mode="json")) == opened
+        return opened
 
     assert identity() == identity("teacher.null_class=10") == choose.sha256(folder)
     assert identity("teacher.labels=[0,1,2,3,4,5,6,7,8,9]") == identity()
