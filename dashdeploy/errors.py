@@ -168,6 +168,19 @@ def writing(path: str | os.PathLike[str], *, named: bool = False) -> Iterator[No
         raise UserError(line) from error
 
 
+@contextmanager
+def telling_the_user() -> Iterator[None]:
+    """For calls of dashdeploy/checked.py, whose ValueErrors are one line for a user already.
+
+    Raises:
+        UserError: the same line.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def printable(message: str) -> str:
     """A message with what would steer a terminal, or cannot be encoded, escaped.
 

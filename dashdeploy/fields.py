@@ -58,7 +58,8 @@ Positive = Annotated[int, Field(ge=1, le=MOST), WHOLE]
 Count = Annotated[int, Field(ge=0, le=MOST), WHOLE]
 Seed = Annotated[int, Field(ge=0, lt=2**63), WHOLE]
 """torch and numpy take 64 bits, torch with a sign."""
-Threads = Annotated[int, Field(ge=1, le=1024), WHOLE]
+MOST_THREADS = 1024
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS), WHOLE]
 """Each one is started, and takes its stack; the largest machines have some hundred cores."""
 Batch = Annotated[int, Field(ge=1, le=65_536), WHOLE]
 """A whole batch lies in memory: of 3×32×32 float32 as many take 0.8 GB, and a network's activations a multiple."""

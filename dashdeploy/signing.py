@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dashdeploy import checked, stages
-from dashdeploy.errors import UserError, shown
+from dashdeploy.errors import UserError, shown, telling_the_user
 from dashdeploy.files import write_whole
 from dashdeploy.lazy import require
 
@@ -91,10 +91,8 @@ def sign(stage: stages.Stage, key: SecretKey) -> Path:
     """
     path = stage.folder / checked.SIGNATURE
     comment = f"file:{stages.MANIFEST}\thashed\tstage:{stage.manifest['stage']}"
-    try:
+    with telling_the_user():
         message = hashlib.blake2b(checked.read(stage.folder, stages.MANIFEST, None)).digest()
-    except ValueError as error:
-        raise UserError(str(error)) from error
     signature = _private(key).sign(message)
     outer = _private(key).sign(signature + comment.encode())
     write_whole(
@@ -114,11 +112,9 @@ def verify(stage: stages.Stage, key: str) -> str:
     Raises:
         UserError: no signature, another key's, of another manifest, or changed.
     """
-    try:
+    with telling_the_user():
         manifest = checked.read(stage.folder, stages.MANIFEST, None)
         comment = checked.check_signature(stage.folder, manifest, key)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if json.loads(manifest) != stage.manifest:
         raise UserError(f"{stage.folder / stages.MANIFEST}: changed while it was opened.")
     return comment

@@ -153,9 +153,6 @@ def _quality(record: Record, model: str) -> dict[str, Any]:
     return {row["guidance"]: row for row in record["quality"]["rows"] if row["model"] == model}
 
 
-FIGURES = ("fid", "kid", "fid_to_teacher", "accuracy")
-
-
 def _measured(records: list[Record], model: str) -> dict[str, dict[str, Spread]]:
     """Each figure that there is, by guidance: the samplings of each record's training.
 

@@ -14,12 +14,11 @@ import torch
 from dashdeploy.diffusion import guidance, noise
 from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.errors import UserError
+from dashdeploy.fields import MOST_SCALE
 from dashdeploy.recipe.schema import Guidance, Sampling, Solver
 
 CLEAN = -1
 """The timestep of the clean image, where ᾱ = 1."""
-LARGEST_SCALE = 1e6
-"""Of guidance, as in an artifact's manifest."""
 
 
 class Step(NamedTuple):
@@ -35,7 +34,7 @@ class Plan:
     """What a sampler does: its timesteps (descending), the guidance scale at each, and where the last step ends.
 
     Raises:
-        UserError: not one guidance scale from 0 to LARGEST_SCALE for each timestep, or timesteps that do not descend.
+        UserError: not one guidance scale from 0 to MOST_SCALE for each timestep, or timesteps that do not descend.
     """
 
     timesteps: tuple[int, ...]
@@ -50,8 +49,8 @@ class Plan:
             raise UserError(f"timesteps must descend to {CLEAN} or more; got {list(path)[:12]}")
         if len(self.weights) != len(self.timesteps):
             raise UserError(f"{len(self.weights)} guidance scales for {len(self.timesteps)} steps; give one for each")
-        if bad := [w for w in self.weights if not 0 <= w <= LARGEST_SCALE]:
-            raise UserError(f"guidance must be a number from 0 to {LARGEST_SCALE:g} (1 = off), not {bad[0]:g}")
+        if bad := [w for w in self.weights if not 0 <= w <= MOST_SCALE]:
+            raise UserError(f"guidance must be a number from 0 to {MOST_SCALE:g} (1 = off), not {bad[0]:g}")
 
     def steps(self) -> Iterator[Step]:
         """The steps in order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dashdeploy import checked, stages
-from dashdeploy.errors import UserError
+from dashdeploy.errors import telling_the_user
 from dashdeploy.manifest import Manifest
 
 
@@ -17,10 +17,8 @@ def carry(folder: Path, manifest: Manifest, destination: Path) -> None:
     """
     destination.mkdir()
     beside = [name for name in (stages.MANIFEST, stages.SIDECAR, checked.SIGNATURE) if (folder / name).is_file()]
-    try:
+    with telling_the_user():
         for name in manifest.files:
             (destination / name).write_bytes(checked.read(folder, name, manifest.files))
         for name in beside:
             (destination / name).write_bytes(checked.read(folder, name, None))
-    except ValueError as error:
-        raise UserError(str(error)) from error

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from dashdeploy import checked, stages
 from dashdeploy.artifact import Artifact, Backend, BatchRange, GraphName, Schedule
 from dashdeploy.diffusion import guidance, noise
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, telling_the_user
 from dashdeploy.manifest import Manifest
 from dashdeploy.packages import Writer, triton_config
 from dashdeploy.packages.carry import carry
@@ -121,10 +121,8 @@ class TritonWriter(Writer):
             return
         graph = manifest.artifact.graphs["sampler"]
         _, file = triton_config.ENGINES[self.settings.backend]
-        try:
+        with telling_the_user():
             loaded = checked.read_graph(folder, graph.file, graph.loaded, manifest.files)
-        except ValueError as error:
-            raise UserError(str(error)) from error
         for name, data in {file: loaded.model, **loaded.weights}.items():
             (version / name).write_bytes(data)
 

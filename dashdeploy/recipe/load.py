@@ -19,7 +19,7 @@ from dashdeploy import locate
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import paths, yaml_values
 from dashdeploy.recipe.document import Document
-from dashdeploy.recipe.problems import shown, validation_problems
+from dashdeploy.recipe.problems import KeyPath, shown, validation_problems
 from dashdeploy.recipe.schema import Recipe
 
 M = TypeVar("M", bound=BaseModel)
@@ -69,13 +69,7 @@ def recipe_in(manifest: Mapping[str, Any], *, source: str | Path) -> Recipe:
     Raises:
         UserError: it is not one, or not of this version.
     """
-    values = manifest.get("recipe")
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        path, problem = validation_problems(error, values if isinstance(values, dict) else {}, Recipe)[0]
-        where = ".".join(map(str, ("recipe", *path)))
-        raise UserError(f"{source}: {where}: {problem}. Make the stage again.") from error
+    return _validated(Recipe, manifest.get("recipe"), ("recipe",), source=source)
 
 
 def section_in(manifest: Mapping[str, Any], model: type[M], name: str, *, source: str | Path) -> M:
@@ -86,11 +80,16 @@ def section_in(manifest: Mapping[str, Any], model: type[M], name: str, *, source
     """
     recipe = manifest.get("recipe")
     values = recipe.get(name) if isinstance(recipe, dict) else None
+    return _validated(model, values, ("recipe", name), source=source)
+
+
+def _validated(model: type[M], values: Any, place: KeyPath, *, source: str | Path) -> M:
+    """The value at `place` of a manifest as a section."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         path, problem = validation_problems(error, values if isinstance(values, dict) else {}, model)[0]
-        where = ".".join(map(str, ("recipe", name, *path)))
+        where = ".".join(map(str, (*place, *path)))
         raise UserError(f"{source}: {where}: {problem}. Make the stage again.") from error
 
 

@@ -18,7 +18,7 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.diffusion.sampling import CLEAN, SOLVERS, Plan, Watch, ddim_step
 from dashdeploy.diffusion.schedule import NoiseSchedule
-from dashdeploy.errors import UserError
+from dashdeploy.errors import UserError, telling_the_user
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.model import Model, Opening, SamplerGraph
 
@@ -314,10 +314,8 @@ def read(folder: Path, graph: Graph, how: Opening) -> checked.GraphBytes:
     Raises:
         UserError: a file is missing or was changed, or the graph names a file that is not one of its own.
     """
-    try:
+    with telling_the_user():
         return checked.read_graph(folder, graph.file, graph.loaded, how.hashes)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def host_threads(asked: int | None) -> int:

@@ -17,6 +17,7 @@ from dashdeploy.artifact import Artifact
 from dashdeploy.diffusion.denoiser import Denoiser
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
 from dashdeploy.errors import UserError
+from dashdeploy.fields import MOST_THREADS
 from dashdeploy.recipe.schema import Sampling
 
 SamplerGraph = Literal["sampler", "step", "guided"]
@@ -35,10 +36,6 @@ class Closable(Protocol):
     """A session or engine that holds memory until it is closed."""
 
     def close(self) -> None: ...
-
-
-MOST_THREADS = 1024
-"""As in recipes."""
 
 
 @dataclass(frozen=True)

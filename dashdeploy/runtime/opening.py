@@ -9,7 +9,7 @@ from typing import Any
 
 from dashdeploy import checked, manifest, signing, stages
 from dashdeploy.artifact import Artifact
-from dashdeploy.errors import UserError, shown
+from dashdeploy.errors import UserError, shown, telling_the_user
 from dashdeploy.lazy import resolve
 from dashdeploy.recipe.load import section_in
 from dashdeploy.recipe.schema import Data
@@ -102,10 +102,8 @@ def _of_artifact(path: Path, public_key: str | None) -> checked.GraphBytes | Non
     for graph in graphs:
         if graph.file == path.name or graph.onnx == path.name:
             files = [name for name in graph.files if name != graph.file or graph.onnx is None]
-            try:
+            with telling_the_user():
                 return checked.read_graph(path.parent, path.name, files, stage.manifest["files"])
-            except ValueError as error:
-                raise UserError(str(error)) from error
     raise UserError(
         f"{path}: {path.parent / stages.MANIFEST} lists no such graph. Open the folder, or export it again."
     )
