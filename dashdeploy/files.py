@@ -72,9 +72,17 @@ def _locked(draft: Path) -> int:
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if draft.exists() and os.path.samestat(os.fstat(file), draft.stat()):
+            if leads_to(draft, file):
                 return file
         except BaseException:
             os.close(file)
             raise
         os.close(file)  # it has been renamed or removed meanwhile
+
+
+def leads_to(path: Path, file: int) -> bool:
+    """Whether a path still leads to an open file, which its last holder may have renamed or removed."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False

@@ -9,7 +9,7 @@ lock, checkpoints, the draft, and for a moment the stage that the draft replaces
 from __future__ import annotations
 
 from dashdeploy.stages.hashes import digest, file_sha256, files_below, folder_sha256
-from dashdeploy.stages.lock import clear, exclusive, in_turn, mend, work_path
+from dashdeploy.stages.lock import clear, exclusive, in_turn, mend, tidy, work_path
 from dashdeploy.stages.read import (
     FORMAT,
     MANIFEST,
@@ -53,6 +53,7 @@ __all__ = [
     "replacing_folder",
     "sidecar_text",
     "stage_key",
+    "tidy",
     "undamaged",
     "versions",
     "work_path",

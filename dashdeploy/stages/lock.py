@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
 from dashdeploy.errors import UserError
+from dashdeploy.files import leads_to
 from dashdeploy.stages.read import MANIFEST, read_stage
 from dashdeploy.terminal import say
 
@@ -57,8 +57,14 @@ def mend(folder: Path) -> None:
     """
     for work in sorted((folder / WORK).glob("*")):
         if not (folder / work.name).exists():
-            with suppress(UserError, OSError), exclusive(folder / work.name):  # at work there, or not ours to write
-                pass
+            tidy(folder / work.name)
+
+
+def tidy(folder: Path) -> None:
+    """End what a kill left half-way of the one stage in `folder`, unless another process is at work there."""
+    if work_path(folder).parent.exists():
+        with suppress(UserError, OSError), exclusive(folder):  # at work there, or not ours to write
+            pass
 
 
 def clear(work: Path) -> None:
@@ -118,17 +124,9 @@ def _locked(work: Path) -> Iterator[None]:
                 raise UserError(
                     f"{work}: another dashdeploy is at work there. Wait for it, or choose another --run-dir."
                 ) from error
-            if _is_at(file, work / LOCK):
+            if leads_to(work / LOCK, file.fileno()):
                 yield
                 return
-
-
-def _is_at(file: TextIO, path: Path) -> bool:
-    """Whether the path still leads to the open file, which its last holder may have removed."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager

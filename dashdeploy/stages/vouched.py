@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dashdeploy.errors import writing
+from dashdeploy.files import write_whole
 from dashdeploy.stages.hashes import file_sha256
 from dashdeploy.stages.read import sidecar_text
 
@@ -30,12 +31,12 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             line = f"{file_sha256(part)}  {path.name}\n".encode()
             if path.is_file() and sidecar.is_file():
-                _write(sidecar, line + sidecar.read_bytes().splitlines(keepends=True)[0])
+                write_whole(sidecar, line + sidecar.read_bytes().splitlines(keepends=True)[0])
             else:
-                _write(sidecar, line)
+                write_whole(sidecar, line)
             part.chmod(sidecar.stat().st_mode)  # as the umask says, whatever wrote it
             part.replace(path)
-            _write(sidecar, line)
+            write_whole(sidecar, line)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -49,12 +50,3 @@ def undamaged(path: Path) -> bool:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _write(sidecar: Path, text: bytes) -> None:
-    part = _beside(sidecar, ".part")
-    with part.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(sidecar)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,9 +38,7 @@ def adopt(checkpoint: Path, folder: Path, *, image_size: int = 32, weights: Lite
         UserError: the checkpoint has another layout, or the folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if stages.work_path(folder.absolute()).parent.exists():
-            with suppress(UserError, OSError), stages.exclusive(folder.absolute()):  # ends what a kill left half-way
-                pass
+        stages.tidy(folder.absolute())
         raise UserError(f"{folder}: is there already; give a new folder")
     checkpoint_parts = published.read(checkpoint, image_size=image_size, weights=weights)
     configs.network(checkpoint_parts.config, source=f"{checkpoint}: as a UNet2DModel")

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from dashdeploy.files import write_whole
 from dashdeploy.progress import Progress
 from dashdeploy.recipe import schema
 from dashdeploy.terminal import say
@@ -87,9 +88,7 @@ def _cut(path: Path, start: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             break
-    part = path.with_name(f"{path.name}.part")  # a kill meanwhile must not lose the lines
-    part.write_text("".join(kept))
-    part.replace(path)
+    write_whole(path, "".join(kept))  # a kill meanwhile must not lose the lines
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
