@@ -78,7 +78,8 @@ MOST_SCALE = 1_000_000
 Coefficient = Annotated[float, Field(ge=0, le=MOST_SCALE), REAL]
 """A guidance scale, or a weight of a loss: float32 keeps no digits of what it is added to beyond this."""
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 """Names a folder, beside which others of longer names are made; file systems take 255 bytes."""
 
 

@@ -27,16 +27,14 @@ def bench(
 
     dashdeploy diff A B compares two such records.
     """
-    from dashdeploy import stages
     from dashdeploy.bench.bench import bench as bench_stage
-    from dashdeploy.cli.job import run_folder as checked
+    from dashdeploy.cli.job import recipe_of_student
     from dashdeploy.errors import UserError
     from dashdeploy.preflight.examine import require
-    from dashdeploy.recipe.load import load_text, recipe_in, resolved_yaml
+    from dashdeploy.recipe.load import load_text, resolved_yaml
     from dashdeploy.show.look import look
 
-    student = stages.read_stage(checked(run_folder) / "student")
-    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
+    recipe = recipe_of_student(run_folder)
     changes = list(overrides or ())
     changes += [f"bench.quality.features={features}"] if features else []
     changes += [f"bench.quality.features_weights={weights}"] if weights else []

@@ -30,7 +30,7 @@ def distill(
     """
     from dashdeploy.cli.job import dry_run_of, made, open_job
 
-    job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
+    job = open_job(recipe, overrides, run_dir, no_check=no_check)
     if dry_run:
         return dry_run_of(job, "distill", wanted=("distill",), fresh=fresh)
     from dashdeploy.preflight.examine import require

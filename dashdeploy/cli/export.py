@@ -34,17 +34,14 @@ def export(
     float32 artifacts must agree with the student in torch; others must pass the guidance gate. A package, as cpp and
     triton, is an artifact with all that builds or serves it.
     """
-    from dashdeploy import signing, stages
-    from dashdeploy.cli.job import run_folder as checked
+    from dashdeploy import signing
+    from dashdeploy.cli.job import recipe_of_student
     from dashdeploy.packages import schema
     from dashdeploy.packages.stage import carry_out, summary
     from dashdeploy.preflight.examine import require_targets
-    from dashdeploy.recipe.load import recipe_in
 
     key = signing.read_secret_key(sign) if sign is not None else None  # a wrong one is told before the work
-    run_folder = checked(run_folder)
-    student = stages.read_stage(run_folder / "student")
-    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
+    recipe = recipe_of_student(run_folder)
     names = [*(to or ()), *(["tensorrt"] if trt else [])] or recipe.export
     require_targets(recipe, run_folder, names, fresh=fresh)
     targets = [schema.load(name) for name in dict.fromkeys(names)]

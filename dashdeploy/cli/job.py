@@ -38,8 +38,8 @@ class Job:
         return open_run(self.run_dir, self.recipe.name)
 
 
-def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job:
-    """Load the recipe that a command names, with its --set overrides.
+def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path, *, no_check: bool = False) -> Job:
+    """Load the recipe that a command names, with its --set overrides; no_check: its teacher is taken as it is.
 
     Raises:
         UserError: not found, not valid, or a comparison.
@@ -52,7 +52,21 @@ def open_job(recipe: str, overrides: Sequence[str] | None, run_dir: Path) -> Job
     path = locate.find("recipes", recipe)
     if is_comparison(path):
         raise UserError(f"{recipe}: a comparison, not a recipe. Carry it out with: dashdeploy compare {recipe}")
-    return Job(load_recipe(recipe, overrides=overrides), run_dir)
+    changes = [*(overrides or ()), *(["teacher.check=false"] if no_check else ())]
+    return Job(load_recipe(recipe, overrides=changes), run_dir)
+
+
+def recipe_of_student(path: Path) -> Recipe:
+    """The recipe that the student of a run folder was trained with; `path` was given to a command.
+
+    Raises:
+        UserError: it is no run folder, or its student is damaged.
+    """
+    from dashdeploy import stages
+    from dashdeploy.recipe.load import recipe_in
+
+    student = stages.read_stage(run_folder(path) / "student")
+    return recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
 
 
 def run_folder(path: Path) -> Path:

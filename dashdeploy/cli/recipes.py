@@ -5,6 +5,7 @@ Export targets are YAML files too, and `files_app` makes the same four commands 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -145,8 +146,6 @@ def _copy(kind: locate.Kind, source: Path, target: Path, *, force: bool) -> Path
 
 def _keep_its_paths(content: bytes, source: Path, folder: Path) -> None:
     """Refuse a copy whose relative paths, as in `data.path`, would lead elsewhere: they are relative to their file."""
-    import copy
-
     from dashdeploy.recipe.paths import anchor
 
     here = _values(content)

@@ -28,7 +28,7 @@ def run(
     """Teach (unless there is a teacher), distill, export, bench. Stages that are up to date are not run again."""
     from dashdeploy.cli.job import dry_run_of, open_job
 
-    job = open_job(recipe, [*(overrides or ()), *(["teacher.check=false"] if no_check else ())], run_dir)
+    job = open_job(recipe, overrides, run_dir, no_check=no_check)
     if dry_run:
         return dry_run_of(job, "run", wanted=("teach", "distill", "export", "bench"), fresh=fresh)
     from dashdeploy.pipeline import run_all

@@ -64,10 +64,9 @@ def write_package(
     """
     artifact = carry_out(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh, sign_with=sign_with)
     manifest = manifests.read(artifact)
-    templates = locate.data_root("exporters") / package.package.kind
     graphs = manifest.artifact.graphs
     engines = [graph.engine for graph in graphs.values() if graph.engine is not None]
-    refuse(
+    writer, templates = refuse(
         package,
         str(artifact.folder),
         solver=manifest.artifact.sampling.solver,
@@ -75,7 +74,6 @@ def write_package(
         graphs=graphs,
         profiles=engines[0].profiles if engines else (),
     )
-    writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
     folder = run_folder / FOLDER / package.name
     inputs = {"artifact": artifact.sha256, "package": package.model_dump(mode="json")}
     if (signature := artifact.folder / checked.SIGNATURE).is_file():
@@ -108,8 +106,8 @@ def refuse(
     backend: Backend,
     graphs: Collection[GraphName],
     profiles: Sequence[Profile | BatchRange],
-) -> None:
-    """Refuse an artifact that the package cannot carry: what it runs holds DDIM's update, too.
+) -> tuple[Writer, Path]:
+    """The package's writer and templates, or why it cannot carry an artifact: what it runs holds DDIM's update, too.
 
     Args:
         source: what messages call the artifact; the others are what its target or its manifest says of it.
@@ -126,6 +124,7 @@ def refuse(
     templates = locate.data_root("exporters") / package.package.kind
     writer: Writer = resolve("package", PACKAGES, package.package.kind)(package, templates)
     writer.fits(source, backend, graphs, profiles)
+    return writer, templates
 
 
 def refuse_same_names(wanted: Sequence[Target | Package]) -> None:

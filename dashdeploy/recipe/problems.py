@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from dashdeploy.errors import nearest
+from dashdeploy.fields import NAME
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -53,7 +54,7 @@ def begin(path: KeyPath, values: dict[str, Any], root: type[BaseModel]) -> Any:
 
 
 PATTERNS = {
-    r"^[a-z0-9][a-z0-9._-]*$": "must be a name of small letters, digits and . _ -, with no sign at its beginning",
+    NAME: "must be a name of small letters, digits and . _ -, with no sign at its beginning",
     r"^[A-Za-z0-9][A-Za-z0-9_-]*$": "must be a name of letters, digits and _ -, with no sign at its beginning",
 }
 """The patterns of fields, in words."""
