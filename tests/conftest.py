@@ -113,3 +113,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe) -> Path:
     distill(tiny_recipe, folder)
     export(folder, load_target("onnx-cpu"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Key pairs that sign artifacts: (secret, public) files by name."""
+    from dashdeploy import signing
+
+    folder = tmp_path_factory.mktemp("keys")
+    return {name: signing.make_key_pair(folder / name) for name in ("mine", "other")}

@@ -22,12 +22,6 @@ from dashdeploy.target import load_target
 pytest.importorskip("cryptography", reason="pip install 'dashdeploy[sign]'")
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    folder = tmp_path_factory.mktemp("keys")
-    return {name: signing.make_key_pair(folder / name) for name in ("mine", "other")}
-
-
 @pytest.fixture
 def signed(tiny_run: Path, tmp_path: Path, keys: dict[str, tuple[Path, Path]]) -> Path:
     """A signed copy of the artifact."""

@@ -17,12 +17,6 @@ from dashdeploy import checked, signing, stages
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    folder = tmp_path_factory.mktemp("keys")
-    return {name: signing.make_key_pair(folder / name) for name in ("mine", "other")}
-
-
 @pytest.fixture
 def signed(artifact: Path, tmp_path: Path, keys: dict[str, tuple[Path, Path]]) -> Path:
     folder = Path(shutil.copytree(artifact, tmp_path / "artifact"))
