@@ -155,7 +155,10 @@ class GraphSampler:
             return self._draw(graph, self.graphs, noise, y, plan, on_step)
         if self.threads == 1 or len(y) < self.threads:
             return self._draw(graph, self.narrow, noise, y, plan, on_step)
-        self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="sampler")
+        if self._pool is None:
+            # In a forked process torch makes its own pool anew at the next call; two threads at once break it.
+            torch.set_num_threads(torch.get_num_threads())
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="sampler")
         parts = zip(noise.tensor_split(self.threads), y.tensor_split(self.threads), strict=True)
         # The first part tells of its steps; the others are at about the same one.
         jobs = [
