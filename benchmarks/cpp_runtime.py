@@ -1,10 +1,10 @@
 """The C++ runtime against the Python runtime on the same artifacts: python benchmarks/cpp_runtime.py RUN
 
 Builds the C++ runtime with every backend that CMake finds (what it needs to find them is passed on, as in
-`--cmake=-DONNXRUNTIME_ROOT=…`; OpenVINO's Python package is found by itself), then draws 1, 8 and 64 images with
-DDIM-50 in turns: dashdeploy-sample in a process of its own and the Python runtime, each by the graph that it takes by
-itself and step by step. Beside it the share of the C++ loop outside of the inference library. Writes
-benchmarks/results/cpp-runtime.json.
+`--cmake=-DONNXRUNTIME_ROOT=…`; OpenVINO's Python package is found by itself), then draws 1, 8 and 64 images in the
+steps of the recipe, in turns: dashdeploy-sample in a process of its own and the Python runtime, each by the graph that
+it takes by itself and step by step. Beside it the share of the C++ loop outside of the inference library. Writes
+benchmarks/results/cpp-runtime.json, of a few-step student cpp-runtime-few.json.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from dashdeploy import stages
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import initial_noise, plan
 from dashdeploy.locate import data_root
-from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.model import Model
 
 BATCHES = {1: 8, 8: 4, 64: 2}  # batch -> runs of one turn
-ROUNDS, STEPS, SCALE, SEED = 5, 50, 2.0, 7
+ROUNDS, SCALE, SEED = 5, 2.0, 7
 OPENVINO = Path(openvino.__file__).parent / "cmake"
 
 
@@ -50,11 +49,12 @@ class Artifact:
 
     def __init__(self, program: Path, folder: Path, model: Model, threads: int, work: Path) -> None:
         self.program, self.folder, self.model, self.threads, self.out = program, folder, model, threads, work / "x.f32"
-        self.plan = plan(Sampling(num_inference_steps=STEPS, guidance=SCALE), 1000)
+        interface = model.denoiser.interface
+        self.plan = plan(model.sampling, interface.schedule.num_train_timesteps, scale=SCALE, grids=interface.grids)
 
     def cpp(self, batch: int, runs: int, *, by_step: bool) -> tuple[list[float], float]:
         labels = ",".join(str(i % 10) for i in range(batch))
-        options = ["--labels", labels, "-w", str(SCALE), "--steps", str(STEPS), "--seed", str(SEED)]
+        options = ["--labels", labels, "-w", str(SCALE), "--steps", str(len(self.plan.timesteps)), "--seed", str(SEED)]
         more = ["--threads", str(self.threads), "--repeat", str(runs), "--out", str(self.out)]
         command = [str(self.program), str(self.folder), *options, *more, *(["--loop"] if by_step else [])]
         said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -118,7 +118,7 @@ def main() -> None:
                     print(json.dumps(rows[-1]), file=sys.stderr)
     result = {
         "run": options.run.name,
-        "num_inference_steps": STEPS,
+        "num_inference_steps": len(artifact.plan.timesteps),
         "guidance": SCALE,
         "seed": SEED,
         "threads": threads,
@@ -126,7 +126,8 @@ def main() -> None:
         "machine": machine(),
         "versions": stages.versions(),
     }
-    path = Path(__file__).parent / "results" / "cpp-runtime.json"
+    name = "cpp-runtime-few.json" if artifact.model.denoiser.interface.grids else "cpp-runtime.json"
+    path = Path(__file__).parent / "results" / name
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -36,10 +36,11 @@ from dashdeploy.export.checks import trajectories
 from dashdeploy.export.graph import graphs, onnx_file, sampler_graph
 from dashdeploy.export.int8 import quantize, quantize_nncf
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
+from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.opening import artifact_folders, open_path
 from dashdeploy.runtime.openvino_model import OpenVinoSession
+from dashdeploy.runtime.sessions import Graphs
 
 Draw = Callable[[torch.Tensor, torch.Tensor], object]
 BASES = ("torch eager", "torch.compile", "guided ONNX loop")
@@ -127,8 +128,8 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
         whole = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, macs=macs)
         calls[name] = lambda noise, y, whole=whole: whole(noise, y, steps)
     inputs = graphs.GRAPHS["step"].inputs
-    nodes = [quantize.layers_of(files["step"])[layer] for layer in quantize.ALWAYS_FLOAT]
-    sources = {"openvino": files["step"], "openvino-int8": quantize_nncf.quantize(files["step"], reader("step"), nodes)}
+    int8 = quantize_nncf.quantize(files["step"], reader("step"), quantize.ALWAYS_FLOAT)
+    sources = {"openvino": files["step"], "openvino-int8": int8}
     for name, source in sources.items():
         opened = OpenVinoSession(source, inputs=inputs, threads=threads, precision_hint="f32")
         only = Graphs(("step",), lambda _, opened=opened: opened)

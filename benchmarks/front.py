@@ -30,7 +30,7 @@ from dashdeploy.bench.measure.machine import machine
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
-from dashdeploy.diffusion.sampling import SOLVERS, Plan, initial_noise, plan
+from dashdeploy.diffusion.sampling import Plan, initial_noise, plan
 from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Sampling, Tag
 from dashdeploy.runtime.model import Model
@@ -69,7 +69,7 @@ class Variant:
 def variants(recipe: Recipe, num_train_timesteps: int, steps: tuple[int, ...]) -> list[Variant]:
     """Every guidance, solver and number of steps."""
     points = []
-    for scale, solver, num_steps in itertools.product(scales(recipe), SOLVERS, steps):
+    for scale, solver, num_steps in itertools.product(scales(recipe), ("ddim", "dpmpp_2m"), steps):
         sampling = recipe.sampling.model_copy(update={"num_inference_steps": num_steps, "solver": solver})
         points.append(Variant(scale, sampling, plan(sampling, num_train_timesteps, scale=scale)))
     return points
@@ -100,7 +100,7 @@ def judged(
     exact: dict[str, tuple[Plan, torch.Tensor]] = {}
     rows = []
     for at in points:
-        images = quality.sample(model, at.scale, config, at.sampling, labels=labels, seed=SEED)
+        images = quality.sample(model, at.plan, config, labels=labels, seed=SEED)
         row, _ = quality.score("", at.scale, [images], labels, reference, None, extractor, config, seeds=(SEED,))
         if row.guidance not in exact:
             fine = plan(many, interface.schedule.num_train_timesteps, scale=at.scale)

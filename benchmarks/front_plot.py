@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from dashdeploy.bench.record.record import SOLVER_LABELS
-from dashdeploy.report.plots import INK, MARKERS, SERIES, on_white, panel
+from dashdeploy.report.plots import INK, MARKERS, SERIES, log_x, on_white, panel
 
 
 def plot(result: dict[str, Any]) -> str:
@@ -29,12 +28,7 @@ def plot(result: dict[str, Any]) -> str:
                     text, place = str(row["num_inference_steps"]), (row["median_ms"], row["fid"])
                     below = -11 if j else 5
                     ax.annotate(text, place, (0, below), textcoords="offset points", ha="center", fontsize=7.5)
-        ax.set_xscale("log")
-        ticks = [t for t in (20, 50, 100, 200, 500, 1000, 2000, 5000) if _inside(ax.get_xlim(), t)]
-        if ticks:
-            ax.set_xticks(ticks)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        log_x(ax)
         ax.margins(y=0.1)
         ax.set_ylim(bottom=0)
         ax.set_xlabel(f"median time of a batch of {result['batch_size']} (ms); the numbers are steps")
@@ -53,10 +47,6 @@ def plot(result: dict[str, Any]) -> str:
             for j, solver in enumerate(solvers)
         ]
         return on_white(finish(lines))
-
-
-def _inside(limits: tuple[float, float], value: float) -> bool:
-    return limits[0] <= value <= limits[1]
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ import torch
 from cpu_artifacts import median_ms
 
 from dashdeploy import stages
-from dashdeploy.artifact import Graph
+from dashdeploy.artifact import SIGNATURES, Graph
+from dashdeploy.artifact.engine import TensorSpec
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan, plan
 from dashdeploy.errors import UserError
-from dashdeploy.export import describe
 from dashdeploy.export.checks import trajectories
 from dashdeploy.export.engine import build as engine_build
 from dashdeploy.export.graph import graphs, onnx_file, rewrite
@@ -114,7 +114,22 @@ class Files:
 
     def entry(self, path: Path) -> Graph:
         """What a manifest says of it."""
-        return describe.graph(path, "step", image_shape=self.denoiser.interface.image_shape)
+        image = self.denoiser.interface.image_shape
+        sides = {"x": image, "x_prev": image}
+        integers = ("t", "t_prev", "y")
+
+        def spec(name: str) -> TensorSpec:
+            dtype = "int64" if name in integers else "float32"
+            return TensorSpec(name=name, dtype=dtype, shape=("batch", *sides.get(name, ())))
+
+        names, output = SIGNATURES["step"]
+        return Graph(
+            file=path.name,
+            files=tuple(onnx_file.files(path)),
+            onnx_sha256=stages.file_sha256(path),
+            inputs=tuple(map(spec, names)),
+            outputs=(spec(output),),
+        )
 
 
 def onnx_ways(files: Files) -> Iterator[tuple[str, Callable[[], Step]]]:

@@ -1,7 +1,8 @@
 """Keep a finished comparison: python benchmarks/keep_comparison.py runs/ablation-digits
 
 Copies its compare.json to benchmarks/results/<name>.json, from which render.py makes its tables, and draws its plots
-into docs/<name>-fid.svg and docs/<name>-gap.svg. The name has to begin with `ablation`.
+into docs/<name>-fid.svg and docs/<name>-gap.svg. The name has to begin with
+`ablation-` or `few-`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def keep(run: Path, *, results: Path, docs: Path) -> list[Path]:
     text = path.read_text(encoding="utf-8")
     content = json.loads(text)
     name = content["comparison"]["name"]
-    if not name.startswith("ablation"):
-        raise UserError(f"{path}: comparison {name!r}: render.py takes names that begin with ablation")
+    if not name.startswith(("ablation-", "few-")):
+        raise UserError(f"{path}: comparison {name!r}: render.py takes names that begin with ablation- or few-")
     written = {results / f"{name}.json": text}
     written |= {docs / f"{name}-{kind}.svg": on_white(svg) for kind, svg in plots.all_of(parse(content)).items()}
     for file, content in written.items():

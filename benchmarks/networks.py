@@ -14,10 +14,11 @@ from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.export import describe
 from dashdeploy.export.graph import graphs, onnx_file, rewrite
-from dashdeploy.runtime.graphs_model import Graphs, GraphSampler
+from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.onnxruntime_model import HostSession
 from dashdeploy.runtime.opening import open_path
+from dashdeploy.runtime.sessions import Graphs
 
 PAPER = {"paper32": (64, 1, 6_082_627), "paper32-teacher": (128, 2, 35_751_939)}
 """Name -> channels of the first level, layers a block, parameters. Random weights serve for time, not for quality."""
@@ -75,7 +76,7 @@ def cpu_sampler(path: Path, interface: Interface, steps: Plan, *, threads: int, 
     return GraphSampler(
         Graphs(("sampler",), lambda _: session(threads)),
         interface,
-        clip_sample=True,
+        clip_sample=steps.clip_sample,
         timesteps=steps.timesteps,
         host=describe.host(macs),
         narrow=Graphs(("sampler",), lambda _: session(1)),

@@ -23,7 +23,7 @@ from speed_tables import RENDERERS
 
 from dashdeploy.bench.record.record import Record, parse
 from dashdeploy.bench.report.markdown import markdown_overview, markdown_results
-from dashdeploy.bench.report.tables import overview_table
+from dashdeploy.bench.report.overview import overview_table
 from dashdeploy.errors import UserError, unknown
 from dashdeploy.report.table import Table, to_markdown
 

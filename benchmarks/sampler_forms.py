@@ -1,8 +1,9 @@
 """The whole sampler as an ONNX Loop or unrolled: python benchmarks/sampler_forms.py RUN
 
-Makes both forms of the run's onnx-cpu step graph for DDIM-50 and measures, in ONNX Runtime: the file, the time to
-assemble it, to load it with one image drawn, and to draw 1, 8 and 64 images; beside them the step graph fed back from
-Python. Both samplers cut a batch over the threads. Writes benchmarks/results/sampler-forms.json.
+Makes both forms of the run's onnx-cpu step graph, for the steps of the artifact, and measures, in ONNX Runtime: the
+file, the time to assemble it, to load it with one image drawn, and to draw 1, 8 and 64 images; beside them the step
+graph fed back from Python. Both samplers cut a batch over the threads. Writes benchmarks/results/sampler-forms.json, of
+a few-step student sampler-forms-few.json.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.export.graph import onnx_file, sampler_graph
 from dashdeploy.export.graph.graphs import GRAPHS
-from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.opening import open_path
@@ -37,17 +37,18 @@ REPEATS = 7
 def main(folder: Path) -> None:
     source = folder / "artifacts" / "onnx-cpu" / "step.onnx"
     threads = torch.get_num_threads()
-    steps = plan(Sampling(), 1000)
+    model = open_path(source.parent)
+    interface = model.denoiser.interface
+    steps = plan(model.sampling, interface.schedule.num_train_timesteps, grids=interface.grids)
     step = onnx.load(source)
-    interface = open_path(source.parent).denoiser.interface
     shape = [d.dim_value for d in step.graph.input[0].type.tensor_type.shape.dim][1:]
     forms: dict[str, dict[str, Any]] = {}
     samplers: dict[str, GraphSampler] = {}
     with tempfile.TemporaryDirectory() as work:
         for form in ("loop", "unrolled"):
             start = time.perf_counter()
-            model = sampler_graph.assemble(step, steps.timesteps, form=form)
-            path = onnx_file.save(model, Path(work) / f"{form}.onnx", metadata={}, single_file_mb=2000)
+            whole = sampler_graph.assemble(step, steps.timesteps, form=form)
+            path = onnx_file.save(whole, Path(work) / f"{form}.onnx", metadata={}, single_file_mb=2000)
             made = time.perf_counter() - start
             start = time.perf_counter()
             samplers[form] = networks.cpu_sampler(
@@ -90,7 +91,8 @@ def main(folder: Path) -> None:
         "machine": machine(),
         "versions": stages.versions(),
     }
-    path = Path(__file__).parent / "results" / "sampler-forms.json"
+    name = "sampler-forms-few.json" if interface.grids else "sampler-forms.json"
+    path = Path(__file__).parent / "results" / name
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 

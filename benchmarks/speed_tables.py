@@ -216,6 +216,53 @@ def paper_cost(result: Result) -> str:
     return f"{intro}\n\n{table(['Stage', 'Images', 'PFLOP', *(f'{name} (h)' for name in devices)], rows)}\n"
 
 
+def dit_xl_cost(result: Result) -> str:
+    """A row for each stage: operations, and hours on each device; and the memory."""
+    devices = list(result["hours"])
+    rows = [
+        [stage, f"{flop / 1e15:,.0f}", *(f"{result['hours'][name][stage]:,.1f}" for name in devices)]
+        for stage, flop in result["flop"].items()
+    ]
+    sizes = " and ".join(f"{what} of {count / 1e6:,.0f} M parameters" for what, count in result["parameters"].items())
+    memory = "; ".join(f"{what} {gib:.1f} GiB" for what, gib in result["memory_gib"].items())
+    intro = (
+        f"Estimated from floating-point operations, not measured: {sizes}, {result['images_seen'] / 1e6:.1f} M images "
+        f"seen, {result['share_of_peak']:.0%} of a device's bf16 peak. Memory without activations: {memory}."
+    )
+    return f"{intro}\n\n{table(['Stage', 'PFLOP', *(f'{name} (h)' for name in devices)], rows)}\n"
+
+
+def families(result: Result) -> str:
+    """A row for each family and network: the difference from diffusers, by number of steps."""
+    steps = list(result["rows"][0]["difference"])
+    rows = [
+        [row["family"], row["scheduler"], row["network"], *(f"{row['difference'][n]:.1e}" for n in steps)]
+        for row in result["rows"]
+    ]
+    intro = (
+        f"Largest difference of a value over the largest value, after all steps at w = {result['guidance']:g}, from "
+        f"the same noise; networks with random weights. Measured on {where(result)}."
+    )
+    heads = ["Family", "diffusers' scheduler", "Network", *(f"{n} steps" for n in steps)]
+    return f"{intro}\n\n{table(heads, rows)}\n"
+
+
+def autoencoder(result: Result) -> str:
+    """How far reconstructions are from held-out images."""
+    found, how = result["figures"], result["training"]
+    rows = [
+        ["mean absolute error of a pixel (images span 2)", f"{found['mean_absolute_error']:.4f}"],
+        ["PSNR (dB)", f"{found['psnr_db']:.1f}"],
+        ["FID of reconstructions to the training images", f"{found['fid_of_reconstructions']:.3f}"],
+        ["FID of the held-out images themselves", f"{found['fid_of_held_out_images']:.3f}"],
+    ]
+    intro = (
+        f"{result['parameters']:,} parameters, {result['file_bytes'] / 1e6:.2f} MB; {how['steps']:,} steps of "
+        f"{how['batch_size']} images; {found['num_images']:,} held-out images. Measured on {where(result)}."
+    )
+    return f"{intro}\n\n{table(['Figure', 'Value'], rows)}\n"
+
+
 def comparison(result: Result) -> str:
     """A comparison's compare.json: every variant, and the share of each term."""
     settings = result["comparison"]
@@ -264,8 +311,12 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "train-speed": train_speed,
     "inception-fid": inception_fid,
     "paper-cost": paper_cost,
+    "dit-xl-cost": dit_xl_cost,
+    "families": families,
+    "autoencoder-": autoencoder,
     "torture-mutations": mutations,
     "torture-kills": kills,
-    "ablation": comparison,
+    "ablation-": comparison,
+    "few-": comparison,
 }
 """How a result's file name begins -> its renderer."""

@@ -138,6 +138,26 @@ class SamplingCheck(Part):
     max_difference: Error | None = None
 
 
+class DecoderCheck(Part):
+    """A decoder graph against the same autoencoder in torch, float32, on latents that the student has drawn.
+
+    Attributes:
+        precision: of the graph.
+        num_latents: images that were decoded.
+        relative_error, limit: of an image, the largest, and what is allowed.
+        max_difference: of one pixel; images span 2.
+        psnr_to_own: of a decoder that stands in for the student's own: the mean over the images of the peak
+            signal-to-noise ratio between the two, in dB; None: it is the student's own.
+    """
+
+    precision: str
+    num_latents: int
+    relative_error: Error
+    limit: Error
+    max_difference: Error
+    psnr_to_own: Number | None = None
+
+
 class Int8Figures(Part):
     """How an int8 artifact was quantized.
 
@@ -166,6 +186,7 @@ class Checks(Part):
         parity: of a float32 artifact.
         gate: of a lower precision.
         int8: of an int8 artifact.
+        decoder: of a student of latents.
         file_bytes: of the files of all its graphs.
     """
 
@@ -174,4 +195,5 @@ class Checks(Part):
     parity: Parity | None = None
     gate: GateFigures | None = None
     int8: Int8Figures | None = None
+    decoder: DecoderCheck | None = None
     file_bytes: int

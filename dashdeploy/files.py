@@ -6,7 +6,10 @@ import errno
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from dashdeploy.errors import writing
 
@@ -29,7 +32,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
         if target.exists() and not target.is_file():
             target.write_bytes(data)  # a device or a pipe; of a folder this says that it is one
             return
-        _replace(target, data)
+        with replacing(target) as draft:
+            draft.write(data)
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -48,14 +52,19 @@ def refuse_unwritable(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _replace(target: Path, data: bytes) -> None:
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A draft beside `target`, no link, to write to; after the block it has taken its place, after an error it is gone.
+
+    For what does not fit into memory; `write_whole` is for the rest, and says what holds of both.
+    """
     # The same name each time, so that what a killed process left goes with the next.
     name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
     draft = target.with_name(f".dashdeploy-{name}.part")
     with os.fdopen(_locked(draft), "wb") as opened:
         try:
             opened.truncate(0)
-            opened.write(data)
+            yield opened
             opened.flush()
             if target.exists():
                 os.fchmod(opened.fileno(), target.stat().st_mode & 0o777)

@@ -15,10 +15,14 @@ from dashdeploy.figures import Checks, Part
 
 
 class Inputs(Part):
-    """What the artifact was made from, beside the recipe: the student's hash and the resolved target."""
+    """What the artifact was made from, beside the recipe: the student's hash and the resolved target.
+
+    vae: the hash of an autoencoder of the target's own.
+    """
 
     student: Sha256
     target: dict[str, Any]
+    vae: Sha256 | None = None
 
 
 class Manifest(Part):

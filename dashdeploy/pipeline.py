@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dashdeploy import stages
+from dashdeploy import ranks, stages
 from dashdeploy.bench.bench import bench
 from dashdeploy.packages import schema
 from dashdeploy.packages.stage import carry_out, place, summary
@@ -13,7 +13,6 @@ from dashdeploy.preflight.examine import require
 from dashdeploy.preflight.facts import STEPS, Facts, Step
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import choose
-from dashdeploy.training import ranks
 from dashdeploy.training.distill import distill
 from dashdeploy.training.student import describe_student
 from dashdeploy.training.teach import teach
@@ -29,7 +28,8 @@ def run_all(
 ) -> stages.Stage:
     """Carry out all four stages and return the last.
 
-    Of several processes of one launch all train, and the main one alone exports, measures and says how far it is.
+    Of several processes of one launch all train and draw images, and the main one alone exports, measures and says how
+    far it is.
 
     Args:
         banks: see `distill`.
@@ -49,15 +49,15 @@ def run_all(
     size = f"{student.figures['parameters']:,} parameters, {student.figures['compression']:.1f}× smaller"
     say(f"student   {student.folder}  {size}")
 
-    def deploy() -> stages.Stage:
+    def deploy() -> None:
         for name in recipe.export:
             made = carry_out(run_folder, schema.load(name), sampling=recipe.sampling, fresh=fresh)
             say(f"artifact  {summary(made)}")
-        measured = bench(run_folder, recipe, fresh=fresh)
-        say(f"report    {measured.folder / 'report.html'}")
-        return measured
 
-    return ranks.in_main(deploy)
+    ranks.in_main(deploy)
+    measured = bench(run_folder, recipe, fresh=fresh)
+    say(f"report    {measured.folder / 'report.html'}")
+    return measured
 
 
 def describe(recipe: Recipe, run_folder: Path, facts: Facts, *, wanted: tuple[Step, ...] = STEPS) -> list[str]:

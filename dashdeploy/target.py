@@ -22,7 +22,8 @@ from dashdeploy.fields import (
     Text,
     Timesteps,
 )
-from dashdeploy.recipe.load import load_model
+from dashdeploy.recipe.load import read
+from dashdeploy.recipe.paths import absolute
 
 
 class ParityLimits(Model):
@@ -71,6 +72,34 @@ class SamplerGraph(Model):
         "float32",
         description="float32: as the steps give it, within [-1, 1] if sampling.clip_sample is true. "
         "uint8: [-1, 1] as 0..255, saturated; not of latents",
+    )
+    decode: StrictBool = Field(
+        False, description="of a student of latents: end in the decoder, and give images in place of latents"
+    )
+
+
+ERRORS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.05, "int8": 0.1}
+"""Largest relative error of a decoder's images, where the target says none."""
+
+
+class Vae(Model):
+    """The decoder of a student of latents, which becomes a graph of its own; students of images have none."""
+
+    path: Text | None = Field(
+        None,
+        description="folder of another autoencoder for the same latents, such as an AutoencoderTiny, relative to this "
+        "file; null: the one that the student was trained with",
+    )
+    precision: Precision | None = Field(None, description="null: the target's, and fp32 of an int8 target")
+    output: Literal["float32", "uint8"] = Field(
+        "float32", description="float32: within [-1, 1]. uint8: 0..255, rounded to nearest"
+    )
+    at_once: Batch = Field(8, description="most images that are decoded at a time: a larger batch goes in parts")
+    error: Number | None = Field(
+        None,
+        gt=0,
+        description="largest relative error of an image against the same autoencoder in torch, float32; null: 0.0001 "
+        "for fp32, 0.02 for fp16, 0.05 for bf16, 0.1 for int8",
     )
 
 
@@ -144,6 +173,9 @@ class Target(Model):
         100, description="weights go into the graph's file up to this size; protobuf ends at 2 GB"
     )
     sampler: SamplerGraph = SamplerGraph()
+    vae: Vae | None = Field(
+        Vae(), description="of a student of latents; null: no decoder, and the artifact gives latents"
+    )
     calibration: Calibration = Calibration()
     engine: Engine = Engine()
     parity: ParityLimits = ParityLimits()
@@ -153,6 +185,32 @@ class Target(Model):
     def largest_batch(self) -> int | None:
         """What its engines accept; None: any."""
         return max(profile.max for profile in self.engine.profiles) if self.backend in TENSORRT else None
+
+    @property
+    def decoder_precision(self) -> Precision:
+        """Of the decoder of a student of latents."""
+        own = self.vae.precision if self.vae is not None else None
+        return own or ("fp32" if self.precision == "int8" else self.precision)
+
+    def precision_of(self, graph: GraphName) -> Precision:
+        """Of one of its graphs, the decoder among them."""
+        return self.decoder_precision if graph == "decoder" else self.precision
+
+    @property
+    def decoder_error(self) -> float:
+        """The limit of `Vae.error`."""
+        own = self.vae.error if self.vae is not None else None
+        return own or ERRORS[self.decoder_precision]
+
+    @model_validator(mode="after")
+    def _decodes(self) -> Target:
+        if "decoder" in self.graphs:
+            raise ValueError("leave decoder out of graphs: a student of latents has it, unless vae is null")
+        if self.vae is None and self.sampler.decode:
+            raise ValueError("sampler.decode is true, and vae is null: there is no decoder to end in")
+        if self.decoder_precision == "int8" and self.calibration.quantizer == "nncf":
+            raise ValueError("vae.precision int8 is by onnxruntime, and calibration.quantizer is nncf: take fp32")
+        return self
 
     @model_validator(mode="after")
     def _holds_together(self) -> Target:
@@ -177,7 +235,8 @@ class Target(Model):
             raise ValueError(f"calibration.quantizer nncf makes OpenVINO models; {self.backend} takes onnxruntime's")
         if self.calibration.quantizer == "nncf" and "sampler" in self.graphs:
             raise ValueError("calibration.quantizer nncf cannot quantize a sampler graph; leave sampler out of graphs")
-        if self.precision == "bf16" and self.backend == "onnxruntime" and self.providers[0] == "CPUExecutionProvider":
+        on_cpu = self.backend == "onnxruntime" and self.providers[0] == "CPUExecutionProvider"
+        if on_cpu and "bf16" in (self.precision, self.decoder_precision):
             raise ValueError("ONNX Runtime's CPU provider does not run bf16; take fp16, or the backend openvino")
         return self
 
@@ -188,4 +247,9 @@ def load_target(name: str) -> Target:
     Raises:
         UserError: not found or not valid; the message lists every problem with its line.
     """
-    return load_model(Target, locate.find("exporters", name))
+    path = locate.find("exporters", name)
+    document = read(Target, path)
+    vae = document.values.get("vae")
+    if isinstance(vae, dict) and isinstance(text := vae.get("path"), str) and text:
+        vae["path"] = absolute(text, path.parent)
+    return document.validated()

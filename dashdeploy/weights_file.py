@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -23,6 +26,30 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(path)
     require_finite(tensors, source=path, advice="Its training diverged, or the file is damaged. Take another.")
     return tensors
+
+
+def read_pickled(path: Path, *, source: object, what: str, advice: str) -> Any:
+    """Load a file of torch.save that holds tensors, numbers and containers of them; no code in it is run.
+
+    Args:
+        source: what it is, for the message.
+        what: what the file should be, as in "checkpoint of tensors".
+        advice: how to save it so that it can be read, for the message.
+
+    Raises:
+        UserError: it is damaged, or holds what only its code would read.
+    """
+    with reading(path, what, again="Copy it again."):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek beyond a cut file's start
+                raise
+            # What torch says is advice to run what is in the file.
+            raise UserError(
+                f"{source}: is damaged, or holds more than tensors and numbers, which only running its code would "
+                f"read. Code is never run here: where the file is from, {advice}."
+            ) from error
 
 
 def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

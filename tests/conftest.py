@@ -116,6 +116,42 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_recipe) -> Path:
 
 
 @pytest.fixture(scope="session")
+def latent_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the owner of a latent DiT has, see tests/latent.py: images, pipeline, recipe.yaml; do not change it."""
+    from tests import latent
+
+    folder = tmp_path_factory.mktemp("latent")
+    latent.save_images(folder / "images")
+    latent.save_pipeline(folder / "pipeline")
+    (folder / "recipe.yaml").write_text(latent.RECIPE.format(folder=folder))
+    for name, backend in (("onnx", "onnxruntime"), ("vino", "openvino")):
+        (folder / f"{name}.yaml").write_text(latent.TARGET.format(name=name, backend=backend))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def latent_run(latent_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its run folder with a student and an artifact for ONNX Runtime; do not change it, copy it."""
+    import torch
+
+    from dashdeploy import locate
+    from dashdeploy.export.export import export
+    from dashdeploy.recipe.load import load_recipe
+    from dashdeploy.stages import open_run
+    from dashdeploy.target import load_target
+    from dashdeploy.training.distill import distill
+
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locate, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+        recipe = load_recipe(latent_folder / "recipe.yaml")
+        folder = open_run(tmp_path_factory.mktemp("latent-runs"), recipe.name)
+        distill(recipe, folder)
+        export(folder, load_target(str(latent_folder / "onnx.yaml")))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Key pairs that sign artifacts: (secret, public) files by name."""
     from dashdeploy import signing

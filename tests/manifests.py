@@ -54,6 +54,30 @@ def with_guidance(manifest: dict[str, Any], guidance: Tag | GuidanceInterval) ->
     return changed
 
 
+def of_few_steps(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same of a student with one branch and few steps, which predicts v and ends at zero SNR."""
+    changed: dict[str, Any] = json.loads(json.dumps(manifest))
+    described = changed["artifact"]
+    described.update(prediction_type="v_prediction", branches=1, guidance_range=[1.0, 4.0], grids=[TIMESTEPS, [18, 8]])
+    described["betas"][-1] = 1.0
+    described["graphs"].pop("cond", None)
+    described["graphs"]["guided"]["outputs"][0]["name"] = "v"
+    return changed
+
+
+def of_latents(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same of a student of latents, with a decoder."""
+    changed: dict[str, Any] = json.loads(json.dumps(manifest))
+    described = changed["artifact"]
+    decoder = {"image_shape": [3, 32, 32], "output": "float32", "at_once": 8, "precision": "fp32", "sha256": "0" * 64}
+    graph = json.loads(json.dumps(described["graphs"]["guided"]))
+    latents = {"name": "latents", "dtype": "float32", "shape": ["batch", *described["image_shape"]]}
+    images = {"name": "images", "dtype": "float32", "shape": ["batch", 3, 32, 32]}
+    described["graphs"]["decoder"] = graph | {"inputs": [latents], "outputs": [images]}
+    described.update(latents=True, decoder=decoder)
+    return changed
+
+
 def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
     """The same with one graph, an engine."""
     changed: dict[str, Any] = json.loads(json.dumps(manifest))
@@ -64,12 +88,13 @@ def for_tensorrt(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def mutations(valid: dict[str, Any]) -> Iterator[Any]:
-    """Every mutation of a valid manifest, and those of guidance over time and of an engine."""
+    """Every mutation of a valid manifest, and those of guidance over time, of a decoder and of an engine."""
     module, contract = corpus(), schema()
     guidance = ("artifact", "sampling", "guidance")
     yield from module.mutations(valid, contract)
     for scale in (Tag(), GuidanceInterval()):
         yield from (m for m in module.mutations(with_guidance(valid, scale), contract) if m.path[:3] == guidance)
+    yield from (m for m in module.mutations(of_latents(valid), contract) if "decoder" in m.path)
     yield from (m for m in module.mutations(for_tensorrt(valid), contract) if "engine" in m.path)
 
 

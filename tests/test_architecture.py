@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dashdeploy"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 GROUND = {
-    *("recipe", "objectives", "fields", "target", "artifact", "figures", "manifest"),
-    *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "progress", "seeds", "terminal"),
-    *("weights_file", "checked", "signing"),
+    *("autoencoder", "recipe", "objectives", "fields", "target", "artifact", "figures", "manifest"),
+    *("cuda", "stages", "errors", "files", "lazy", "locate", "peak_memory", "progress", "ranks", "seeds"),
+    *("terminal", "weights_file", "checked", "signing"),
 }
 MIDDLE = {"teachers", "students", "data", "runtime", "metrics", "report"}
 STAGES = {"training", "export", "bench"}
@@ -93,6 +93,7 @@ def test_every_file_says_in_its_first_line_what_it_is_and_stays_small(path: Path
 
 NUMBERS = {
     "self.w_min + (self.w_max - self.w_min) * batch.uniform",
+    "self.w_min + (self.w_max - self.w_min) * uniform",
     "guidance.w_min + (guidance.w_max - guidance.w_min) * gate",
     "start + (end - start) / (1.0 + np.exp(-np.linspace(-6, 6, steps)))",
     "one + (two - one) * (int(config[depth]) - 1)",

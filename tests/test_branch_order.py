@@ -165,11 +165,11 @@ def test_an_artifact_is_held_to_that_combination(teacher: TorchDenoiser, monkeyp
             return self.combine(*teacher.branches(x, t, y), w)
 
     with torch.no_grad():
-        verify.check_batches(Artifact(), target, seed=0)
+        verify.check_batches(Artifact(), teacher, target, seed=0)
         parity.check(Artifact(), teacher, limits, scale=2.0, seed=0)
         marked(monkeypatch)
         with pytest.raises(UserError, match="guided output is not"):
-            verify.check_batches(Artifact(), target, seed=0)
+            verify.check_batches(Artifact(), teacher, target, seed=0)
         with pytest.raises(UserError, match="guided"):
             parity.check(Artifact(), teacher, limits, scale=2.0, seed=0)
     assert np.isfinite(target.gate.guided_error)

@@ -88,7 +88,7 @@ def test_a_comparison_without_a_renderer_is_refused(
     (tmp_path / "compare.json").write_text(text)
     capsys.readouterr()
     assert load("keep_comparison").main([str(tmp_path), "--results", str(tmp_path), "--docs", str(tmp_path)]) == 2
-    assert "names that begin with ablation" in capsys.readouterr().err
+    assert "names that begin with ablation- or few-" in capsys.readouterr().err
 
 
 def test_an_unfinished_comparison_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ def test_the_plain_loop_takes_the_same_loss_as_ours() -> None:
     x_t, t, y, eps = plain.noised()
     plain.noised = lambda: (x_t, t, y, eps)
     source = speed.live_source(case.recipe, case.data, case.teacher)
-    batch = Batch(x_t=x_t, t=t, y=y, eps=eps, uniform=torch.rand(4))
+    batch = Batch(x_t=x_t, t=t, y=y, target=eps, uniform=torch.rand(4))
     ours = step(source.complete(batch), t).total.item()
     assert plain.distill() == pytest.approx(ours, rel=1e-5)
 

@@ -16,9 +16,9 @@ from dashdeploy.target import Target
 
 
 def whole_numbers(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part of a JSON Schema that takes whole numbers, with the keys that lead to it."""
+    """Every part of a JSON Schema that takes any whole numbers, with the keys that lead to it."""
     if isinstance(schema, dict):
-        if schema.get("type") == "integer":
+        if schema.get("type") == "integer" and "enum" not in schema:
             yield place, schema
         for key, value in schema.items():
             yield from whole_numbers(value, f"{place}.{key}")

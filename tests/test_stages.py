@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import threading
 import time
@@ -31,6 +32,35 @@ def test_a_stage_is_described_by_its_manifest(tmp_path: Path, tiny_recipe) -> No
     assert set(stage.manifest) >= {"format", "key", "inputs", "files", "figures", "seed", "versions", "recipe"}
     assert list(stage.manifest["files"]) == ["sub/file.txt"]
     assert stage.figures == {"n": 1}
+
+
+def as_format(folder: Path, number: int, **more: object) -> None:
+    """The stage in `folder` with another format in its manifest, which is vouched for again."""
+    manifest = {**json.loads((folder / stages.MANIFEST).read_text()), "format": number, **more}
+    (folder / stages.MANIFEST).write_text(json.dumps(manifest))
+    (folder / stages.SIDECAR).write_bytes(stages.sidecar_text(folder / stages.MANIFEST))
+
+
+def test_a_stage_of_the_format_before_is_read_unless_it_is_an_artifact(tmp_path: Path, tiny_recipe) -> None:
+    made = make(tmp_path / "s", tiny_recipe)
+    assert made.manifest["format"] == 5
+    as_format(tmp_path / "s", 4)
+    read = stages.read_stage(tmp_path / "s")
+    assert (read.manifest["format"], read.figures) == (4, {"n": 1})
+    assert stages.current(tmp_path / "s", "k") is not None
+    as_format(tmp_path / "s", 4, artifact={})
+    with pytest.raises(UserError, match=r"format 4; this version reads 5\. Make the stage again"):
+        stages.read_stage(tmp_path / "s")
+    as_format(tmp_path / "s", 5, artifact={})
+    assert stages.read_stage(tmp_path / "s").manifest["format"] == 5
+
+
+@pytest.mark.parametrize("number", [3, 6, "5", None])
+def test_a_stage_of_another_format_is_refused(tmp_path: Path, tiny_recipe, number: object) -> None:
+    make(tmp_path / "s", tiny_recipe)
+    as_format(tmp_path / "s", number)
+    with pytest.raises(UserError, match=f"format {number}; this version reads 5"):
+        stages.read_stage(tmp_path / "s")
 
 
 def test_a_failure_while_writing_changes_nothing(tmp_path: Path, tiny_recipe) -> None:

@@ -18,8 +18,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "contracts and tools",
         (
             *("recipe", "objectives", "target", "artifact", "figures", "manifest", "checked", "signing", "stages"),
-            *("cuda", "errors", "fields", "files", "lazy", "locate", "peak_memory", "progress", "seeds", "terminal"),
-            "weights_file",
+            *("cuda", "errors", "fields", "files", "lazy", "locate", "peak_memory", "progress", "ranks", "seeds"),
+            *("terminal", "weights_file", "autoencoder"),
         ),
     ),
 )

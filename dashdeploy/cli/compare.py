@@ -18,7 +18,7 @@ def compare(
     *,
     run_dir: RunDir = DEFAULT_RUN_DIR,
     shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Carry out every N-th run, starting with the I-th (from 1).")
+        str, typer.Option(metavar="I/N", help="Carry out the I-th (from 1) of N parts of the runs.")
     ] = "1/1",
     threads: Annotated[
         int | None,
@@ -41,11 +41,11 @@ def compare(
     variants = load_comparison(comparison)
     part = parse_shard(shard)
     from dashdeploy.compare.compare import compare as carry_out
-    from dashdeploy.compare.compare import designs, jobs
+    from dashdeploy.compare.compare import designs, sharded
 
     if dry_run:
         students = designs(variants, run_dir / variants.name)
-        todo = [(variant, seed, students[variant]) for variant, seed in jobs(variants)[part[0] :: part[1]]]
+        todo = [(variant, seed, students[variant]) for _, variant, seed in sharded(variants, part)]
         runs = [dict(zip(("variant", "seed", "student"), run, strict=True)) for run in todo]
         return lines({"runs": runs}, *(f"{variant}  seed {seed}: {student}" for variant, seed, student in todo))
     from dashdeploy.compare.tables import all_of

@@ -34,8 +34,10 @@ def distill(
     if dry_run:
         return dry_run_of(job, "distill", wanted=("distill",), fresh=fresh)
     from dashdeploy.preflight.examine import require
+    from dashdeploy.terminal import say
     from dashdeploy.training.distill import distill as distill_stage
 
-    require(job.recipe, job.folder, wanted=("distill",), fresh=fresh)
+    for warning in require(job.recipe, job.folder, wanted=("distill",), fresh=fresh).warnings:
+        say(f"warning   {warning}")
     stage = distill_stage(job.recipe, job.make_folder(), fresh=fresh)
     return made(stage)

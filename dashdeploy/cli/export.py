@@ -22,6 +22,15 @@ def export(
             help="Target or package: a name in exporters/, or a YAML file. Repeatable.",
         ),
     ] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            "--guidance",
+            "-w",
+            metavar="W",
+            help="With --to diffusers: the guidance scale that is folded into a student of one branch.",
+        ),
+    ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Short for --to tensorrt.")] = False,
     sign: Annotated[
         Path | None,
@@ -32,10 +41,11 @@ def export(
     """Export the student for each target; an artifact is written only if it passes the target's limits.
 
     float32 artifacts must agree with the student in torch; others must pass the guidance gate. A package, as cpp and
-    triton, is an artifact with all that builds or serves it.
+    triton, is an artifact with all that builds or serves it. diffusers is the student as plain diffusers opens it.
     """
     from dashdeploy import signing
     from dashdeploy.cli.job import recipe_of_student
+    from dashdeploy.diffusion import guidance as scales
     from dashdeploy.packages import schema
     from dashdeploy.packages.stage import carry_out, summary
     from dashdeploy.preflight.examine import require_targets
@@ -43,8 +53,9 @@ def export(
     key = signing.read_secret_key(sign) if sign is not None else None  # a wrong one is told before the work
     recipe = recipe_of_student(run_folder)
     names = [*(to or ()), *(["tensorrt"] if trt else [])] or recipe.export
-    require_targets(recipe, run_folder, names, fresh=fresh)
+    w = scales.parse(guidance) if guidance is not None else None
+    require_targets(recipe, run_folder, names, fresh=fresh, guidance=w)
     targets = [schema.load(name) for name in dict.fromkeys(names)]
-    written = [carry_out(run_folder, target, fresh=fresh, sign_with=key) for target in targets]
+    written = [carry_out(run_folder, target, fresh=fresh, sign_with=key, guidance=w) for target in targets]
     made = [{"folder": stage.folder, "sha256": stage.sha256, "figures": stage.figures} for stage in written]
     return lines({"made": made}, *map(summary, written))

@@ -18,7 +18,7 @@ def _check(name: str) -> None:
     from dashdeploy.target import load_target
 
     found = load(name)
-    if isinstance(found, Package):
+    if isinstance(found, Package) and found.artifact is not None:
         try:
             load_target(found.artifact)
         except UserError as error:

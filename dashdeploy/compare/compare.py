@@ -7,12 +7,14 @@ its samples and its banks of outputs, which are kept beside the variants.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import stages
+from dashdeploy import ranks, stages
+from dashdeploy.bench.bench import bench
 from dashdeploy.bench.measure import samples
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.compare import plots, tables
@@ -21,9 +23,12 @@ from dashdeploy.compare.teachers import kept_teacher, teacher_of
 from dashdeploy.errors import UserError
 from dashdeploy.files import write_whole
 from dashdeploy.pipeline import run_all
-from dashdeploy.preflight.examine import examine, refuse
+from dashdeploy.preflight.examine import examine, refuse, require
 from dashdeploy.recipe.comparison import Comparison, recipe_of
-from dashdeploy.training import ranks
+from dashdeploy.recipe.schema import Recipe
+from dashdeploy.students import finished
+from dashdeploy.students.architecture import StudentDesign
+from dashdeploy.teachers import networks
 from dashdeploy.training.student import describe_student
 
 BANKS = ".banks"
@@ -41,9 +46,28 @@ def jobs(comparison: Comparison) -> list[tuple[str, int]]:
     """Every (variant, seed), seed by seed, so that one that stops early still compares; then the fresh seeds."""
     again = comparison.confirmation
     return [
-        *((variant, seed) for seed in comparison.seeds for variant in comparison.variants),
+        *((variant, seed) for seed in comparison.seeds for variant in comparison.ordered),
         *(jobs(again) if again else ()),
     ]
+
+
+def sharded(comparison: Comparison, shard: tuple[int, int]) -> list[tuple[int, str, int]]:
+    """(place among all jobs, variant, seed) of the jobs of shard (i, n), in their order.
+
+    Variants that need each other's students go to one shard: the one that has the fewest runs by then.
+    """
+    loads = [0] * shard[1]
+    chains: dict[tuple[str, int], int] = {}  # (root, seed) -> shard
+    sizes = Counter((comparison.root_of(variant), seed) for variant, seed in jobs(comparison))
+    mine = []
+    for place, (variant, seed) in enumerate(jobs(comparison)):
+        chain = (comparison.root_of(variant), seed)
+        if chain not in chains:
+            chains[chain] = loads.index(min(loads))
+            loads[chains[chain]] += sizes[chain]
+        if chains[chain] == shard[0]:
+            mine.append((place, variant, seed))
+    return mine
 
 
 def designs(comparison: Comparison, root: Path, *, fresh: bool = False) -> dict[str, str]:
@@ -55,16 +79,33 @@ def designs(comparison: Comparison, root: Path, *, fresh: bool = False) -> dict[
     students: dict[str, str] = {}
     variants: dict[str, list[str]] = {}  # problem -> the variants that have it
     seed = comparison.seeds[0]
-    for name in comparison.variants:
-        recipe = recipe_of(comparison, name, seed, more=QUICK)
-        recipe = recipe_of(comparison, name, seed, more={**QUICK, **kept_teacher(recipe, root)})
-        facts = examine(recipe, root / name / f"seed{seed}", fresh=fresh)
+    made: dict[str, StudentDesign] = {}
+    for name in comparison.ordered:
+        said = recipe_of(comparison, name, seed, more=QUICK)
+        changes = {**QUICK, **kept_teacher(said, root)}
+        start = comparison.start_of(name)
+        is_there = start is None or stages.is_stage(_folder(root, start, seed) / "student")
+        if start is not None:
+            changes |= _start(root, start, seed)
+        recipe = recipe_of(comparison, name, seed, more=changes)
+        facts = examine(recipe, _folder(root, name, seed), fresh=fresh, start_there=is_there)
         if recipe.bench.quality.features == "none":
             facts.problems.append("bench.quality.features is none, and a comparison compares FID: take auto or fit")
+        if start in made and facts.student is not None and not is_there:
+            facts.check(
+                finished.refuse_other,
+                networks.build(made[start].config, network=made[start].network),
+                facts.student,
+                f"start {start}",
+            )
         for problem in facts.problems:
             variants.setdefault(problem, []).append(name)
         if facts.student is not None:
-            students[name] = describe_student(recipe, facts.student)
+            made[name] = facts.student
+            # As the comparison says it: a start by the name of its variant.
+            students[name] = describe_student(said, facts.student)
+            if taken := comparison.variants[name].train_as:
+                students[name] += f", the student of {taken}"
     refuse([f"variant {', '.join(names)}: {problem}" for problem, names in variants.items()])
     return students
 
@@ -81,8 +122,8 @@ def compare(
     """Carry out the runs of this shard that are missing, and write the summary once the runs of all shards are there.
 
     Args:
-        shard: (i, n): every n-th run, starting with the i-th (from 0). Shards may run on several machines that share
-            run_dir.
+        shard: (i, n): the i-th (from 0) of n parts of the runs, see `sharded`. Shards may run on several machines that
+            share run_dir.
         threads: CPU threads of training and measuring. None: as the recipe says.
         say: called with a line of progress.
 
@@ -97,25 +138,54 @@ def compare(
         say = _silent
     designs(comparison, run_dir / comparison.name, fresh=fresh)
     root = stages.open_run(run_dir, comparison.name)
-    todo = jobs(comparison)
-    for place, (variant, seed) in list(enumerate(todo))[shard[0] :: shard[1]]:
-        say(f"[{place + 1}/{len(todo)}] {variant}, seed {seed}")
+    total = len(jobs(comparison))
+    for place, variant, seed in sharded(comparison, shard):
+        say(f"[{place + 1}/{total}] {variant}, seed {seed}")
         changes = {**QUICK, **_threads(comparison, variant, threads), **_sampling_seed(comparison, variant, seed)}
         changes |= teacher_of(comparison, variant, root, more=changes)
+        if start := comparison.start_of(variant):
+            changes |= _start(root, start, seed)
         recipe = recipe_of(comparison, variant, seed, more=changes)
         folder = stages.open_run(root / variant, f"seed{seed}")
         _share_samples(root, folder)
         try:
-            run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=_silent)
+            if of := comparison.variants[variant].train_as:
+                _measure(recipe, folder, _folder(root, of, seed) / "student", fresh=fresh)
+            else:
+                run_all(recipe, folder, fresh=fresh, banks=root / BANKS, say=_silent)
         except UserError as error:
             raise UserError(f"variant {variant}, seed {seed}: {error}") from error
     return ranks.in_main(lambda: _sum_up(comparison, root, say=say))
 
 
+def _folder(root: Path, variant: str, seed: int) -> Path:
+    return root / variant / f"seed{seed}"
+
+
+def _start(root: Path, variant: str, seed: int) -> dict[str, Any]:
+    """The change that has a student begin as the one of another variant."""
+    return {"student.init": {"kind": "run", "path": str(_folder(root, variant, seed).absolute())}}
+
+
+def _measure(recipe: Recipe, folder: Path, student: Path, *, fresh: bool) -> None:
+    """Measure the student of another variant, to which a link in the run's folder leads."""
+    link = folder / "student"
+
+    def linked() -> None:
+        if link.is_dir() and not link.is_symlink():
+            raise UserError(f"{link}: a student of its own is there, and train_as takes another: remove {folder}")
+        if not link.is_symlink():
+            link.symlink_to(Path("..") / ".." / student.relative_to(folder.parent.parent), target_is_directory=True)
+
+    ranks.in_main(linked)
+    require(recipe, folder, wanted=("bench",), fresh=fresh)
+    bench(folder, recipe, fresh=fresh)
+
+
 def _sum_up(comparison: Comparison, root: Path, *, say: Callable[[str], None]) -> Summary | None:
     """Write and return the summary, if the runs of all shards are there."""
     todo = jobs(comparison)
-    runs = {job: _finished(root / job[0] / f"seed{job[1]}") for job in todo}
+    runs = {job: _finished(_folder(root, *job)) for job in todo}
     if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
         say(f"not finished by other shards: {', '.join(missing)}")
         return None

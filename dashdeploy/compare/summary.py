@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -14,7 +14,8 @@ from dashdeploy.recipe.comparison import Comparison
 from dashdeploy.training.timestep_weights import starved
 
 Record = Mapping[str, Any]
-FIGURES = ("fid", "kid", "fid_to_teacher", "accuracy")
+FIGURES = ("fid", "kid", "fid_to_teacher", "accuracy", "pixel_distance", "confidence")
+RESPONSES = ("energy_cosine", "rho")
 GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
 
 
@@ -52,6 +53,12 @@ class Row:
         teacher: the row that holds the variant's teacher; None: this is a teacher.
         weight_by_decile: share of the loss's timestep weight in each tenth of t from clean to noise, as trained with.
         starved: the deciles (0 = cleanest) that hold less than 1 % of it.
+        pixel_distance, confidence: by the guidance's label; to its teacher's images of the same noise, and of the
+            classifier in the class that was asked for.
+        response: figure -> guidance -> of the response to guidance over all timesteps, beside what decides, see
+            `bench.record.response`.
+        steps, evaluations: that its images were drawn in, and of its network for an image; None: a comparison of before
+            they were counted.
     """
 
     name: str
@@ -67,6 +74,11 @@ class Row:
     teacher: str | None
     weight_by_decile: tuple[float, ...]
     starved: tuple[int, ...]
+    pixel_distance: dict[str, Spread] = field(default_factory=dict)
+    confidence: dict[str, Spread] = field(default_factory=dict)
+    response: dict[str, dict[str, Spread]] = field(default_factory=dict)
+    steps: int | None = None
+    evaluations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,17 +122,19 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
     """One summary of the runs of every (variant, seed), those of the confirmation included."""
     records = {(v, seed): runs[v, seed].record for seed in comparison.seeds for v in comparison.variants}
     quality = next(iter(records.values()))["quality"]
-    users: dict[str, list[str]] = {}  # teacher's SHA-256 -> the variants that have it
+    users: dict[tuple[str, int | None], list[str]] = {}  # see _teaching -> the variants that have it
     for name in comparison.variants:
-        users.setdefault(runs[name, comparison.seeds[0]].teacher, []).append(name)
+        users.setdefault(_teaching(runs[name, comparison.seeds[0]]), []).append(name)
     teachers, students = [], []
-    for names in users.values():
-        title = "teacher" if len(users) == 1 else f"teacher of {comparison.variants[names[0]].label}"
+    one_teacher = len({sha256 for sha256, _ in users}) == 1
+    for (sha256, steps), names in users.items():
+        title = "teacher" if one_teacher else f"teacher of {comparison.variants[names[0]].label}"
+        title += f", {steps} step{'' if steps == 1 else 's'}" if sum(other == sha256 for other, _ in users) > 1 else ""
         name = "teacher" if len(users) == 1 else f"teacher:{names[0]}"
         teachers.append(_teacher_row(name, title, [runs[n, seed] for n in names for seed in comparison.seeds]))
     for name, variant in comparison.variants.items():
         of_seeds = [runs[name, seed] for seed in comparison.seeds]
-        place = list(users).index(of_seeds[0].teacher)
+        place = list(users).index(_teaching(of_seeds[0]))
         students.append(_row(name, variant.label, of_seeds, teacher=teachers[place].name))
     return Summary(
         rows=[*teachers, *students],
@@ -133,6 +147,17 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
         samplings=len(quality["seeds"]),
         confirmed=summarise(again, runs) if (again := comparison.confirmation) else None,
     )
+
+
+def _teaching(run: Run) -> tuple[str, int | None]:
+    """A run's teacher: its SHA-256, and the steps that its images were drawn in."""
+    return run.teacher, _steps(run.record, "teacher")
+
+
+def _steps(record: Record, model: str) -> int | None:
+    """The steps of a model's images; None: a record of before models had plans of their own."""
+    plan = record["models"][model].get("plan")
+    return len(record["plans"][plan]["timesteps"]) if plan else None
 
 
 def parse(content: Mapping[str, Any]) -> Summary:
@@ -153,7 +178,7 @@ def _quality(record: Record, model: str) -> dict[str, Any]:
     return {row["guidance"]: row for row in record["quality"]["rows"] if row["model"] == model}
 
 
-def _measured(records: list[Record], model: str) -> dict[str, dict[str, Spread]]:
+def _measured(records: list[Record], model: str) -> dict[str, Any]:
     """Each figure that there is, by guidance: the samplings of each record's training.
 
     The records of a teacher are of one training, whose samplings are those of all of them.
@@ -162,7 +187,7 @@ def _measured(records: list[Record], model: str) -> dict[str, dict[str, Spread]]
     for record in records:
         for scale, row in _quality(record, model).items():
             for name, by_scale in by_figure.items():
-                values = {one["seed"]: one[name] for one in row["by_seed"] if one[name] is not None}
+                values = {one["seed"]: one[name] for one in row["by_seed"] if one.get(name) is not None}
                 trainings = by_scale.setdefault(scale, [])
                 if trainings and model == "teacher":
                     trainings[0] |= values
@@ -183,6 +208,7 @@ def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
     return Row(
         name=name,
         label=label,
+        response=_response(records),
         **_measured(records, "student"),
         gap={metric: Spread.of([[one["overall"][metric]] for one in fidelity]) for metric in GAPS},
         gap_by_t=tuple(map(_gap_bin, zip(*(one["bins"] for one in fidelity), strict=True))),
@@ -191,7 +217,21 @@ def _row(name: str, label: str, runs: list[Run], *, teacher: str) -> Row:
         teacher=teacher,
         weight_by_decile=tuple(weights),
         starved=tuple(starved(weights)),
+        steps=_steps(records[0], "student"),
+        evaluations=records[0]["models"]["student"].get("evaluations"),
     )
+
+
+def _response(records: list[Record]) -> dict[str, dict[str, Spread]]:
+    """Of the student in torch, over all seeds; empty where a record has none."""
+    found: dict[str, dict[str, list[list[float]]]] = {name: {} for name in RESPONSES}
+    for record in records:
+        rows = (record.get("response") or {"rows": ()})["rows"]
+        for row in (row for row in rows if row["model"] == "student" and row["t"] is None):
+            decides = row["to_target"] or row["to_gap"]
+            for name, by_scale in found.items():
+                by_scale.setdefault(f"w={row['w']:g}", []).append([decides[name]])
+    return {name: {scale: Spread.of(values) for scale, values in of.items()} for name, of in found.items()}
 
 
 def _gap_bin(bins: Sequence[Mapping[str, Any]]) -> GapBin:
@@ -212,6 +252,8 @@ def _teacher_row(name: str, label: str, runs: list[Run]) -> Row:
         teacher=None,
         weight_by_decile=tuple(first.teacher_weights),
         starved=tuple(starved(first.teacher_weights)),
+        steps=_steps(first.record, "teacher"),
+        evaluations=first.record["models"]["teacher"].get("evaluations"),
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dashdeploy.compare.spread import Spread
-from dashdeploy.compare.summary import Row, Summary
-from dashdeploy.report.cells import MISSING, percent, significant
+from dashdeploy.compare.summary import RESPONSES, Row, Summary
+from dashdeploy.report.cells import MISSING, count, percent, significant
 from dashdeploy.report.table import Table, plain, to_markdown
 
 GAP_HEADINGS = {"relative_error": "Gap error", "energy_cosine": "Cosine", "rho": "ρ"}
@@ -15,16 +15,28 @@ UNIFORM_WITHIN = 1e-3
 
 
 def quality(summary: Summary) -> Table:
-    """A row for each variant: FID by guidance, and the gap's fidelity; with its teacher where there are several."""
+    """A row for each variant: FID by guidance, and the gap's fidelity.
+
+    With its teacher where there are several, and with steps and evaluations an image where these differ.
+    """
     scales = list(dict.fromkeys(scale for row in summary.rows for scale in row.fid))
     several = len(summary.teachers) > 1
     labels = {row.name: row.label for row in summary.teachers}
-    headings = ["", *(f"FID, {scale}" for scale in scales), *GAP_HEADINGS.values(), *(["Teacher"] if several else [])]
+    counted = len({(row.steps, row.evaluations) for row in summary.rows}) > 1
+    counts = ["Steps", "Evaluations an image"] if counted else []
+    headings = [
+        "",
+        *counts,
+        *(f"FID, {scale}" for scale in scales),
+        *GAP_HEADINGS.values(),
+        *(["Teacher"] if several else []),
+    ]
     rows = []
     for row in summary.rows:
         gaps = [row.gap.get(name) for name in GAP_HEADINGS]
         teacher = [labels.get(row.teacher or "", MISSING)] if several else []
-        rows.append((row.label, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
+        work = [count(row.steps), count(row.evaluations)] if counted else []
+        rows.append((row.label, *work, *(cell(row.fid.get(scale)) for scale in scales), *map(cell, gaps), *teacher))
     against = "; each gap is against the student's teacher" if several else ""
     return _table(f"{drawn(summary)}; FID of {summary.num_images} images{against}", headings, rows)
 
@@ -41,22 +53,35 @@ def drawn(summary: Summary) -> str:
 
 def other_quality(summary: Summary) -> Table:
     """A row for each variant: KID and the classifier's accuracy by guidance, as far as there are any."""
-    kids, accuracies = (
-        list(dict.fromkeys(scale for row in summary.rows for scale in getattr(row, name)))
-        for name in ("kid", "accuracy")
+    share = "he share of images that the classifier takes for their class"
+    kids, accuracies = _scales(summary, "kid"), _scales(summary, "accuracy")
+    title = "KID" if kids else f"T{share}"
+    return _figure_and_percent(
+        summary,
+        f"KID, and t{share}" if kids and accuracies else title,
+        figure=("KID", "kid"),
+        share=("Accuracy", "accuracy"),
     )
-    headings = ["", *(f"KID, {scale}" for scale in kids), *(f"Accuracy, {scale} (%)" for scale in accuracies)]
+
+
+def _scales(summary: Summary, name: str) -> list[str]:
+    return list(dict.fromkeys(scale for row in summary.rows for scale in getattr(row, name)))
+
+
+def _figure_and_percent(summary: Summary, title: str, *, figure: tuple[str, str], share: tuple[str, str]) -> Table:
+    """A row for each variant: two figures by guidance, each given as (heading, field); the second in percent."""
+    (of_figure, first), (of_share, second) = figure, share
+    figures, shares = _scales(summary, first), _scales(summary, second)
+    headings = ["", *(f"{of_figure}, {scale}" for scale in figures), *(f"{of_share}, {s} (%)" for s in shares)]
     rows = [
         (
             row.label,
-            *(cell(row.kid.get(s)) for s in kids),
-            *(cell(_percent(row.accuracy.get(s))) for s in accuracies),
+            *(cell(getattr(row, first).get(s)) for s in figures),
+            *(cell(_percent(getattr(row, second).get(s))) for s in shares),
         )
         for row in summary.rows
     ]
-    share = "he share of images that the classifier takes for their class"
-    title = "KID" if kids else f"T{share}"
-    return _table(f"KID, and t{share}" if kids and accuracies else title, headings, rows)
+    return _table(title, headings, rows)
 
 
 def spreads(summary: Summary) -> Table:
@@ -78,6 +103,28 @@ def to_teacher(summary: Summary) -> Table:
     rows = [(row.label, *(cell(row.fid_to_teacher.get(s)) for s in scales)) for row in summary.students]
     title = f"FID to the teacher's images of the same noise and guidance, {summary.num_images} images"
     return _table(title, ["", *scales], rows)
+
+
+def response(summary: Summary) -> Table:
+    """A row for each variant: its response to guidance beside its teacher's, by guidance."""
+    scales = list(dict.fromkeys(scale for row in summary.students for scale in row.response.get("rho", {})))
+    names = {name: GAP_HEADINGS[name] for name in RESPONSES}
+    headings = ["", *(f"{heading}, {scale}" for heading in names.values() for scale in scales)]
+    rows = [
+        (row.label, *(cell(row.response.get(name, {}).get(s)) for name in names for s in scales))
+        for row in summary.students
+    ]
+    title = "Response to guidance, f(w) − f(1), beside the teacher's gap; of one branch, beside its target's response"
+    return _table(title, headings, rows)
+
+
+def same_noise(summary: Summary) -> Table:
+    """A row for each variant: each image's distance to its teacher's of the same noise, and confidence, by guidance."""
+    title = (
+        "Root mean square distance of pixels to the teacher's image of the same noise, and the classifier's confidence"
+    )
+    pixels, confidence = ("Pixels", "pixel_distance"), ("Confidence", "confidence")
+    return _figure_and_percent(summary, title, figure=pixels, share=confidence)
 
 
 def closed(summary: Summary) -> Table:
@@ -120,6 +167,8 @@ def all_of(summary: Summary) -> list[Table]:
     """Every table that the summary has figures for; timestep weights unless all are uniform."""
     shown = _distances(summary)
     shown += [other_quality(summary)] if any(row.kid or row.accuracy for row in summary.rows) else []
+    shown += [same_noise(summary)] if any(row.pixel_distance or row.confidence for row in summary.rows) else []
+    shown += [response(summary)] if any(row.response.get("rho") for row in summary.students) else []
     shown += [shares(summary)] if summary.shares else []
     uneven = any(abs(mass - 0.1) > UNIFORM_WITHIN for row in summary.rows for mass in row.weight_by_decile)
     shown += [weights(summary)] if uneven else []

@@ -7,11 +7,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import stages
+from dashdeploy import ranks, stages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.comparison import Comparison, recipe_of
 from dashdeploy.recipe.schema import Recipe
-from dashdeploy.training import ranks
 from dashdeploy.training.teach import key_of, teach
 
 TEACHERS = ".teachers"

@@ -71,6 +71,8 @@ class LabelledImages:
         classes: the K class names, in label order.
         horizontal_flip: whether a mirrored image keeps its class.
         are_latents: whether these are an autoencoder's latents.
+        mirrored: of latents that may be mirrored, those of the mirrored images, in the same shape; None: the array
+            itself is mirrored.
     """
 
     name: str
@@ -79,6 +81,7 @@ class LabelledImages:
     classes: tuple[str, ...]
     horizontal_flip: bool
     are_latents: bool = False
+    mirrored: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -87,6 +90,8 @@ class LabelledImages:
             raise ValueError(
                 f"images must be (N, C, H, W) {' or '.join(dtypes)}, not {self.images.shape} {self.images.dtype}"
             )
+        if self.mirrored is not None and self.mirrored.shape != self.images.shape:
+            raise ValueError(f"mirrored is {self.mirrored.shape}, and the images are {self.images.shape}")
         if self.labels.shape != (n,):
             raise ValueError(f"labels must be ({n},), not {self.labels.shape}")
         if n == 0:
@@ -119,11 +124,14 @@ class LabelledImages:
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         digest.update(np.ascontiguousarray(self.images).tobytes())
         digest.update(self.labels.astype("<i8").tobytes())
+        if self.mirrored is not None:
+            digest.update(np.ascontiguousarray(self.mirrored).tobytes())
         return digest.hexdigest()
 
     def take(self, rows: NDArray[np.integer]) -> LabelledImages:
         """The images of these row numbers."""
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        mirrored = None if self.mirrored is None else self.mirrored[rows]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], mirrored=mirrored)
 
     def split(self, holdout: float, *, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
         """(training, held-out) images, drawn by the seed; with holdout 0 both are the whole set.
@@ -234,6 +242,7 @@ class ImageStream:
         rows = self.rows(step)
         pixels = self.data.images[rows]
         if self.data.horizontal_flip:
-            mirrored = np.random.default_rng([self.seed, 0xF11B, step]).random(len(rows)) < 0.5
-            pixels[mirrored] = pixels[mirrored, :, :, ::-1]
+            flips = np.random.default_rng([self.seed, 0xF11B, step]).random(len(rows)) < 0.5
+            mirrored = self.data.mirrored
+            pixels[flips] = pixels[flips, :, :, ::-1] if mirrored is None else mirrored[rows[flips]]
         return to_float(pixels), self.data.labels[rows]

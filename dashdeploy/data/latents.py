@@ -14,6 +14,8 @@ from dashdeploy.errors import UserError, reading
 from dashdeploy.locate import expanded
 from dashdeploy.recipe.schema import Data
 
+MIRRORED = "mirrored"
+"""The array of the mirrored images' latents, in what `encode` has made."""
 EXPECTED = "expected arrays latents (N, C, S, S) float16 or float32, labels (N,) integers and perhaps classes (K,)"
 
 MOST_CLASSES = 100_000
@@ -23,8 +25,9 @@ def load(config: Data) -> LabelledImages:
     """Read `latents`, `labels` and `classes` from the .npz file `config.path`, or from all of a folder, sorted by name.
 
     The latents must be scaled as the teacher takes them (those of Stable Diffusion's autoencoder: times 0.18215). Only
-    one file needs `classes`, the K names; without them K is the largest label + 1. horizontal_flip is off: a mirrored
-    image's latent is close to the mirrored latent, but not equal.
+    one file needs `classes`, the K names; without them K is the largest label + 1. A mirrored image's latent is close
+    to the mirrored latent, but not equal: they are mirrored only where each file has those of the mirrored images, in
+    an array `mirrored` of the same shape.
 
     Raises:
         UserError: no path, no files, missing arrays, other shapes or types; the message names the file.
@@ -51,13 +54,17 @@ def load(config: Data) -> LabelledImages:
     if not named and labels.max() >= MOST_CLASSES:
         raise UserError(f"{path}: label {labels.max()} would make as many classes. Give the file an array classes.")
     classes = named[first] if named else [str(i) for i in range(labels.max() + 1)]
+    mirrored = [part[MIRRORED] for part in parts if MIRRORED in part]
+    if mirrored and len(mirrored) < len(parts):
+        raise UserError(f"{path}: only {len(mirrored)} of its {len(parts)} files have an array {MIRRORED}")
     return LabelledImages(
         name="latents",
         images=np.concatenate([part["latents"] for part in parts]),
         labels=labels,
         classes=tuple(classes),
-        horizontal_flip=False,
+        horizontal_flip=bool(mirrored),
         are_latents=True,
+        mirrored=np.concatenate(mirrored) if mirrored else None,
     )
 
 
@@ -72,7 +79,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         reading(path, ".npz file without pickled objects", again=again),
         np.load(path, allow_pickle=False) as file,
     ):
-        arrays = {name: file[name] for name in ("latents", "labels", "classes") if name in file.files}
+        arrays = {name: file[name] for name in ("latents", "labels", "classes", MIRRORED) if name in file.files}
     if missing := {"latents", "labels"} - arrays.keys():
         raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; {EXPECTED}")
     latents, labels = arrays["latents"], arrays["labels"]
@@ -80,6 +87,11 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: latents is {latents.shape} {latents.dtype}; {EXPECTED}")
     if not latents.size:
         raise UserError(f"{path}: latents is {latents.shape}, which holds no value; {EXPECTED}")
+    mirrored = arrays.get(MIRRORED, latents)
+    if (mirrored.shape, mirrored.dtype) != (latents.shape, latents.dtype):
+        raise UserError(
+            f"{path}: {MIRRORED} is {mirrored.shape} {mirrored.dtype}; expected {latents.shape} {latents.dtype}"
+        )
     if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{path}: labels is {labels.shape} {labels.dtype} for {len(latents)} latents; {EXPECTED}")
     if not 0 <= labels.min() <= labels.max() < 2**63:
@@ -87,6 +99,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     names = arrays.get("classes", np.array(["any"]))
     if names.ndim != 1 or not len(names):
         raise UserError(f"{path}: classes is {names.shape} {names.dtype}; {EXPECTED}")
-    if not np.isfinite(latents).all():
-        raise UserError(f"{path}: latents holds NaN or Inf")
+    for name, array in (("latents", latents), (MIRRORED, mirrored)):
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} holds NaN or Inf")
     return arrays

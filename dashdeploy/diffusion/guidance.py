@@ -35,7 +35,7 @@ def split(stacked: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.T
 def both_branches(
     predict: Predict, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, *, null_class: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(eps_uncond, eps_cond) from one call of `predict` over 2B; arguments as of `stack`."""
+    """(uncond, cond) from one call of `predict` over 2B; arguments as of `stack`."""
     return split(predict(*stack(x, t, y, null_class=null_class)), x.shape[0])
 
 
@@ -44,13 +44,13 @@ def by_branch(stacked: torch.Tensor) -> torch.Tensor:
     return torch.stack(split(stacked, stacked.shape[0] // 2), dim=1)
 
 
-def combine(eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """eps_w = eps_uncond + w·(eps_cond − eps_uncond); w: (B,). w = 1 is off.
+def combine(uncond: torch.Tensor, cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """uncond + w·(cond − uncond); w: (B,). w = 1 is off. The predictions may be eps, v or x_0.
 
     Half precision is combined in float32: the difference is small beside either branch.
     """
-    dtype = torch.promote_types(eps_uncond.dtype, torch.float32)
-    uncond, cond = eps_uncond.to(dtype), eps_cond.to(dtype)
+    dtype = torch.promote_types(uncond.dtype, torch.float32)
+    uncond, cond = uncond.to(dtype), cond.to(dtype)
     return uncond + w.to(dtype).view(-1, 1, 1, 1) * (cond - uncond)
 
 

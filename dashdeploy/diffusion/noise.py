@@ -1,7 +1,8 @@
-"""Noise by image: Philox4x32-10 with Box–Muller, the same numbers in Python and in the C++ runtime.
+"""Noise by image and step: Philox4x32-10 with Box–Muller, the same numbers in Python and in the C++ runtime.
 
 A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") has no state: the noise
-of image i follows from the seed and i alone, whatever the batch it is drawn in, the device or the language.
+of image i at a step follows from the seed, i and the step alone, whatever the batch it is drawn in, the device or the
+language. Step 0 is the start.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ def philox4x32(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.
     return np.stack([a, b, c, d], axis=-1)
 
 
-def normal(seed: int, first: int, count: int, size: int) -> NDArray[np.float32]:
-    """Standard normal noise of the images first … first + count − 1: (count, size) float32.
+def normal(seed: int, first: int, count: int, size: int, *, steps: int = 1) -> NDArray[np.float32]:
+    """Standard normal noise of the images first … first + count − 1, at the steps 0 … steps − 1.
 
-    The key is the seed's two words; block b of four numbers of image i has the counter (b, 0, i mod 2³², i div 2³²).
+    The key is the seed's two words; block b of four numbers of image i at step s has the counter
+    (b, s, i mod 2³², i div 2³²).
     Words r become u = (r + ½)·2⁻³², and pairs of them √(−2 ln u₀)·(cos 2πu₁, sin 2πu₁), in float64.
+
+    Returns:
+        (count, steps·size) float32: `size` numbers for each step, the start first.
 
     Raises:
         ValueError: a seed or an image's number is not in 0 … 2⁶⁴ − 1.
@@ -41,12 +46,13 @@ def normal(seed: int, first: int, count: int, size: int) -> NDArray[np.float32]:
     if not 0 <= seed < SEEDS or first < 0 or count < 0 or first + count > SEEDS:
         raise ValueError(f"seed {seed} and images {first} … {first + count - 1} must be in 0 … 2^64 − 1")
     blocks = -(-size // 4)
-    counter = np.zeros((count, blocks, 4), np.uint64)
+    counter = np.zeros((count, steps, blocks, 4), np.uint64)
     counter[..., 0] = np.arange(blocks, dtype=np.uint64)
-    image = np.uint64(first) + np.arange(count, dtype=np.uint64)
-    counter[..., 2], counter[..., 3] = (image & LOW)[:, None], (image >> SHIFT)[:, None]
+    counter[..., 1] = np.arange(steps, dtype=np.uint64)[:, None]
+    image = np.uint64(first) + np.arange(count, dtype=np.uint64)[:, None, None]
+    counter[..., 2], counter[..., 3] = image & LOW, image >> SHIFT
     words = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
     u = (words.astype(np.float64) + 0.5) * 2.0**-32
     radius, angle = np.sqrt(-2.0 * np.log(u[..., 0::2])), 2.0 * np.pi * u[..., 1::2]
     pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    return pairs.reshape(count, blocks * 4)[:, :size].astype(np.float32)
+    return pairs.reshape(count, steps, blocks * 4)[..., :size].reshape(count, steps * size).astype(np.float32)

@@ -17,13 +17,11 @@ from dashdeploy.recipe import schema
 
 SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")
 """diffusers' schedulers that have these betas; the sampler is always our own."""
-ZERO_SNR = 2.0**-24
-"""ᾱ_{T−1} of a schedule with zero terminal SNR; the cosine schedule of diffusers ends at a tenth of it."""
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """betas (T,) float64; everything else follows from them.
+    """betas (T,) float64; everything else follows from them. The last may be 1: zero terminal SNR, ᾱ_{T−1} = 0.
 
     Args:
         source: where the betas come from, for the message.
@@ -38,10 +36,11 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         betas = self.betas
-        if betas.ndim != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
+        if not are_betas(betas):
             raise UserError(f"{self.source}: betas must be numbers between 0 and 1, one for each timestep")
         alphas_cumprod = self.alphas_cumprod
-        bad = ((alphas_cumprod >= 1) | (alphas_cumprod <= 0)).nonzero()
+        inner = len(betas) - self.zero_terminal_snr
+        bad = ((alphas_cumprod >= 1) | (alphas_cumprod <= 0))[:inner].nonzero()
         if len(bad):
             t = int(bad[0])
             what, advice = ("no noise", "larger") if alphas_cumprod[t] >= 1 else ("no signal", "smaller")
@@ -54,6 +53,11 @@ class NoiseSchedule:
     @property
     def num_train_timesteps(self) -> int:
         return len(self.betas)
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether no signal is left at the last timestep: its beta is 1."""
+        return bool(self.betas[-1] == 1)
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
@@ -81,25 +85,31 @@ class NoiseSchedule:
         alpha_bar = self.alphas_cumprod.to(x_0.device)[t].view(-1, 1, 1, 1)
         return alpha_bar.sqrt() * x_0 + (1.0 - alpha_bar).sqrt() * eps
 
-    def scheduler_config(self, *, clip_sample: bool = True) -> dict[str, Any]:
+    def scheduler_config(self, *, clip_sample: bool = True, prediction: str = "epsilon") -> dict[str, Any]:
         """The same schedule as a diffusers DDIMScheduler configuration.
 
         With ``use_clipped_model_output=clip_sample`` at each step, that scheduler's images are ours.
 
         Args:
             clip_sample: clip the predicted x_0 to [−1, 1]; false for latents, which have no fixed range.
+            prediction: what the network predicts, a `Prediction`.
         """
         return {
             "_class_name": "DDIMScheduler",
             "num_train_timesteps": self.num_train_timesteps,
             "trained_betas": self.betas.tolist(),
-            "prediction_type": "epsilon",
+            "prediction_type": prediction,
             "clip_sample": clip_sample,
             "clip_sample_range": 1.0,
             "set_alpha_to_one": True,
             "timestep_spacing": "trailing",
             "steps_offset": 0,
         }
+
+
+def are_betas(betas: NDArray[np.float64]) -> bool:
+    """Whether they are (T,) numbers between 0 and 1, of which the last may be 1."""
+    return betas.ndim == 1 and len(betas) > 0 and bool((betas > 0).all() and (betas[:-1] < 1).all() and betas[-1] <= 1)
 
 
 def from_recipe(config: schema.NoiseSchedule) -> NoiseSchedule:
@@ -127,8 +137,7 @@ def cosine_betas(steps: int, *, offset: float = 0.008) -> NDArray[np.float64]:
 def from_scheduler_config(config: dict[str, Any], *, source: str) -> NoiseSchedule:
     """The schedule of a diffusers DDPM/DDIM scheduler configuration; its prediction type is read by `prediction`.
 
-    With rescale_betas_zero_snr the last ᾱ would be 0, where eps says nothing of x_0 and no sampler can divide by √ᾱ;
-    it becomes ZERO_SNR, as in diffusers' Euler scheduler.
+    With rescale_betas_zero_snr the last ᾱ is 0, as in diffusers' DDIMScheduler.
 
     The sampler's settings are the recipe's: of those here, `ignored_settings` names what diffusers would do otherwise.
 
@@ -139,8 +148,8 @@ def from_scheduler_config(config: dict[str, Any], *, source: str) -> NoiseSchedu
     scheduler = config.get("_class_name", "DDIMScheduler")
     if scheduler not in SCHEDULERS:
         raise UserError(
-            f"{source}: it is a {scheduler}; supported are {', '.join(SCHEDULERS)}. A model of another kind of noise "
-            "(flow matching, EDM) is not a DDPM; for one that is, save its betas as a DDIMScheduler's configuration."
+            f"{source}: it is a {scheduler}; supported are {', '.join(SCHEDULERS)}. For another DDPM, save its "
+            "betas as a DDIMScheduler's configuration."
         )
     limit = config.get("clip_sample_range", 1.0)
     if config.get("clip_sample", True) and not config.get("thresholding") and limit != 1:
@@ -159,7 +168,7 @@ def from_scheduler_config(config: dict[str, Any], *, source: str) -> NoiseSchedu
         raise UserError(
             f"{source}: beta_schedule {kind!r} is not supported; expected {', '.join(BETAS)}, or trained_betas"
         )
-    if betas.shape != (steps,) or not ((betas > 0) & (betas < 1)).all():
+    if betas.shape != (steps,) or not are_betas(betas):
         raise UserError(f"{source}: betas must be {steps} numbers between 0 and 1")
     if config.get("rescale_betas_zero_snr"):
         if config.get("prediction_type", "epsilon") == "epsilon":
@@ -191,14 +200,10 @@ def ignored_settings(config: dict[str, Any]) -> list[str]:
 
 
 def zero_terminal_snr(betas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Betas shifted and scaled so that √ᾱ ends at 0 (Lin et al. 2023, Algorithm 1), but ᾱ no lower than ZERO_SNR.
-
-    Where several timesteps would be at that floor, it falls by a millionth a timestep: no beta is 0.
-    """
+    """Betas shifted and scaled so that √ᾱ ends at 0 (Lin et al. 2024, Algorithm 1): the last is 1."""
     root = np.sqrt(np.cumprod(1.0 - betas))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    floor = ZERO_SNR * (1 + 1e-6 * np.arange(len(betas))[::-1])
-    alphas_cumprod = np.maximum(root**2, floor)
+    alphas_cumprod = root**2
     return 1.0 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
 
 

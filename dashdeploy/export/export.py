@@ -9,11 +9,12 @@ import onnx
 
 from dashdeploy import manifest, stages
 from dashdeploy.artifact import Artifact, Graph, GraphName, SamplingPlan, Student, WholeSampler
-from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.export import describe
+from dashdeploy.export import decoder, describe
 from dashdeploy.export.backends import BACKENDS, Backend
 from dashdeploy.export.checks import gate as guidance_gate
+from dashdeploy.export.checks import sampling_check
 from dashdeploy.export.checks.verify import verify
 from dashdeploy.export.graph import graphs, onnx_file, rewrite, sampler_graph
 from dashdeploy.export.int8 import decide
@@ -24,9 +25,9 @@ from dashdeploy.progress import Progress
 from dashdeploy.recipe.load import recipe_in
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.opening import ARTIFACTS
-from dashdeploy.target import Target
+from dashdeploy.target import TENSORRT, Target
 from dashdeploy.teachers import formats, identity, networks
-from dashdeploy.terminal import warn
+from dashdeploy.terminal import say, warn
 
 
 def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None, fresh: bool = False) -> stages.Stage:
@@ -49,7 +50,7 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
     _say_if_stale(student)
     folder = run_folder / ARTIFACTS / target.name
     backend: Backend = resolve("backend", BACKENDS, target.backend)(target, run_folder / ".engines")
-    inputs = {"student": student.sha256, "target": target.model_dump(mode="json")}
+    inputs = {"student": student.sha256, "target": target.model_dump(mode="json"), **decoder.inputs(target, recipe)}
     key = stages.stage_key("artifact", recipe, {**inputs, "backend": backend.identity()})
     done = None if fresh else stages.finished(folder, key)
     if done is not None:
@@ -57,7 +58,19 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
     backend.ready()
     denoiser = formats.load(student.folder, role="student")
     refuse_network(target, type(denoiser.unet).__name__, run_folder)
-    described = describe.student(student, recipe, target, denoiser.interface)
+    if denoiser.interface.branches == 1 and "cond" in target.graphs:
+        say(f"{target.name}: without the cond graph; a student of one branch has no other than the guided output")
+        target = target.model_copy(update={"graphs": tuple(name for name in target.graphs if name != "cond")})
+    decoding = decoder.find(student.folder, target, denoiser.interface.image_shape)
+    if decoding is not None:
+        target = target.model_copy(update={"graphs": (*target.graphs, "decoder")})
+    elif target.sampler.decode:
+        raise UserError(
+            f"target {target.name}: sampler.decode is true, and the student of {run_folder} has no autoencoder. Leave "
+            "it out, or distil again with data.vae."
+        )
+    info = None if decoding is None else decoding.info
+    described = describe.student(student, recipe, target, denoiser.interface, info)
     with (
         stages.exclusive(folder) as work,
         stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
@@ -65,7 +78,15 @@ def export(run_folder: Path, target: Target, *, sampling: Sampling | None = None
         Progress() as progress,
     ):
         artifact, checks = make(
-            denoiser, described, recipe, target, backend, folder=draft.folder, work=Path(scratch), progress=progress
+            denoiser,
+            described,
+            decoding,
+            recipe,
+            target,
+            backend,
+            folder=draft.folder,
+            work=Path(scratch),
+            progress=progress,
         )
         draft.artifact.update(artifact.model_dump(mode="json"))
         draft.figures.update(checks.model_dump(mode="json"))
@@ -94,6 +115,7 @@ def _say_if_stale(student: stages.Stage) -> None:
 def make(
     denoiser: TorchDenoiser,
     described: Student,
+    decoding: decoder.Decoding | None,
     recipe: Recipe,
     target: Target,
     backend: Backend,
@@ -109,14 +131,16 @@ def make(
     """
     steps = target.sampler.num_inference_steps or recipe.sampling.num_inference_steps
     sampling = recipe.sampling.model_copy(update={"num_inference_steps": steps})
-    sampler = describe.whole_sampler(sampling, target, described.num_train_timesteps)
+    sampler = describe.whole_sampler(sampling, target, denoiser.interface)
     gate = None
     if target.precision != "fp32":
         gate = guidance_gate.for_target(denoiser, sampling, target, seed=recipe.seed)
     traced, float_graph = trace(denoiser, recipe, target, work=work, progress=progress)
     models, int8 = quantize(traced, denoiser, recipe, target, sampling, work=work, progress=progress)
-    steps_of_recipe = describe.sampling_plan(recipe.sampling, described.num_train_timesteps)
-    saved = save(models, described, steps_of_recipe, sampler, target, folder)
+    if decoding is not None:
+        models["decoder"] = decoder.trace(decoding, target, denoiser, sampling, seed=recipe.seed, work=work)
+    steps_of_recipe = describe.sampling_plan(recipe.sampling, denoiser.interface)
+    saved = save(models, described, denoiser.interface, steps_of_recipe, sampler, target, folder)
     built = backend.build(folder, saved, int8=int8, progress=progress)
     macs = describe.macs(denoiser)
     artifact = describe.artifact(described, built, steps_of_recipe, target, sampler=sampler, macs=macs)
@@ -124,6 +148,7 @@ def make(
         folder,
         artifact,
         denoiser,
+        decoding,
         target,
         sampling,
         seed=recipe.seed,
@@ -138,12 +163,21 @@ def refuse(target: Target, recipe: Recipe, run_folder: Path) -> None:
     """What cannot be exported, told before anything is loaded.
 
     Raises:
-        UserError: a sampler graph of bytes for latents, or int8 at an opset that its quantizer does not write.
+        UserError: a sampler graph of bytes for latents, or of steps that a few-step student does not make; or int8 at
+            an opset that its quantizer does not write.
     """
-    if recipe.data.gives_latents and "sampler" in target.graphs and target.sampler.output == "uint8":
+    steps, few = target.sampler.num_inference_steps, recipe.distill.objective.few_steps
+    if few and steps is not None and steps not in few:
+        raise UserError(
+            f"target {target.name}: sampler.num_inference_steps is {steps}, and the student of {run_folder} makes "
+            f"{' or '.join(map(str, few))}. Set it to one of these, or leave it out."
+        )
+    whole = target.sampler
+    if recipe.data.gives_latents and "sampler" in target.graphs and whole.output == "uint8" and not whole.decode:
         raise UserError(
             f"target {target.name}: its sampler graph ends in bytes, 0..255, and {run_folder} was trained on latents, "
-            "which have no fixed range. Set sampler.output to float32 in a target file of your own."
+            "which have no fixed range. Set sampler.output to float32, or sampler.decode to true, in a target file of "
+            "your own."
         )
     if target.precision == "int8" and target.opset > by_onnxruntime.MAX_OPSET:
         raise UserError(
@@ -156,12 +190,12 @@ def refuse_network(target: Target, network: str, run_folder: Path) -> None:
     """What cannot be exported of a network of this class.
 
     Raises:
-        UserError: int8 of a DiT.
+        UserError: an int8 engine of a DiT.
     """
-    if target.precision == "int8" and network == networks.DIT:
+    if target.precision == "int8" and network == networks.DIT and target.backend in TENSORRT:
         raise UserError(
-            f"target {target.name}: int8 is of convolutions, and of {run_folder}'s DiT only the patches are one. "
-            "Take a target with precision fp16 or bf16."
+            f"target {target.name}: int8 engines of TensorRT are of convolutions, and of {run_folder}'s DiT only the "
+            "patches are one. Take a target with precision fp16 or bf16."
         )
 
 
@@ -247,6 +281,7 @@ def quantize(
 def save(
     models: dict[GraphName, onnx.ModelProto],
     student: Student,
+    interface: Interface,
     sampling: SamplingPlan,
     sampler: WholeSampler | None,
     target: Target,
@@ -255,23 +290,34 @@ def save(
     """Write the target's graphs into the artifact's folder, in the target's order; the sampler is made from the step.
 
     Raises:
-        UserError: a graph does not compute in the target's precision, or holds weights that are not finite.
+        UserError: a graph does not compute in the target's precision, or holds weights that are not finite or timesteps
+            that are not its plan's.
     """
     said = {**student.model_dump(mode="json"), "sampling": sampling.model_dump(mode="json")}
     if sampler is not None:
-        whole = sampler_graph.assemble(models["step"], sampler.timesteps, form=sampler.form, output=sampler.output)
+        whole = sampler_graph.assemble(
+            models["step"],
+            sampler.timesteps,
+            form=sampler.form,
+            output=sampler.output,
+            renoise=interface.schedule.alphas_cumprod_from_clean.numpy() if sampling.solver == "consistency" else None,
+            decoder=models["decoder"] if sampler.decode else None,
+        )
+        sampling_check.require_timesteps(whole, sampler.timesteps, solver=sampling.solver)
         models = {**models, "sampler": whole}
     saved: dict[GraphName, Graph] = {}
+    if student.decoder is not None and student.decoder.output == "uint8":
+        models["decoder"] = sampler_graph.in_bytes(models["decoder"])
     for name in target.graphs:
         if target.precision != "int8" or target.calibration.quantizer != "nncf":  # NNCF quantizes after this
-            onnx_file.require_precision(models[name], target.precision, graph=name)
+            onnx_file.require_precision(models[name], target.precision_of(name), graph=name)
         onnx_file.require_finite(models[name], graph=name)
         metadata = {"graph": name, **said}
         if sampler is not None and name == "sampler":
             metadata["sampler"] = sampler.model_dump(mode="json")
         path = folder / f"{name}.onnx"
         onnx_file.save(models[name], path, metadata=metadata, single_file_mb=target.single_file_mb)
-        saved[name] = describe.graph(path, name, image_shape=student.image_shape, sampler=sampler)
+        saved[name] = describe.graph(path, name, student=student, solver=sampling.solver, sampler=sampler)
     return saved
 
 
@@ -282,6 +328,8 @@ def summary(stage: stages.Stage) -> str:
     parts = [f"{checks.file_bytes / 1e6:.2f} MB"]
     if checks.parity is not None:
         parts.append(f"parity with torch {checks.parity.worst.relative_error:.1e}")
+    if checks.decoder is not None:
+        parts.append(f"decoder {checks.decoder.relative_error:.1e}")
     if checks.gate is not None:
         rung = checks.gate.rungs[-1]
         overall, bound = rung.overall, rung.bounds[0]
@@ -296,6 +344,6 @@ def summary(stage: stages.Stage) -> str:
 
 def _not_used(artifact: Artifact) -> list[str]:
     solver, of_ddim = artifact.sampling.solver, [name for name in ("step", "sampler") if name in artifact.graphs]
-    if solver == "ddim" or not of_ddim:
+    if solver != "dpmpp_2m" or not of_ddim:
         return []
     return [f"{solver} loops over guided on the host: {' and '.join(of_ddim)} hold DDIM's update"]

@@ -16,6 +16,7 @@ from torch import nn
 
 from dashdeploy.data import fashion_mnist
 from dashdeploy.data.images import LabelledImages
+from dashdeploy.diffusion.pixels import from_uint8
 from dashdeploy.errors import UserError
 from dashdeploy.locate import expanded
 from dashdeploy.metrics.inception import Inception
@@ -33,7 +34,7 @@ CHOICES = (
 
 
 class Extractor(Protocol):
-    """Maps images to features, and to class predictions if it is a classifier.
+    """Maps images to features, and to probabilities of classes if it is a classifier.
 
     Attributes:
         classes: names of the classes that it predicts, in label order; empty: it predicts none.
@@ -45,8 +46,8 @@ class Extractor(Protocol):
     classes: tuple[str, ...]
     held_out_accuracy: float | None
 
-    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-        """(N, C, H, W) uint8 -> features (N, D) float32 and predicted labels (N,) or None."""
+    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """(N, C, H, W) uint8 -> features (N, D) and probabilities (N, K) or None, both float32."""
         ...
 
 
@@ -90,6 +91,10 @@ SPECS: dict[str, NetworkSpec] = {
 }
 
 
+FITTED_WIDTH = 16
+"""Width of a network that is trained on a recipe's images."""
+
+
 class FeatureNet(nn.Module):
     """A small convolutional classifier; the features are its last hidden layer after the ReLU (D = 4·width)."""
 
@@ -131,13 +136,13 @@ class ClassifierFeatures:
         self.net.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-        features, labels = [], []
+    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        features, probabilities = [], []
         for part in images.split(512):
             hidden, logits = self.net(normalise(part, self.spec.image_size))
             features.append(hidden.numpy())
-            labels.append(logits.argmax(1).numpy())
-        return np.concatenate(features), np.concatenate(labels)
+            probabilities.append(logits.softmax(1).numpy())
+        return np.concatenate(features), np.concatenate(probabilities)
 
 
 def committed(name: str, folder: Path | None = None) -> ClassifierFeatures:
@@ -155,7 +160,7 @@ def committed(name: str, folder: Path | None = None) -> ClassifierFeatures:
 
 def normalise(images: torch.Tensor, image_size: int) -> torch.Tensor:
     """(N, C, H, W) uint8 -> (N, C, image_size, image_size) float32 in [−1, 1]."""
-    x = images.float() / 127.5 - 1
+    x = from_uint8(images)
     if x.shape[-1] != image_size:
         x = nn.functional.interpolate(x, size=(image_size, image_size), mode="bilinear", antialias=True)
     return x
@@ -183,7 +188,7 @@ class InceptionFeatures:
         self.net.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    def __call__(self, images: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         net = self.net.to(device)
         features = []
@@ -207,6 +212,12 @@ def check_inception(weights: Path, *, sha256: str = INCEPTION_SHA256) -> str:
     if found != sha256:
         raise UserError(f"{weights}: its SHA-256 is {found[:16]}…, expected {sha256[:16]}… (the FID Inception)")
     return found
+
+
+def dimension(name: str) -> int | None:
+    """Number of features of a network; None: none is known of this name."""
+    widths = {"fit": FITTED_WIDTH, **{known: spec.width for known, spec in SPECS.items()}}
+    return 2048 if name == "inception" else 4 * widths[name] if name in widths else None
 
 
 def refuse(features: str, data: LabelledImages, *, weights: str | None) -> None:

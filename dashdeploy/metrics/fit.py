@@ -19,7 +19,7 @@ from dashdeploy import stages
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.files import write_whole
 from dashdeploy.locate import cache_folder
-from dashdeploy.metrics.features import ClassifierFeatures, FeatureNet, NetworkSpec, normalise
+from dashdeploy.metrics.features import FITTED_WIDTH, ClassifierFeatures, FeatureNet, NetworkSpec, normalise
 from dashdeploy.progress import progress
 from dashdeploy.terminal import say, warn
 
@@ -36,7 +36,7 @@ class Training:
 
     epochs: int
     batch_size: int
-    width: int = 16
+    width: int = FITTED_WIDTH
     seed: int = 0
 
 

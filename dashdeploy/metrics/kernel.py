@@ -50,7 +50,7 @@ def kid(
             together. None: images are taken as independent draws.
     """
     rng = np.random.default_rng([seed, 0x41D])
-    x_rows, y_rows = (_some(rng, len(one)) for one in (features, reference))
+    x_rows, y_rows = (some_rows(rng, len(one), MAX_IMAGES) for one in (features, reference))
     x, y = features[x_rows].astype(np.float64), reference[y_rows].astype(np.float64)
     if strata is None or reference_strata is None:
         groups = [_Group(np.arange(len(x)), np.arange(len(y)), 1.0)]
@@ -69,8 +69,9 @@ def kid(
     return Estimate(float(value), float(value) - error, float(value) + error)
 
 
-def _some(rng: np.random.Generator, num: int) -> NDArray[np.intp]:
-    return np.arange(num) if num <= MAX_IMAGES else np.sort(rng.choice(num, MAX_IMAGES, replace=False))
+def some_rows(rng: np.random.Generator, num: int, most: int) -> NDArray[np.intp]:
+    """All rows of 0..num − 1, ascending; of more than `most`, so many that are drawn."""
+    return np.arange(num) if num <= most else np.sort(rng.choice(num, most, replace=False))
 
 
 def _groups(x_labels: NDArray[np.integer], y_labels: NDArray[np.integer]) -> list[_Group]:

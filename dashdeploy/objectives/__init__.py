@@ -1,8 +1,8 @@
 """Objectives: what a training step minimises, each with its settings and its formula in one file.
 
-Every term is a mean square over C·H·W of each sample, (B,) float32. The step multiplies it by ŵ_t and by its
-coefficient, and takes the mean over the batch (arXiv:2606.00798 Eq. 4–7). `anchor` is the coefficient of the
-conditional branch's denoising loss.
+Every term is a mean square over C·H·W of each sample, (B,) float32, or its pseudo-Huber form (`consistency`). The step
+multiplies it by ŵ_t and by its coefficient, and takes the mean over the batch (arXiv:2606.00798 Eq. 4–7). `anchor` is
+the coefficient of the conditional branch's denoising loss.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ OBJECTIVES: dict[str, str] = {
     "shared_mask": "dashdeploy.objectives.shared_mask:SharedMask",
     "single_head": "dashdeploy.objectives.guided:SingleHead",
     "scratch": "dashdeploy.objectives.scratch:Scratch",
+    "guided": "dashdeploy.objectives.one_branch:Guided",
+    "segments": "dashdeploy.objectives.one_branch:Segments",
+    "progressive": "dashdeploy.objectives.one_branch:Progressive",
+    "consistency": "dashdeploy.objectives.consistency:Consistency",
+    "distribution_matching": "dashdeploy.objectives.distribution_matching:DistributionMatching",
 }
 """Kind -> "module:class" of its settings and formula."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from dashdeploy.fields import Model
 
@@ -22,10 +22,40 @@ class Objective(Model):
     Attributes:
         kind: names it in recipes.
         needs_teacher: whether the draws need the teacher's outputs.
+        fine_tunes: whether the student must begin as a finished one of the same steps, range and prediction.
+        branches: of the student. 1: w is an input of its network, and the draws hold targets of the guided teacher.
+        solver: the one that a student of one branch is sampled with; consistency: the student says x_0 at once.
+        grids_apart: whether a few-step student has timesteps of its own for each number of steps, see
+            `diffusion.grids`.
     """
 
     kind: str
     needs_teacher: ClassVar[bool] = True
+    fine_tunes: ClassVar[bool] = False
+    branches: ClassVar[Literal[1, 2]] = 2
+    solver: ClassVar[Literal["ddim", "consistency"]] = "ddim"
+    grids_apart: ClassVar[bool] = True
+
+    @property
+    def few_steps(self) -> tuple[int, ...]:
+        """The numbers of steps that the student is trained for; (): it is trained at all timesteps."""
+        return ()
+
+    @property
+    def solver_steps(self) -> int:
+        """Steps that the guided teacher takes for a target; 0: its output at t is the target."""
+        return 0
+
+    @property
+    def skipped(self) -> int:
+        """Timesteps that the guided teacher goes from t by one step, and the student is compared with itself there; 0:
+        the student is compared with the teacher."""
+        return 0
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """The numbers of steps that the student makes in one phase of the training after another; (): one phase."""
+        return ()
 
     @property
     def hint_weight(self) -> float:
@@ -52,18 +82,26 @@ class Objective(Model):
 
 
 class Student(Protocol):
-    """What an objective may ask of the student; `diffusion.denoiser.TorchDenoiser` is one."""
+    """What an objective may ask of the student; `training.step.Compared` is one.
+
+    Student, teacher and target are compared in one prediction (eps, v or x_0), see `diffusion.prediction.common`: eps,
+    unless the student predicts something else.
+    """
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """eps (B, C, H, W) for labels y (B,)."""
+        """The prediction (B, C, H, W) for labels y (B,)."""
         ...
 
     def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(eps_uncond, eps_cond)."""
+        """(uncond, cond)."""
         ...
 
-    def combine(self, eps_uncond: torch.Tensor, eps_cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        """The guided eps of two branches; w: (B,)."""
+    def combine(self, uncond: torch.Tensor, cond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """The guided prediction of two branches; w: (B,)."""
+        ...
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """The guided prediction at w (B,)."""
         ...
 
     def drop_labels(self, y: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
@@ -95,27 +133,41 @@ class Batch:
         x_t: (B, C, H, W) float32, the noised images.
         t: (B,) int64 timesteps.
         y: (B,) int64 class labels.
-        eps: (B, C, H, W) float32, the noise in x_t.
+        target: (B, C, H, W) float32, what a perfect network predicts: the noise in x_t, or its v or x_0. With s: x_s,
+            where the guided teacher takes x_t.
         uniform: (B,) float32 in [0, 1), for what an objective draws for each sample (label dropout, w).
-        teacher_uncond, teacher_cond: (B, C, H, W) float32, the teacher's eps. None: drawn without a teacher.
+        w: (B,) float32, the guidance scale that `target` is for. None: an objective of two branches.
+        s: (B,) int64, the timestep of x_s in `target`; −1 is clean. None: the student is not compared with itself.
+        teacher_uncond, teacher_cond: (B, C, H, W) float32, the teacher's, as the same prediction. None: drawn without a
+            teacher.
         teacher_features: (B, 2, C', H', W') of its middle block, [uncond, cond]. None: the objective wants none.
+        trains_student: (B,) bool, the same for all. False: only the objective's own network trains. None: the student
+            trains in every step.
     """
 
     x_t: torch.Tensor
     t: torch.Tensor
     y: torch.Tensor
-    eps: torch.Tensor
+    target: torch.Tensor
     uniform: torch.Tensor
+    w: torch.Tensor | None = None
+    s: torch.Tensor | None = None
     teacher_uncond: torch.Tensor | None = None
     teacher_cond: torch.Tensor | None = None
     teacher_features: torch.Tensor | None = None
+    trains_student: torch.Tensor | None = None
 
     def teacher_outputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(eps_uncond, eps_cond) of the teacher."""
+        """(uncond, cond) of the teacher."""
         assert self.teacher_uncond is not None and self.teacher_cond is not None, (
             "this batch was drawn without a teacher"
         )
         return self.teacher_uncond, self.teacher_cond
+
+    def scales(self) -> torch.Tensor:
+        """w of a batch that has one."""
+        assert self.w is not None, "this batch was drawn without guidance scales"
+        return self.w
 
     def take(self, rows: slice | torch.Tensor) -> Batch:
         """These rows of every tensor."""

@@ -26,8 +26,8 @@ class CondOnly(Objective):
     def terms(self, student: Student, batch: Batch) -> Terms:
         """One forward of the student, with the labels."""
         _, teacher_cond = batch.teacher_outputs()
-        eps_cond = student(batch.x_t, batch.t, batch.y)
+        cond = student(batch.x_t, batch.t, batch.y)
         return {
-            "imitation": Term(self.imitation, mse(eps_cond, teacher_cond)),
-            "anchor": Term(self.anchor, mse(eps_cond, batch.eps)),
+            "imitation": Term(self.imitation, mse(cond, teacher_cond)),
+            "anchor": Term(self.anchor, mse(cond, batch.target)),
         }

@@ -45,15 +45,15 @@ class Dash(Objective):
     def terms(self, student: Student, batch: Batch) -> Terms:
         """Both branches on the same x_t and t, each with a target (Eq. 4–6), and their gap; no label dropout."""
         teacher_uncond, teacher_cond = batch.teacher_outputs()
-        eps_uncond, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
+        uncond, cond = student.branches(batch.x_t, batch.t, batch.y)
         assert not isinstance(self.gap, str), "at_guidance() puts a number there"
         terms = {
-            "imitation": Term(self.imitation, mse(eps_cond, teacher_cond)),
-            "unconditional": Term(self.unconditional, mse(eps_uncond, teacher_uncond)),
-            "anchor": Term(self.anchor, mse(eps_cond, batch.eps)),
+            "imitation": Term(self.imitation, mse(cond, teacher_cond)),
+            "unconditional": Term(self.unconditional, mse(uncond, teacher_uncond)),
+            "anchor": Term(self.anchor, mse(cond, batch.target)),
         }
         if self.gap:
-            terms["gap"] = Term(self.gap, mse(eps_cond - eps_uncond, teacher_cond - teacher_uncond))
+            terms["gap"] = Term(self.gap, mse(cond - uncond, teacher_cond - teacher_uncond))
         return terms
 
     def at_guidance(self, scales: Sequence[float]) -> Dash:

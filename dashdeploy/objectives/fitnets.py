@@ -31,8 +31,8 @@ class FitNets(Objective):
     def terms(self, student: Student, batch: Batch) -> Terms:
         """Only the conditional branch has a target; both run, so that the hints can be of both."""
         _, teacher_cond = batch.teacher_outputs()
-        _, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
+        _, cond = student.branches(batch.x_t, batch.t, batch.y)
         return {
-            "imitation": Term(self.imitation, mse(eps_cond, teacher_cond)),
-            "anchor": Term(self.anchor, mse(eps_cond, batch.eps)),
+            "imitation": Term(self.imitation, mse(cond, teacher_cond)),
+            "anchor": Term(self.anchor, mse(cond, batch.target)),
         }

@@ -20,8 +20,8 @@ class GapMatch(Objective):
     def terms(self, student: Student, batch: Batch) -> Terms:
         """The gap's error, and the anchor, which holds the conditional branch."""
         teacher_uncond, teacher_cond = batch.teacher_outputs()
-        eps_uncond, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
+        uncond, cond = student.branches(batch.x_t, batch.t, batch.y)
         return {
-            "gap": Term(self.gap, mse(eps_cond - eps_uncond, teacher_cond - teacher_uncond)),
-            "anchor": Term(self.anchor, mse(eps_cond, batch.eps)),
+            "gap": Term(self.gap, mse(cond - uncond, teacher_cond - teacher_uncond)),
+            "anchor": Term(self.anchor, mse(cond, batch.target)),
         }

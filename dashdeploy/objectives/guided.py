@@ -54,9 +54,9 @@ class MultiW(Objective):
 
 
 def _guided(student: Student, batch: Batch, w: torch.Tensor, *, anchor: float) -> Terms:
-    eps_uncond, eps_cond = student.branches(batch.x_t, batch.t, batch.y)
-    guided, target = student.combine(eps_uncond, eps_cond, w), student.combine(*batch.teacher_outputs(), w)
-    return {"guided": Term(1.0, mse(guided, target)), "anchor": Term(anchor, mse(eps_cond, batch.eps))}
+    uncond, cond = student.branches(batch.x_t, batch.t, batch.y)
+    guided, target = student.combine(uncond, cond, w), student.combine(*batch.teacher_outputs(), w)
+    return {"guided": Term(1.0, mse(guided, target)), "anchor": Term(anchor, mse(cond, batch.target))}
 
 
 class SingleHead(Objective):

@@ -19,6 +19,6 @@ class Scratch(Objective):
     label_dropout: Number = Field(0.1, ge=0, lt=1, description="chance that a sample's label becomes the null class")
 
     def terms(self, student: Student, batch: Batch) -> Terms:
-        """The error of eps; labels are dropped at random."""
+        """The error of the prediction; labels are dropped at random."""
         y = student.drop_labels(batch.y, batch.uniform < self.label_dropout)
-        return {"denoise": Term(1.0, mse(student(batch.x_t, batch.t, y), batch.eps))}
+        return {"denoise": Term(1.0, mse(student(batch.x_t, batch.t, y), batch.target))}

@@ -23,8 +23,8 @@ class SharedMask(Objective):
         dropped = batch.uniform < self.label_dropout
         teacher_uncond, teacher_cond = batch.teacher_outputs()
         target = teacher_uncond.where(dropped.view(-1, 1, 1, 1), teacher_cond)
-        eps = student(batch.x_t, batch.t, student.drop_labels(batch.y, dropped))
+        output = student(batch.x_t, batch.t, student.drop_labels(batch.y, dropped))
         return {
-            "imitation": Term(self.imitation, mse(eps, target)),
-            "anchor": Term(self.anchor, mse(eps, batch.eps)),
+            "imitation": Term(self.imitation, mse(output, target)),
+            "anchor": Term(self.anchor, mse(output, batch.target)),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dashdeploy import locate
 from dashdeploy.fields import Batch, Count, Model, Name, Positive, Text, Threads
@@ -49,13 +49,33 @@ class Triton(Model):
     max_replicas: Positive = Field(4, description="Kubernetes example: replicas that autoscaling may start")
 
 
+class Diffusers(Model):
+    """The student as plain diffusers opens it: network, scheduler, labels, and a README with the sampling loop."""
+
+    kind: Literal["diffusers"] = "diffusers"
+
+
 class Package(Model):
     """One package: the artifact that it carries, and the kind of files around it."""
 
     name: Name = Field(description="names the folder: runs/<run>/packages/<name>")
     description: Text = Field(description="one line for listings")
-    artifact: Text = Field(description="the deployment target that it carries: a name in exporters/, or a YAML file")
-    package: Annotated[Cpp | Triton, Field(discriminator="kind")]
+    artifact: Text | None = Field(
+        None,
+        description="the deployment target that it carries: a name in exporters/, or a YAML file; null: none, of the "
+        "kind diffusers, which carries the student itself",
+    )
+    package: Annotated[Cpp | Triton | Diffusers, Field(discriminator="kind")]
+
+    @model_validator(mode="after")
+    def _carries_one(self) -> Package:
+        if (self.artifact is None) != isinstance(self.package, Diffusers):
+            raise ValueError(
+                "package.kind diffusers carries the student itself: leave out artifact"
+                if self.artifact
+                else f"artifact is missing: a package of kind {self.package.kind} carries one"
+            )
+        return self
 
 
 def load(name: str) -> Target | Package:

@@ -11,10 +11,10 @@ from dashdeploy.artifact import Backend, BatchRange, GraphName
 from dashdeploy.errors import UserError
 from dashdeploy.export import export as artifacts
 from dashdeploy.lazy import resolve
-from dashdeploy.packages import PACKAGES, Writer
+from dashdeploy.packages import PACKAGES, Writer, diffusers
 from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.load import recipe_in
-from dashdeploy.recipe.schema import Sampling, Solver
+from dashdeploy.recipe.schema import Guidance, Sampling, Solver
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.signing import SecretKey
 from dashdeploy.target import Profile, Target, load_target
@@ -29,16 +29,20 @@ def carry_out(
     sampling: Sampling | None = None,
     fresh: bool = False,
     sign_with: SecretKey | None = None,
+    guidance: Guidance | None = None,
 ) -> stages.Stage:
     """Export a target, or write a package.
 
     Args:
         sampling: see `export.export`.
+        guidance: the scale that a package for diffusers folds into a student of one branch. None: of two.
         sign_with: signs what is written, a package's artifact too; None: an artifact that has a signature keeps it.
 
     Raises:
         UserError: see `export.export` and `write_package`.
     """
+    if isinstance(what, Package) and what.artifact is None:
+        return _signed(write_plain(run_folder, what, sampling=sampling, fresh=fresh, guidance=guidance), sign_with)
     if isinstance(what, Package):
         return write_package(run_folder, what, sampling=sampling, fresh=fresh, sign_with=sign_with)
     return _signed(artifacts.export(run_folder, what, sampling=sampling, fresh=fresh), sign_with)
@@ -62,6 +66,7 @@ def write_package(
     Raises:
         UserError: the artifact cannot be exported, or does not fit the package.
     """
+    assert package.artifact is not None
     artifact = carry_out(run_folder, load_target(package.artifact), sampling=sampling, fresh=fresh, sign_with=sign_with)
     manifest = manifests.read(artifact)
     graphs = manifest.artifact.graphs
@@ -92,6 +97,40 @@ def write_package(
     return _signed(stages.read_stage(folder), sign_with)
 
 
+def write_plain(
+    run_folder: Path,
+    package: Package,
+    *,
+    sampling: Sampling | None = None,
+    fresh: bool = False,
+    guidance: Guidance | None = None,
+) -> stages.Stage:
+    """Write run_folder/packages/<name> of the student itself, or return the current one; see `carry_out`.
+
+    Raises:
+        UserError: see `diffusers.refuse` and `diffusers.write`.
+    """
+    stages.mend(run_folder)
+    student = stages.read_stage(run_folder / "student")
+    recipe = recipe_in(student.manifest, source=student.folder / stages.MANIFEST)
+    recipe = recipe if sampling is None else recipe.model_copy(update={"sampling": sampling})
+    diffusers.refuse(package, recipe, guidance)
+    w = guidance if isinstance(guidance, float | int) else None
+    folder, templates = run_folder / FOLDER / package.name, locate.data_root("exporters") / package.package.kind
+    inputs = {"student": student.sha256, "package": package.model_dump(mode="json"), "guidance": w}
+    key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
+    done = None if fresh else stages.finished(folder, key)
+    if done is not None:
+        return done
+    with (
+        stages.exclusive(folder) as work,
+        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
+    ):
+        draft.figures.update(diffusers.write(draft.folder, student, recipe, w, templates))
+        stages.refuse_if_replaced(student)
+    return stages.read_stage(folder)
+
+
 def _signed(stage: stages.Stage, key: SecretKey | None) -> stages.Stage:
     if key is not None:
         signing.sign(stage, key)
@@ -107,7 +146,7 @@ def refuse(
     graphs: Collection[GraphName],
     profiles: Sequence[Profile | BatchRange],
 ) -> tuple[Writer, Path]:
-    """The package's writer and templates, or why it cannot carry an artifact: what it runs holds DDIM's update, too.
+    """The package's writer and templates, or why it cannot carry an artifact, as of a solver that no graph holds.
 
     Args:
         source: what messages call the artifact; the others are what its target or its manifest says of it.
@@ -115,7 +154,7 @@ def refuse(
     Raises:
         UserError: it names what does not fit, and what to do.
     """
-    if solver != "ddim":
+    if solver == "dpmpp_2m":
         raise UserError(
             f"{source}: its recipe samples with {solver}, and packages run DDIM: their step and sampler "
             "graphs hold its update, and the loop in C++ too. Set sampling.solver to ddim in the recipe, or run the "

@@ -130,6 +130,7 @@ class TritonWriter(Writer):
         """What the templates' names stand for."""
         on_gpu = message["instance_group"][0]["kind"] == "KIND_GPU"
         num_steps = len(steps.timesteps)
+        (noise_dims,) = (tensor["dims"] for tensor in message["input"] if tensor["name"] == "noise")
         return {
             "model": name,
             # A resource's name in Kubernetes has small letters, digits and hyphens.
@@ -141,8 +142,9 @@ class TritonWriter(Writer):
             "sides": sorted(
                 {1, num_steps, *(side for tensor in message["input"] for side in tensor["dims"] if side > 0)}
             ),
-            "body_bytes": 4096 + JSON_BYTES * (math.prod(artifact.image_shape) + num_steps),
+            "body_bytes": 4096 + JSON_BYTES * (math.prod(noise_dims) + num_steps),
             "guidance": guidance.label(artifact.sampling.guidance),
+            "guidance_range": artifact.guidance_range,
             "inputs": message["input"],
             "output": message["output"][0],
             "settings": self.settings,

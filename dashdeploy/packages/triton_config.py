@@ -30,7 +30,7 @@ def config(settings: Triton, artifact: Artifact, steps: Schedule, *, name: str) 
     """
     if settings.backend == "python":
         head: Message = {"name": name, "backend": "python"}
-        inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", artifact.image_shape)]
+        inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", drawn_shape(artifact))]
     else:
         backend, file = ENGINES[settings.backend]
         head = {"name": name, "platform": settings.backend, "backend": backend, "default_model_filename": file}
@@ -58,6 +58,11 @@ def _queue(settings: Triton) -> Message:
     return {"default_queue_policy": {"max_queue_size": settings.max_queue_size}} if settings.max_queue_size else {}
 
 
+def drawn_shape(artifact: Artifact) -> tuple[int, int, int]:
+    """(C, H, W) of what model.py gives: images, or latents where nothing decodes them."""
+    return artifact.image_shape if artifact.decoder is None else artifact.decoder.image_shape
+
+
 def python_inputs(artifact: Artifact) -> list[Message]:
     """Inputs of model.py, of one image. `allow_ragged_batch`: one guidance and a schedule may share a batch."""
     return [
@@ -65,7 +70,7 @@ def python_inputs(artifact: Artifact) -> list[Message]:
         {**_tensor("guidance", "float32", [-1]), "allow_ragged_batch": True, "optional": True},
         {"name": "seed", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
         {"name": "index", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
-        {**_tensor("noise", "float32", artifact.image_shape), "optional": True},
+        {**_tensor("noise", "float32", artifact.noise_shape), "optional": True},
     ]
 
 
@@ -96,11 +101,13 @@ def _entry(spec: TensorSpec) -> Message:
 
 
 def _parameters(settings: Triton, artifact: Artifact, steps: Schedule) -> Message:
-    """What clients read (classes, guidance) and the backend (threads, public_key)."""
+    """What clients read (classes, guidance, its range) and the backend (threads, public_key)."""
     values = {
         "classes": json.dumps(artifact.classes),
         "guidance": json.dumps(steps.guidance_scales),
     }
+    if artifact.guidance_range is not None:
+        values["guidance_range"] = json.dumps(artifact.guidance_range)
     if settings.threads is not None:
         values["intra_op_thread_count" if settings.backend == "onnxruntime_onnx" else "threads"] = str(settings.threads)
     if settings.public_key is not None:
@@ -109,14 +116,17 @@ def _parameters(settings: Triton, artifact: Artifact, steps: Schedule) -> Messag
 
 
 def _warm_up(title: str, size: int, inputs: list[Message]) -> Message:
-    """A made-up request that runs before the model is ready: zeros, and random noise where that is required."""
+    """A made-up request of what is required, which runs before the model is ready: zeros, and random noise.
+
+    What a request may leave out has a value that fits. An invented one need not: a guidance scale of 0 is refused by a
+    student of one branch, and an error at warm-up ends the whole server.
+    """
     made = {}
     for tensor in inputs:
-        if tensor["name"] == "noise" and tensor.get("optional"):
-            continue  # a seed stands for it
+        if tensor.get("optional"):
+            continue
         data = "random_data" if tensor["name"] == "noise" else "zero_data"
-        dims = [abs(d) for d in tensor["dims"]]
-        made[tensor["name"]] = {"data_type": tensor["data_type"], "dims": dims, data: True}
+        made[tensor["name"]] = {"data_type": tensor["data_type"], "dims": tensor["dims"], data: True}
     return {"name": title, "batch_size": size, "inputs": made}
 
 

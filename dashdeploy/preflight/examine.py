@@ -6,7 +6,6 @@ The rules are the stages' own: each function that refuses something is called he
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,42 +13,43 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from dashdeploy import stages
+from dashdeploy import ranks, stages
 from dashdeploy.artifact import TENSORRT
 from dashdeploy.bench.bench import check_measurable
-from dashdeploy.data import load_dataset
+from dashdeploy.data import load_stored, pictures_of, trained_on
+from dashdeploy.data.encode import autoencoder_of
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion import schedule as schedules
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.diffusion.terminal_snr import amplified
 from dashdeploy.errors import UserError
-from dashdeploy.export import export
+from dashdeploy.export import decoder, export
 from dashdeploy.export.backends import BACKENDS, Backend
+from dashdeploy.lazy import require as require_module
 from dashdeploy.lazy import resolve
-from dashdeploy.metrics import features
+from dashdeploy.locate import expanded
+from dashdeploy.metrics import features, reference
+from dashdeploy.packages import diffusers
 from dashdeploy.packages import schema as packages
 from dashdeploy.packages.schema import Package
 from dashdeploy.packages.stage import place, refuse_same_names
 from dashdeploy.packages.stage import refuse as refuse_package
 from dashdeploy.preflight.facts import STEPS, Facts, Step, follow, manifest_of, note, sha256
+from dashdeploy.preflight.room import existing, refuse_full
 from dashdeploy.recipe.architecture import Architecture
+from dashdeploy.recipe.schema import Guidance, Recipe
 from dashdeploy.recipe.schema import NoiseSchedule as NoiseSection
-from dashdeploy.recipe.schema import Recipe
-from dashdeploy.students import pruning
+from dashdeploy.students import finished
 from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.target import Target, load_target
-from dashdeploy.teachers import choose, networks, unet2d
-from dashdeploy.training import bank, hints, ranks, teach
+from dashdeploy.teachers import choose, networks, unet2d, untrained
+from dashdeploy.training import bank, hints, teach
 from dashdeploy.training.accelerator import make_accelerator
 from dashdeploy.training.distill import inputs_of
-from dashdeploy.training.student import live_source
+from dashdeploy.training.student import live_source, other_prediction, own_keys, refuse_start, student_prediction
 from dashdeploy.training.timestep_weights import transfer
-
-CHECKPOINT_BYTES = 2 * 16
-"""A parameter in two checkpoints, of which the older goes when the newer is whole: weight, average, AdamW's moments."""
-GRAPHS = 4
-"""Copies of a student's weights in an artifact, one a graph."""
 
 
 def require(recipe: Recipe, run_folder: Path, *, wanted: tuple[Step, ...] = STEPS, fresh: bool = False) -> Facts:
@@ -78,44 +78,50 @@ def refuse(problems: list[str]) -> None:
     raise UserError(f"{len(problems)} problems, and nothing was started:" + "".join(f"\n  {p}" for p in problems))
 
 
-def examine(recipe: Recipe, run_folder: Path, *, wanted: tuple[Step, ...] = STEPS, fresh: bool = False) -> Facts:
+def examine(
+    recipe: Recipe, run_folder: Path, *, wanted: tuple[Step, ...] = STEPS, fresh: bool = False, start_there: bool = True
+) -> Facts:
     """Look at all that the wanted steps will need, without making or writing anything.
 
     Args:
         fresh: every stage but the teacher will be made again.
+        start_there: the run that the student begins with is finished; else nothing is looked at there.
     """
     facts = Facts()
     if "bench" in wanted:
         facts.check(check_measurable, recipe)
     facts.check(_writable, run_folder)
-    facts.data = facts.check(load_dataset, recipe.data)
+    facts.stored = facts.check(load_stored, recipe.data)
+    if facts.stored is not None:
+        facts.data = facts.check(trained_on, facts.stored, recipe.data)
     if facts.data is not None:
         facts.check(facts.data.split, recipe.data.holdout)
+        facts.check(autoencoder_of, recipe.data, facts.data)
     if set(wanted) != {"bench"}:
         _teacher(facts, recipe, run_folder, wanted, replace=fresh and "distill" not in wanted)
     elif known := facts.check(networks.load_schedule, run_folder / "student", "student"):
         facts.schedule, _ = known
     if facts.schedule is not None:
-        facts.check(plan, recipe.sampling, facts.schedule.num_train_timesteps)
+        steps = facts.check(plan, recipe.sampling, facts.schedule.num_train_timesteps)
+        predicts = recipe.student.prediction_type or (
+            facts.teacher.denoiser.interface.prediction if facts.teacher else "epsilon"
+        )
+        if steps is not None and (told := amplified(steps, facts.schedule, predicts)):
+            facts.warnings.append(told)
     if {"distill", "export"} & set(wanted):
-        _student(facts, recipe, run_folder, wanted, fresh=fresh)
+        _student(facts, recipe, run_folder, wanted, fresh=fresh, start_there=start_there)
     if "export" in wanted:
-        _exports(facts, recipe, run_folder, recipe.export, fresh=fresh)
+        _exports(facts, recipe, run_folder, recipe.export, fresh=fresh, guidance=None)
     if "bench" in wanted:
         _bench(facts, recipe, run_folder, fresh=fresh)
-    facts.check(_room, facts, recipe, run_folder, wanted)
+    facts.check(refuse_full, facts, recipe, run_folder, wanted)
     return facts
 
 
 def _writable(run_folder: Path) -> None:
-    there = _existing(run_folder)
+    there = existing(run_folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"run folder {run_folder}: {there} cannot be written to. Choose another with --run-dir.")
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above that exists."""
-    return next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
 
 
 def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step, ...], *, replace: bool) -> None:
@@ -126,7 +132,7 @@ def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step,
         schedule = facts.check(schedules.from_recipe, recipe.noise_schedule or NoiseSection())
         if schedule is None:
             return
-        inputs = teach.inputs_of(data, schedule)
+        inputs = teach.inputs_of(recipe, data, schedule)
         made = run_folder / "teacher"
         note(facts, "teacher", made, "teacher", recipe, inputs)
         if replace or facts.to_make("teacher"):
@@ -150,29 +156,38 @@ def _teacher(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step,
 def _new_teacher(facts: Facts, recipe: Recipe, run_folder: Path, data: LabelledImages, schedule: NoiseSchedule) -> None:
     assert recipe.teach is not None
     facts.check(make_accelerator, recipe.teach, work=run_folder)
-    architecture = recipe.teach.architecture
-    config = unet2d.unet_config(architecture, image_shape=data.image_shape, num_classes=data.num_classes)
-    before = len(facts.problems)
-    facts.check(unet2d.check_levels, architecture, data.image_shape)
-    facts.check(networks.refuse_huge, config, what="teach.architecture:")
+    before, section = len(facts.problems), recipe.teach
+    config = facts.check(untrained.config_of, section, image_shape=data.image_shape, num_classes=data.num_classes)
+    if config is None:
+        return
+    network, key = config["_class_name"], "teach.architecture" if section.dit is None else "teach.dit"
+    facts.check(networks.refuse_huge, config, network=network, what=f"{key}:")
     if len(facts.problems) == before:
-        facts.check(networks.try_forward, config, what="teach.architecture")
+        facts.check(networks.try_forward, config, network=network, what=key)
     if len(facts.problems) == before:
         facts.config, facts.schedule = config, schedule
 
 
-def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step, ...], *, fresh: bool) -> None:
+def _student(
+    facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step, ...], *, fresh: bool, start_there: bool
+) -> None:
     """The student's network, and what its training needs where it is not finished."""
     config, given = facts.config, recipe.student.architecture
     if config is None:
         return
     if given is not None and facts.data is not None and not facts.check(_possible, given, facts.data):
         return
-    facts.student = facts.check(design, recipe.student, config)
+    own = facts.check(own_keys, recipe, facts.schedule.num_train_timesteps) if facts.schedule is not None else {}
+    if own is None:
+        return
+    facts.student = facts.check(design, recipe.student, config, own)
     if facts.student is None or "distill" not in wanted:
         return
-    if facts.teacher is not None and facts.data is not None:
-        _, inputs = inputs_of(facts.data, facts.teacher, facts.student)
+    if start_there and facts.teacher is not None and facts.data is not None:
+        known = facts.check(inputs_of, recipe, facts.data, facts.teacher, facts.student)
+        if known is None:
+            return
+        inputs = known[1]
         made = run_folder / "student"
         note(facts, "student", made, "student", recipe, inputs)
         if fresh:
@@ -180,7 +195,7 @@ def _student(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step,
         elif facts.to_make("student"):
             facts.check(stages.refuse_to_replace, made, "student", recipe, inputs)
     if facts.to_make("student"):
-        _training(facts, recipe, run_folder, facts.student)
+        _training(facts, recipe, run_folder, facts.student, start_there=start_there)
 
 
 def _possible(given: Architecture, data: LabelledImages) -> bool:
@@ -191,7 +206,7 @@ def _possible(given: Architecture, data: LabelledImages) -> bool:
     return True
 
 
-def _training(facts: Facts, recipe: Recipe, run_folder: Path, student: StudentDesign) -> None:
+def _training(facts: Facts, recipe: Recipe, run_folder: Path, student: StudentDesign, *, start_there: bool) -> None:
     config = recipe.distill
     assert facts.config is not None
     facts.check(networks.refuse_parameters, student.parameters, what="the student:")
@@ -200,41 +215,64 @@ def _training(facts: Facts, recipe: Recipe, run_folder: Path, student: StudentDe
     if config.objective.hint_weight:
         for name in (facts.config.get("_class_name", networks.UNET), student.network):
             facts.check(hints.refuse, name)
-    if recipe.student.init.kind == "pruned":
-        facts.check(pruning.refuse, facts.teacher.denoiser.prediction if facts.teacher else "epsilon")
+    if facts.teacher is not None:
+        facts.check(student_prediction, recipe, facts.teacher.denoiser)
+        if start_there:
+            facts.check(refuse_start, recipe, facts.teacher.denoiser)
+            if told := facts.check(other_prediction, recipe, facts.teacher.denoiser):
+                facts.warnings.append(told)
+    if recipe.student.init.kind == "pruned" and student.network == networks.UNET:
+        facts.check(require_module, "torch_pruning", extra="prune")
+    if recipe.student.init.kind == "run" and start_there:
+        facts.check(finished.begin, recipe.student.init, student)
     if config.teacher_bank and config.objective.needs_teacher and facts.teacher and facts.data and not facts.problems:
         live = live_source(recipe, facts.data, facts.teacher.denoiser)
         size = bank.bank_bytes(config.teacher_bank, live, torch.device("cpu"))
         facts.check(bank.refuse_large, config.teacher_bank, size)
 
 
-def require_targets(recipe: Recipe, run_folder: Path, names: Sequence[str], *, fresh: bool = False) -> None:
+def require_targets(
+    recipe: Recipe, run_folder: Path, names: Sequence[str], *, fresh: bool = False, guidance: Guidance | None = None
+) -> None:
     """What stands against an export of a finished student to any of the named targets, before the first is made.
+
+    Args:
+        guidance: see `packages.stage.carry_out`.
 
     Raises:
         UserError: all problems, a line each.
     """
     facts = Facts(reasons={"student": []})
-    _exports(facts, recipe, run_folder, names, fresh=fresh)
+    _exports(facts, recipe, run_folder, names, fresh=fresh, guidance=guidance)
     refuse(facts.problems)
 
 
-def _exports(facts: Facts, recipe: Recipe, run_folder: Path, names: Sequence[str], *, fresh: bool) -> None:
+def _exports(
+    facts: Facts, recipe: Recipe, run_folder: Path, names: Sequence[str], *, fresh: bool, guidance: Guidance | None
+) -> None:
     """Each target and package, and its place among the others."""
     found = [what for name in dict.fromkeys(names) if (what := facts.check(packages.load, name)) is not None]
     facts.check(refuse_same_names, found)
     for what in found:
         folder = run_folder / place(what) / what.name
         name = str(folder.relative_to(run_folder))
-        target = facts.check(load_target, what.artifact) if isinstance(what, Package) else what
+        facts.check(diffusers.refuse, what, recipe, guidance)
+        inputs: dict[str, Any] = {"student": sha256(run_folder / "student")}
+        if isinstance(what, Target):
+            target: Target | None = what
+        elif what.artifact is None:
+            made_of = {**inputs, "package": what.model_dump(mode="json"), "guidance": guidance}
+            note(facts, name, folder, "package", recipe, made_of)
+            follow(facts, name, "student", fresh=fresh)
+            continue
+        else:
+            target = facts.check(load_target, what.artifact)
         if target is None:
             continue
-        inputs: dict[str, Any] = {"student": sha256(run_folder / "student")}
         if isinstance(what, Package):
             carried = sha256(run_folder / export.ARTIFACTS / target.name)
             made_of = {"artifact": carried, "package": what.model_dump(mode="json")}
             note(facts, name, folder, "package", recipe, made_of)
-            engines = target.engine.profiles if target.backend in TENSORRT else ()
             facts.check(
                 refuse_package,
                 what,
@@ -242,10 +280,13 @@ def _exports(facts: Facts, recipe: Recipe, run_folder: Path, names: Sequence[str
                 solver=recipe.sampling.solver,
                 backend=target.backend,
                 graphs=target.graphs,
-                profiles=engines,
+                profiles=target.engine.profiles if target.backend in TENSORRT else (),
             )
         else:
-            note(facts, name, folder, "artifact", recipe, {**inputs, "target": target.model_dump(mode="json")})
+            swapped = facts.check(decoder.inputs, target, recipe) or {}
+            note(
+                facts, name, folder, "artifact", recipe, {**inputs, "target": target.model_dump(mode="json"), **swapped}
+            )
         follow(facts, name, "student", fresh=fresh)
         if facts.to_make(name):
             _target(facts, target, recipe, run_folder)
@@ -268,8 +309,13 @@ def _bench(facts: Facts, recipe: Recipe, run_folder: Path, *, fresh: bool) -> No
     manifest = manifest_of(run_folder / "bench")
     inputs = dict(manifest["inputs"]) if manifest else {}
     inputs |= {"student": sha256(run_folder / "student")}
-    if facts.data is not None:
-        facts.check(features.refuse, config.features, facts.data, weights=config.features_weights)
+    if facts.data is not None and facts.stored is not None:
+        decodes = facts.stored.are_latents and recipe.data.vae is not None
+        pictures = facts.check(pictures_of, facts.stored, recipe.data) if decodes else facts.stored
+        if pictures is not None:
+            facts.check(features.refuse, config.features, pictures, weights=config.features_weights)
+            if config.reference is not None and config.features != "none":
+                facts.check(reference.refuse, expanded(config.reference), pictures, features=config.features)
         inputs |= {"data": facts.data.sha256}
     note(facts, "bench", run_folder / "bench", "bench", recipe, inputs)
     for stage in [name for name in facts.reasons if name not in ("teacher", "bench")]:
@@ -287,29 +333,4 @@ def _bench(facts: Facts, recipe: Recipe, run_folder: Path, *, fresh: bool) -> No
         facts.warnings.append(
             f"the objective {recipe.distill.objective.kind} trains w = {span}, and the benchmark samples at "
             f"{', '.join(outside)} too"
-        )
-
-
-def _room(facts: Facts, recipe: Recipe, run_folder: Path, wanted: tuple[Step, ...]) -> None:
-    """Refuse a disk with less space than checkpoints, bank and samples will take, as far as that is known."""
-    needed = 0
-    if facts.student is not None and facts.data is not None:
-        image = facts.data.images[:1].nbytes
-        if "distill" in wanted and facts.to_make("student"):
-            needed += CHECKPOINT_BYTES * facts.student.parameters
-            if recipe.distill.objective.needs_teacher:
-                needed += 16 * facts.data.images[0].size * recipe.distill.teacher_bank
-        if "teach" in wanted and facts.teacher is None:
-            needed += CHECKPOINT_BYTES * facts.student.teacher_parameters
-        if "export" in wanted:
-            needed += 4 * GRAPHS * facts.student.parameters * len(recipe.export)
-        if "bench" in wanted and facts.to_make("bench"):
-            quality = recipe.bench.quality
-            needed += image * quality.num_images * (len(quality.guidance) + 1) * (2 + len(recipe.export))
-    there = _existing(run_folder)
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise UserError(
-            f"run folder {run_folder}: checkpoints, bank and samples will take about {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free. Free some, or choose another disk with --run-dir."
         )

@@ -27,6 +27,7 @@ class Facts:
     """What is known of a run before it starts; None: not known, because it could not be read.
 
     Attributes:
+        stored, data: the dataset as its files hold it, and what networks are trained on: it, or its latents.
         teacher: the opened teacher; None also where it is yet to be trained.
         config: the teacher's configuration with its class name.
         problems, warnings: a line each.
@@ -34,6 +35,7 @@ class Facts:
             where it is finished, and no entry where nothing has been made.
     """
 
+    stored: LabelledImages | None = None
     data: LabelledImages | None = None
     teacher: choose.Teacher | None = None
     config: dict[str, Any] | None = None

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from dashdeploy import locate
 from dashdeploy.errors import UserError, unknown
 from dashdeploy.fields import DISTINCT, Model, Name, Seed, Text
-from dashdeploy.recipe import paths
+from dashdeploy.recipe import keys, paths
 from dashdeploy.recipe.document import Document, Origin, Origins, within
-from dashdeploy.recipe.load import MAX_BYTES, read, read_recipe
+from dashdeploy.recipe.load import MAX_BYTES, finished, read, read_recipe
 from dashdeploy.recipe.problems import KeyPath
 from dashdeploy.recipe.schema import Recipe
 
@@ -31,6 +31,19 @@ class Variant(Model):
         description="what it changes, merged as `extends` does; a key may be dotted: "
         "`distill.objective: {kind: scratch}`",
     )
+    start: Text | None = Field(
+        None, description="another variant: this one begins with its student of the same seed (`student.init`: run)"
+    )
+    train_as: Text | None = Field(
+        None,
+        description="another variant: this one has its `set` and its student of the same seed, and changes only how it "
+        "is sampled or measured",
+    )
+
+    @property
+    def needs(self) -> str | None:
+        """The variant whose student has to be there first."""
+        return self.start or self.train_as
 
 
 class Shares(Model):
@@ -88,6 +101,53 @@ class Comparison(Model):
             raise ValueError(f"confirm: seeds {', '.join(map(str, old))} had a part in the choice; give other ones")
         return self
 
+    @model_validator(mode="after")
+    def _needs_variants(self) -> Comparison:
+        for name, variant in self.variants.items():
+            for key in ("start", "train_as"):
+                if (other := getattr(variant, key)) is not None and other not in self.variants:
+                    raise ValueError(f"variants.{name}.{key}: {unknown('variant', other, self.variants)}")
+            if variant.start and variant.train_as:
+                raise ValueError(f"variants.{name}: start trains a student and train_as takes one: give one of them")
+            if variant.train_as and self.variants[variant.train_as].train_as:
+                raise ValueError(
+                    f"variants.{name}.train_as: {variant.train_as} has the student of another variant: name that one"
+                )
+            if self.confirm and name in self.confirm.variants and variant.needs not in (None, *self.confirm.variants):
+                raise ValueError(f"confirm: {name} needs the student of {variant.needs}: confirm that one too")
+        for name in self.variants:
+            path = [name]
+            while following := self.variants[path[-1]].needs:
+                if following in path:
+                    raise ValueError(f"variants: {' → '.join([*path, following])}: a circle of start and train_as")
+                path.append(following)
+        return self
+
+    def start_of(self, variant: str) -> str | None:
+        """The variant whose student a variant's own student begins with."""
+        of = self.variants[variant]
+        return self.variants[of.train_as].start if of.train_as else of.start
+
+    def root_of(self, variant: str) -> str:
+        """The variant that begins the chain of students which this one needs; itself where it needs none."""
+        while needed := self.variants[variant].needs:
+            variant = needed
+        return variant
+
+    @property
+    def ordered(self) -> list[str]:
+        """The variants in their order, but each after the one whose student it needs."""
+        found: dict[str, None] = {}
+
+        def add(name: str) -> None:
+            if needed := self.variants[name].needs:
+                add(needed)
+            found[name] = None
+
+        for name in self.variants:
+            add(name)
+        return list(found)
+
     @property
     def confirmation(self) -> Comparison | None:
         """The chosen variants at the fresh seeds, as a comparison of its own."""
@@ -128,6 +188,7 @@ def load_comparison(name: str) -> Comparison:
         try:
             recipe = recipe_of(comparison, variant, comparison.seeds[0], origins=document.origins)
             _check_teacher(comparison, variant, recipe)
+            _check_student(comparison, variant, recipe)
         except UserError as error:
             raise UserError(f"{path}: variant {variant}: {error}") from error
     return comparison
@@ -143,7 +204,9 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of one variant at one seed.
 
-    It extends the comparison's recipe as a recipe's file would: by the comparison's `set`, then by the variant's.
+    It extends the comparison's recipe as a recipe's file would: by the comparison's `set`, then by the one of the
+    variant whose student it has, then by its own. The path of a student to begin with is only the name of its
+    variant, unless `more` says it whole.
 
     Args:
         more: changes that are laid over all others. None: none.
@@ -154,9 +217,13 @@ def recipe_of(
     """
     document = read_recipe(locate.find("recipes", comparison.recipe))
     _lay_over(document, comparison.set, ("set",), origins or {})
-    _lay_over(document, comparison.variants[variant].set, ("variants", variant, "set"), origins or {})
-    _lay_over(document, {"seed": seed, **(more or {})}, (), {})
-    return document.validated()
+    of = comparison.variants[variant].train_as
+    for name in (of, variant) if of is not None else (variant,):
+        _lay_over(document, comparison.variants[name].set, ("variants", name, "set"), origins or {})
+    start = comparison.start_of(variant)
+    begins = {} if start is None else {"student.init": {"kind": "run", "path": start}}
+    _lay_over(document, {"seed": seed, **begins, **(more or {})}, (), {})
+    return finished(document)
 
 
 def _check_teacher(comparison: Comparison, variant: str, recipe: Recipe) -> None:
@@ -168,6 +235,48 @@ def _check_teacher(comparison: Comparison, variant: str, recipe: Recipe) -> None
             f"it changes {', '.join(changed)}, and its teacher is ready: teacher.path {recipe.teacher.path!r}. "
             "Set teacher.path: null too, and the teacher is trained."
         )
+
+
+def _check_student(comparison: Comparison, variant: str, recipe: Recipe) -> None:
+    """Refuse changes that the student which a variant takes, or its start, would make void."""
+    of = comparison.variants[variant]
+    changed = {**comparison.set, **of.set}
+    if of.start is not None and any(_names_init(key, value) for key, value in changed.items()):
+        raise UserError(f"it changes student.init, and start: {of.start} sets it: leave one of them out")
+    if of.start is not None and recipe.distill.objective.fine_tunes:
+        _check_fine_tuning(recipe_of(comparison, of.start, comparison.seeds[0]), recipe, of.start)
+    if of.train_as is None:
+        return
+    trained = recipe_of(comparison, of.train_as, comparison.seeds[0])
+    both = [
+        one.model_dump(mode="json", exclude={"sampling", "bench"}) | {"depends on": keys.depends_on(one, "student")}
+        for one in (trained, recipe)
+    ]
+    if found := next((name for name in both[0] if both[0][name] != both[1][name]), None):
+        what = "sampling, which its training reads" if found == "depends on" else found
+        raise UserError(
+            f"it has the student of {of.train_as}, and their recipes differ in {what}: change only sampling and bench, "
+            "or leave train_as out"
+        )
+
+
+def _check_fine_tuning(start: Recipe, recipe: Recipe, name: str) -> None:
+    """Refuse a student that is fine-tuned for other steps, or another prediction, than the one that it begins as."""
+    objective, given = recipe.distill.objective, start.distill.objective
+    if sorted(given.few_steps) != sorted(objective.few_steps):
+        makes = f"makes {' or '.join(map(str, given.few_steps)) or 'any number of'} steps"
+        problem = f"{makes}, and its distill.objective.steps asks for {' or '.join(map(str, objective.few_steps))}"
+    elif start.student.prediction_type != recipe.student.prediction_type:
+        asked = recipe.student.prediction_type
+        problem = f"has student.prediction_type {start.student.prediction_type}, and its own is {asked}"
+    else:
+        return
+    raise UserError(f"{objective.kind} fine-tunes the student of {name}, which {problem}: give both the same")
+
+
+def _names_init(key: str, value: Any) -> bool:
+    nested: Any = _nested(key, value).get("student")
+    return isinstance(nested, dict) and "init" in nested
 
 
 def _all_changes(values: dict[str, Any]) -> Iterator[Changes]:

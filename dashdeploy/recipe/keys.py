@@ -61,7 +61,7 @@ LEFT_OUT: dict[Stage, dict[str, str]] = {
             *("distill.lr_schedule", "distill.warmup_steps", "distill.weight_decay", "distill.gradient_clip"),
             *("distill.ema_decay", "distill.timestep_weights", "distill.precision"),
         ),
-        **_because("an input says whether it wants the teacher's features; the rest is learning", "distill.objective"),
+        **_because("inputs say what it wants of the teacher; the rest is learning", "distill.objective"),
         **_watching("distill"),
         **_because("the bank is drawn at timesteps, and nothing is sampled", "sampling.solver", "sampling.clip_sample"),
         **_because("the bank holds both branches, without guidance", "sampling.guidance"),
@@ -99,6 +99,7 @@ LEFT_OUT: dict[Stage, dict[str, str]] = {
         **_because("the student's hash is an input", "student", "distill"),
         **_because("the artifacts' hashes are an input", "export"),
         **_because("the feature network's hash is an input", "bench.quality.features_weights"),
+        **_because("the file's hash is an input", "bench.quality.reference"),
     },
 }
 """Stage -> field or section -> why it is not part of the stage's key."""
@@ -111,6 +112,11 @@ def left_out(recipe: Recipe, stage: Stage) -> dict[str, str]:
         fields |= _because(
             "distill.timesteps: uniform draws from all", "sampling.num_inference_steps", "sampling.timestep_spacing"
         )
+    if stage == "teacher" and recipe.teach is not None:
+        other = "teach.dit" if recipe.teach.dit is None else "teach.architecture"
+        fields |= _because("the network is of the other kind", other)
+    if stage == "student" and recipe.student.init.kind == "run":
+        fields |= _because("that student's hash is an input", "student.init.path")
     if stage == "student" and not recipe.distill.objective.reads_guidance:
         fields |= _because("the objective does not read it", "sampling.guidance")
     return fields

@@ -169,6 +169,12 @@ def _overridden(document: Document[Recipe], overrides: Sequence[str] | None) -> 
     for override in overrides or ():
         document.override(override)
     paths.anchor(document.values, Path(), wanted=lambda path: isinstance(document.origin(path), str))
+    return finished(document)
+
+
+def finished(document: Document[Recipe]) -> Recipe:
+    """A recipe of values that nothing more is laid over."""
+    paths.take_teachers_vae(document.values)
     return document.validated()
 
 

@@ -42,14 +42,25 @@ class GuidanceInterval(Model):
 Guidance = Coefficient | Annotated[Tag | GuidanceInterval, Field(discriminator="kind")]
 
 
-Solver = Literal["ddim", "dpmpp_2m"]
+def extremes(guidance: Guidance) -> tuple[float, ...]:
+    """The lowest and the highest scale that it may take; outside of an interval it is 1."""
+    if isinstance(guidance, Tag):
+        return guidance.w_min, guidance.w_max
+    if isinstance(guidance, GuidanceInterval):
+        return (guidance.w,) if (guidance.low, guidance.high) == (0, 1) else (1.0, guidance.w)
+    return (guidance,)
+
+
+Solver = Literal["ddim", "dpmpp_2m", "consistency"]
 
 
 class Sampling(Model):
-    """The deterministic sampler that the benchmark and `sample` use."""
+    """The sampler that the benchmark and `sample` use."""
 
     solver: Solver = Field(
-        "ddim", description="ddim: first order (η = 0), as in the step and sampler graphs. dpmpp_2m: second order"
+        "ddim",
+        description="ddim: first order (η = 0), as in the step and sampler graphs. dpmpp_2m: second order. "
+        "consistency: each step goes to x_0, and fresh noise is added before the next; of consistency students alone",
     )
     num_inference_steps: Timesteps = Field(50, description="steps of the sampler")
     timestep_spacing: Literal["leading", "trailing", "linspace"] = Field(

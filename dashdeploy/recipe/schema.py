@@ -11,73 +11,42 @@ from dashdeploy.fields import (
     REAL,
     WHOLE,
     Batch,
-    Bins,
     Coefficient,
     Count,
-    Images,
     Model,
     Name,
     Number,
     Positive,
-    Repeats,
     Seed,
-    Side,
     Text,
     Threads,
     may_extend,
 )
 from dashdeploy.objectives import AnyObjective
 from dashdeploy.objectives.dash import Dash
-from dashdeploy.recipe.architecture import Architecture, DiT, Layers
-from dashdeploy.recipe.datasets import DatasetName
-from dashdeploy.recipe.initialisation import Init, Random
-from dashdeploy.recipe.sampling import Guidance, Sampling, Tag
+from dashdeploy.recipe.architecture import Architecture, DiT
+from dashdeploy.recipe.benchmark import Bench
+from dashdeploy.recipe.benchmark import Latency as Latency
+from dashdeploy.recipe.benchmark import Quality as Quality
+from dashdeploy.recipe.data import Data
+from dashdeploy.recipe.sampling import Guidance as Guidance
 from dashdeploy.recipe.sampling import GuidanceInterval as GuidanceInterval
+from dashdeploy.recipe.sampling import Sampling, extremes
 from dashdeploy.recipe.sampling import Solver as Solver
+from dashdeploy.recipe.sampling import Tag as Tag
+from dashdeploy.recipe.student import Prediction as Prediction
+from dashdeploy.recipe.student import Student
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 """As accelerate's LoggerType names them."""
-LossWeightKind = Literal["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
+LossWeightKind = Literal[
+    "published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "min_snr_v", "uncertainty", "loss_ema"
+]
 LEARNED_WEIGHTS = {"published": "tirt", "tirt": "tirt", "uncertainty": "uncertainty", "loss_ema": "loss_ema"}
 """Kinds that learn a λ, and the name of this λ: kinds of one name can take each other's."""
-
-
-class Data(Model):
-    """The labelled images to train on and to measure against."""
-
-    name: DatasetName = Field("digits", description="the dataset")
-    image_size: Side | None = Field(
-        None,
-        description="side in pixels: images are cropped to their central square and resized by Pillow's antialiased "
-        "bilinear filter; null: as stored",
-    )
-    path: Text | None = Field(
-        None, description="folder with the dataset's files, relative to this file; null: the dataset's usual folder"
-    )
-    holdout: Number = Field(
-        0.1, ge=0, lt=1, description="share of the training images that is held out, for guidance fidelity"
-    )
-    horizontal_flip: StrictBool | None = Field(None, description="mirror images at random; null: as the dataset says")
-    download: StrictBool = Field(False, description="download the dataset's published archive if it is not there")
-    vae: Text | None = Field(
-        None,
-        description="folder of a diffusers AutoencoderKL, relative to this file: encode the images once and train on "
-        "their latents",
-    )
-
-    @property
-    def gives_latents(self) -> bool:
-        """Whether networks are trained on latents, which have no fixed range, and not on images."""
-        return self.name == "latents" or self.vae is not None
-
-    @model_validator(mode="after")
-    def _encoded_once(self) -> Data:
-        if self.name == "latents" and (self.vae is not None or self.image_size is not None):
-            raise ValueError("latents are not changed: leave out vae and image_size")
-        if self.gives_latents and self.horizontal_flip:
-            raise ValueError("a mirrored image's latent is not the mirrored latent: leave out horizontal_flip")
-        return self
+SNR_WEIGHTS = ("published", "tirt", "min_snr_x0", "min_snr_v")
+"""Kinds that go to 0 with the SNR: of four steps the noisiest gets less than a three-thousandth of the mean weight."""
 
 
 class NoiseSchedule(Model):
@@ -156,9 +125,16 @@ class Training(Model):
 class Teach(Training):
     """How to train the teacher: eps-prediction with per-sample label dropout."""
 
-    architecture: Architecture = Architecture()
+    architecture: Architecture = Field(Architecture(), description="a UNet2DModel in full")
+    dit: DiT | None = Field(None, description="a DiTTransformer2DModel in full, in place of a UNet")
     label_dropout: Number = Field(0.1, ge=0, lt=1, description="chance that a sample's label becomes the null class")
     save_dtype: Literal["float32", "float16"] = Field("float32", description="how the weights are stored")
+
+    @model_validator(mode="after")
+    def _is_one_network(self) -> Teach:
+        if self.dit is not None and "architecture" in self.model_fields_set and self.architecture != Architecture():
+            raise ValueError("give architecture (a UNet) or dit, and not both")
+        return self
 
 
 class Teacher(Model):
@@ -188,30 +164,6 @@ class Teacher(Model):
         return self
 
 
-class Student(Model):
-    """The student's network: a compression ratio (a smaller network of the teacher's kind), or its architecture."""
-
-    compression: Annotated[float, Field(gt=1, le=1e6), REAL] | None = Field(
-        None, description="smallest ratio of the teacher's parameters to the student's"
-    )
-    layers_per_block: Layers | None = Field(
-        None, description="with compression of a UNet: blocks of each level; null: chosen with the widths"
-    )
-    architecture: Architecture | None = Field(None, description="a UNet2DModel in full")
-    dit: DiT | None = Field(None, description="a DiTTransformer2DModel in full")
-    init: Init = Field(Random(), description="its weights at the start: random, or pruned from the teacher's")
-
-    @model_validator(mode="after")
-    def _given_once(self) -> Student:
-        if sum(size is not None for size in (self.compression, self.architecture, self.dit)) != 1:
-            raise ValueError("give exactly one of compression, architecture and dit")
-        if self.compression is None and self.layers_per_block is not None:
-            raise ValueError("layers_per_block goes with compression; architecture has its own layers_per_block")
-        if self.dit is not None and self.init.kind == "pruned":
-            raise ValueError("init: {kind: pruned} is only for UNets; leave it out with dit")
-        return self
-
-
 class Distill(Training):
     """How to train the student."""
 
@@ -227,62 +179,19 @@ class Distill(Training):
         "uniform", description="draw t from all timesteps, or only from those that the recipe's sampler visits"
     )
 
-
-class Latency(Model):
-    """What the latency benchmark times."""
-
-    batch_sizes: Annotated[tuple[Batch, ...], DISTINCT] = Field(
-        (1, 8, 64), description="[]: neither latency nor loading time nor memory is measured"
-    )
-    warmup: Repeats = Field(3, ge=0, description="untimed runs before the timed ones")
-    repeats: Repeats = Field(20, ge=3, description="timed single steps for each batch size")
-    sampler_repeats: Repeats = Field(6, ge=1, description="timed whole samplers for each batch size; intervals need 6")
-    sampler_budget_s: Number = Field(
-        60.0, gt=0, description="past this time a row gets no further whole-sampler repeats, seconds"
-    )
-    threads: Threads | None = Field(None, description="CPU threads of every runtime; null: all cores")
-
-
-class Quality(Model):
-    """What the quality benchmark measures."""
-
-    num_images: Images = Field(1000, ge=16, description="of each model, guidance and seed, in the classes' proportions")
-    seeds: Annotated[int, Field(ge=1, le=100), WHOLE] = Field(1, description="so often num_images are drawn anew")
-    guidance: Annotated[tuple[Guidance, ...], DISTINCT] = Field((1.0, 1.5, 2.0, 3.0, 4.0, Tag()), min_length=1)
-    features: Text = Field(
-        "auto",
-        description="network of FID and KID: auto (the dataset's), a network's name, inception, fit (a small "
-        "classifier is trained on the recipe's images) or none (no FID; images are drawn only for the report's grids)",
-    )
-    features_weights: Text | None = Field(None, description="inception: its weights file, relative to this file")
-    torch_student: Literal["recipe", "all"] = Field(
-        "recipe",
-        description="the guidances at which the student is also sampled in torch: sampling.guidance, or all",
-    )
-    batch_size: Batch = Field(128, description="images that are drawn at a time")
-    bootstrap: Repeats = Field(200, ge=0, description="resamples for the confidence intervals; 0: none")
-
-
-class Fidelity(Model):
-    """What the guidance-fidelity table measures."""
-
-    num_pairs: Images = Field(2000, ge=100, description="held-out (x_0, eps, t, y) draws")
-    bins: Bins = Field(10, ge=2, description="number of equal ranges of t")
-
     @model_validator(mode="after")
-    def _fills_its_bins(self) -> Fidelity:
-        if self.bins > self.num_pairs:
-            raise ValueError(f"bins {self.bins} exceeds num_pairs {self.num_pairs}: some would be empty")
+    def _divides_into_phases(self) -> Distill:
+        phases = len(self.objective.phases) or 1
+        if self.steps % phases:
+            raise ValueError(
+                f"steps {self.steps} does not divide into the {phases} phases of {self.objective.kind}: take a multiple"
+            )
+        if self.warmup_steps > self.steps // phases:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} exceeds the {self.steps // phases} steps of each phase of "
+                f"{self.objective.kind}; set it lower, or steps higher"
+            )
         return self
-
-
-class Bench(Model):
-    """What the benchmark measures: latency, quality, guidance fidelity."""
-
-    seed: Seed = Field(0, description="seed of the benchmark's noise and draws; independent of the training's")
-    latency: Latency = Latency()
-    quality: Quality = Quality()
-    fidelity: Fidelity = Fidelity()
 
 
 class Recipe(Model):
@@ -339,6 +248,82 @@ class Recipe(Model):
                 f"distill.timestep_weights.kind {wanted.kind!r} takes its λ from the teacher, but {problem}; "
                 "say the same in both"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _learns_for_its_branches(self) -> Recipe:
+        objective, student, sampling = self.distill.objective, self.student, self.sampling
+        kind = objective.kind
+        if objective.branches != student.branches:
+            words = {1: "one branch", 2: "two branches"}
+            raise ValueError(
+                f"distill.objective {kind} trains a student of {words[objective.branches]}, and student.branches is "
+                f"{student.branches}: set it to {objective.branches}"
+            )
+        own = objective.solver
+        if sampling.solver != own and (objective.few_steps or sampling.solver == "consistency"):
+            raise ValueError(f"sampling.solver {sampling.solver}: a student of {kind} samples by {own}")
+        if not objective.few_steps:
+            return self
+        if student.prediction_type == "epsilon":
+            raise ValueError(
+                f"distill.objective {kind} trains for few steps, and student.prediction_type is epsilon, which says "
+                "nothing of the image at the noisiest timestep: set it to v_prediction or sample"
+            )
+        if sampling.num_inference_steps not in objective.few_steps:
+            known = " or ".join(map(str, objective.few_steps))
+            raise ValueError(
+                f"sampling.num_inference_steps is {sampling.num_inference_steps}, and distill.objective trains for "
+                f"{known}: set it to one of these"
+            )
+        if (weights := self.distill.timestep_weights.kind) in SNR_WEIGHTS:
+            raise ValueError(
+                f"distill.timestep_weights.kind {weights} goes to 0 with the SNR, so the noisiest of few steps would "
+                "not train: set it to uniform"
+            )
+        if self.distill.timesteps == "sampling":
+            raise ValueError(f"distill.timesteps sampling: {kind} draws t from its own timesteps; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _fine_tunes_a_finished_student(self) -> Recipe:
+        distill, kind = self.distill, self.distill.objective.kind
+        if not distill.objective.fine_tunes:
+            return self
+        if self.student.init.kind != "run":
+            raise ValueError(
+                f"distill.objective {kind} fine-tunes a finished few-step student: name its run in student.init: "
+                "{kind: run, path: …}"
+            )
+        if distill.teacher_bank:
+            raise ValueError(
+                f"distill.teacher_bank {distill.teacher_bank}: {kind} asks the teacher of the student's images, and "
+                "no bank holds them: set it to 0"
+            )
+        if distill.timestep_weights.kind != "uniform":
+            raise ValueError(
+                f"distill.timestep_weights.kind {distill.timestep_weights.kind}: {kind} has weights of its own: set it "
+                "to uniform"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _guides_within_its_range(self) -> Recipe:
+        trained = self.distill.objective.guidance_range
+        if self.student.branches == 1 and trained is not None:
+            low, high = trained
+            given = {
+                "sampling.guidance": (self.sampling.guidance,),
+                "bench.quality.guidance": self.bench.quality.guidance,
+            }
+            for key, some in given.items():
+                if bad := [w for scale in some for w in extremes(scale) if not low <= w <= high]:
+                    kept = [w for w in some if isinstance(w, float) and low <= w <= high] or [low, high]
+                    listed = f"[{', '.join(f'{w:g}' for w in kept)}]"
+                    raise ValueError(
+                        f"{key} asks for w = {bad[0]:g}, and distill.objective trains one branch for {low:g} … "
+                        f"{high:g}; {f'set it to {listed}' if len(given[key]) > 1 else 'set it within'}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -109,10 +110,20 @@ def scale_y(ax: Axes, values: Sequence[float]) -> Literal["log", "linear"]:
 def log_y(ax: Axes) -> None:
     """A logarithmic axis with plain numbers."""
     ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(ax.yaxis, ax.get_ylim())
+
+
+def log_x(ax: Axes) -> None:
+    """A logarithmic axis of x with plain numbers, as many as have room."""
+    ax.set_xscale("log")
+    _plain_numbers(ax.xaxis, ax.get_xlim())
+
+
+def _plain_numbers(axis: Axis, limits: tuple[float, float]) -> None:
+    low, high = limits
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _lay_out(figure: Figure, ax: Axes, title: str, handles: list[Artist]) -> None:

@@ -6,74 +6,27 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
-from typing import Protocol
 
-import numpy as np
 import torch
 
 from dashdeploy import checked
-from dashdeploy.artifact import Artifact, Graph, Host, SamplingPlan, Student
+from dashdeploy.artifact import Artifact, DecoderInfo, Graph, Host
 from dashdeploy.diffusion import guidance
-from dashdeploy.diffusion.denoiser import Interface
-from dashdeploy.diffusion.sampling import CLEAN, SOLVERS, Plan, Watch, ddim_step
-from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.diffusion.denoiser import Interface, no_branches
+from dashdeploy.diffusion.pixels import from_uint8
+from dashdeploy.diffusion.sampling import CLEAN, SOLVERS, Plan, Watch
 from dashdeploy.errors import UserError, telling_the_user
-from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime.decoding import InParts
+from dashdeploy.runtime.described import interface, sampling
 from dashdeploy.runtime.model import Model, Opening, SamplerGraph
-
-
-class Session(Protocol):
-    """One opened graph: tensors in the order of its inputs in, its output out, all on the model's device."""
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor: ...
-
-    def close(self) -> None: ...
-
-
-class Chunked:
-    """A session that takes at most so many images at once, for any number: larger batches run in parts."""
-
-    def __init__(self, inner: Session, largest: int) -> None:
-        self.inner, self.largest = inner, largest
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        if len(inputs[0]) <= self.largest:
-            return self.inner(*inputs)
-        parts = zip(*(tensor.split(self.largest) for tensor in inputs), strict=True)
-        return torch.cat([self.inner(*part) for part in parts])
-
-    def close(self) -> None:
-        """Release the session."""
-        self.inner.close()
-
-
-class Graphs:
-    """Sessions by graph name, opened when they are first needed."""
-
-    def __init__(self, names: tuple[str, ...], open_graph: Callable[[str], Session]) -> None:
-        self.names, self._open = names, open_graph
-        self._sessions: dict[str, Session] = {}
-        self._lock = Lock()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    def __getitem__(self, name: str) -> Session:
-        with self._lock:  # several threads of a sampler ask at once
-            if name not in self._sessions:
-                self._sessions[name] = self._open(name)
-            return self._sessions[name]
-
-    def close(self) -> None:
-        """Release every session."""
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+from dashdeploy.runtime.sessions import Graphs, Session
 
 
 class GraphDenoiser:
-    """The guided graph, and the cond graph where there is one, as a Denoiser; or the cond graph alone, called twice."""
+    """The guided graph, and the cond graph where there is one, as a Denoiser; or the cond graph alone, called twice.
+
+    A student of one branch has no cond graph: without guidance its w is 1.
+    """
 
     def __init__(self, graphs: Graphs, interface: Interface) -> None:
         self.graphs, self.interface = graphs, interface
@@ -85,7 +38,9 @@ class GraphDenoiser:
         return self.guided(x, t, y, torch.ones(y.shape, device=x.device))
 
     def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(eps_uncond, eps_cond) as the guided graph has them: w = 0 and w = 1."""
+        """(uncond, cond) as the guided graph has them: w = 0 and w = 1."""
+        if self.interface.branches == 1:
+            raise no_branches()
         if self._cond_alone:
             return self(x, t, torch.full_like(y, self.interface.null_class)), self(x, t, y)
         zeros = torch.zeros(y.shape, device=x.device)
@@ -115,6 +70,8 @@ class GraphSampler:
     Args:
         clip_sample: what the step and sampler graphs do to the predicted x_0.
         timesteps: of the sampler graph; () without one.
+        ends_decoded: the sampler graph ends in the decoder.
+        decoder: of the artifact; None: it has none.
         host: when a batch is cut, and when the loop replaces the sampler graph.
         narrow: the same graphs on one thread each. With them a batch is cut over `threads`, and each part runs all of
             its steps on one thread: images are independent, and the operators of a network are shared between
@@ -128,6 +85,8 @@ class GraphSampler:
         *,
         clip_sample: bool,
         timesteps: tuple[int, ...],
+        ends_decoded: bool = False,
+        decoder: DecoderInfo | None = None,
         host: Host,
         narrow: Graphs | None = None,
         threads: int = 1,
@@ -135,26 +94,35 @@ class GraphSampler:
         self.graphs, self.narrow, self.interface = graphs, narrow, interface
         self.threads, self.host = threads, host
         self.timesteps, self.clip_sample = timesteps, clip_sample
+        self.ends_decoded, self.decoder = ends_decoded, decoder
         self._pool: ThreadPoolExecutor | None = None
 
-    def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
-        """The graph that this plan runs on; batch_size None: a large one."""
+    def graph_for(self, plan: Plan, batch_size: int | None = None, *, decode: bool = True) -> SamplerGraph:
+        """The graph that this plan runs on; batch_size None: a large one. One that ends decoded gives no latents."""
         saved = plan.weights.count(1.0) / len(plan.weights) / 2 if "cond" in self.graphs else 0.0
         few = self.host.small and batch_size is not None and batch_size < self.threads
-        same = plan.solver == "ddim" and plan.clip_sample == self.clip_sample
+        same = plan.solver != "dpmpp_2m" and plan.clip_sample == self.clip_sample
         fits = "sampler" in self.graphs and same and plan.timesteps == self.timesteps and plan.end == CLEAN
+        fits = fits and (decode or not self.ends_decoded)
         if fits and saved < (self.host.cond_gain_few if few else self.host.cond_gain):
             return "sampler"
         return "step" if "step" in self.graphs and same else "guided"
 
     def __call__(
-        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
+        self,
+        noise: torch.Tensor,
+        y: torch.Tensor,
+        plan: Plan,
+        *,
+        on_step: Callable[[int], None] | None = None,
+        decode: bool = True,
     ) -> torch.Tensor:
-        graph = self.graph_for(plan, len(y))
+        decode = decode and self.decoder is not None
+        graph = self.graph_for(plan, len(y), decode=decode)
         if self.narrow is None or (len(y) < self.threads and not self.host.small):
-            return self._draw(graph, self.graphs, noise, y, plan, on_step)
+            return self._draw(graph, self.graphs, noise, y, plan, on_step, decode=decode)
         if self.threads == 1 or len(y) < self.threads:
-            return self._draw(graph, self.narrow, noise, y, plan, on_step)
+            return self._draw(graph, self.narrow, noise, y, plan, on_step, decode=decode)
         if self._pool is None:
             # In a forked process torch makes its own pool anew at the next call; two threads at once break it.
             torch.set_num_threads(torch.get_num_threads())
@@ -162,7 +130,7 @@ class GraphSampler:
         parts = zip(noise.tensor_split(self.threads), y.tensor_split(self.threads), strict=True)
         # The first part tells of its steps; the others are at about the same one.
         jobs = [
-            self._pool.submit(self._draw, graph, self.narrow, *part, plan, on_step if i == 0 else None)
+            self._pool.submit(self._draw, graph, self.narrow, *part, plan, on_step if i == 0 else None, decode=decode)
             for i, part in enumerate(parts)
         ]
         return torch.cat([job.result() for job in jobs])
@@ -175,8 +143,28 @@ class GraphSampler:
         y: torch.Tensor,
         plan: Plan,
         on_step: Callable[[int], None] | None,
+        *,
+        decode: bool,
+    ) -> torch.Tensor:
+        x = self._run(graph, graphs, noise, y, plan, on_step)
+        if not decode or self.decoder is None or (graph == "sampler" and self.ends_decoded):
+            return x
+        return InParts(graphs["decoder"], at_once=self.decoder.at_once)(x)
+
+    def _run(
+        self,
+        graph: SamplerGraph,
+        graphs: Graphs,
+        noise: torch.Tensor,
+        y: torch.Tensor,
+        plan: Plan,
+        on_step: Callable[[int], None] | None,
     ) -> torch.Tensor:
         if graph == "sampler":
+            if self.ends_decoded and self.decoder is not None and len(y) > self.decoder.at_once:
+                parts = zip(noise.split(self.decoder.at_once), y.split(self.decoder.at_once), strict=True)
+                told = [on_step, *[None] * len(y)]
+                return torch.cat([self._run(graph, graphs, *part, plan, told[i]) for i, part in enumerate(parts)])
             images, doubtful = whole_sampler(graphs, self.interface, noise, y, plan, on_step=on_step)
             if doubtful:
                 self._look_closer(images, graphs, noise, y, plan)
@@ -189,7 +177,7 @@ class GraphSampler:
         self, images: torch.Tensor, graphs: Graphs, noise: torch.Tensor, y: torch.Tensor, plan: Plan
     ) -> None:
         """Find the step at which the sampler graph went wrong, by the same steps one by one."""
-        self._draw("step" if "step" in graphs else "guided", graphs, noise, y, plan, None)  # raises at that step
+        self._run("step" if "step" in graphs else "guided", graphs, noise, y, plan, None)  # raises at that step
         if not images.isfinite().all():
             raise UserError(
                 "the sampler graph gave NaN or Inf, and the same steps one by one do not: its runtime computes it "
@@ -218,7 +206,8 @@ def whole_sampler(
 
     Doubtful is NaN or Inf; of bytes, which have neither, an image of one value.
     """
-    interface.check_start(noise, y)
+    interface.check_plan(plan)
+    interface.check_start(noise, y, plan)
     w = torch.tensor(plan.weights, device=noise.device).expand(len(y), -1).contiguous()
     images = graphs["sampler"](noise, y, w)
     if on_step is not None:
@@ -227,7 +216,7 @@ def whole_sampler(
     if images.dtype != torch.uint8:
         return images, not images.isfinite().all()
     values = images.flatten(1)
-    return images.float() / 127.5 - 1, bool((values == values[:, :1]).all(1).any())
+    return from_uint8(images), bool((values == values[:, :1]).all(1).any())
 
 
 @torch.no_grad()
@@ -241,19 +230,21 @@ def step_by_step(
     on_step: Callable[[int], None] | None,
 ) -> torch.Tensor:
     """`ddim` with the step graph; steps without guidance by the cond graph, where there is one."""
-    interface.check_start(noise, y)
+    interface.check_plan(plan)
+    interface.check_start(noise, y, plan)
     watch = Watch(plan)
     alpha_bar = interface.schedule.alphas_cumprod_from_clean.to(noise.device)
-    x = noise
+    x = plan.start(noise)
     for i, (t, t_prev, w) in enumerate(plan.steps()):
         now, previous = torch.full_like(y, t), torch.full_like(y, t_prev)
         if w == 1.0 and "cond" in graphs:
-            eps = graphs["cond"](x, now, y)
-            watch.see(eps)
-            x = ddim_step(x, eps, alpha_bar[t + 1], alpha_bar[t_prev + 1], clip_sample=plan.clip_sample)
+            output = graphs["cond"](x, now, y)
+            watch.see(output)
+            x = plan.move(x, output, t, t_prev, alpha_bar, prediction=interface.prediction)
         else:
             x = graphs["step"](x, now, previous, y, torch.full(y.shape, w, dtype=torch.float32, device=y.device))
             watch.see(x)
+        x = plan.renoise(x, i, noise, alpha_bar)
         if on_step is not None:
             on_step(i)
     watch.end()
@@ -283,16 +274,21 @@ def open_graphs(
     entries: dict[str, Graph] = dict(artifact.graphs.items())
     graphs = Graphs(tuple(entries), lambda name: open_graph(entries[name]))
     narrow = None if open_narrow is None else Graphs(tuple(entries), lambda name: open_narrow(entries[name]))
-    shape = interface(artifact)
+    shape = interface(artifact, artifact.sampling)
     sampler = GraphSampler(
         graphs,
         shape,
         clip_sample=artifact.sampling.clip_sample,
         timesteps=artifact.sampler.timesteps if artifact.sampler is not None else (),
+        ends_decoded=artifact.sampler is not None and artifact.sampler.decode,
+        decoder=artifact.decoder,
         host=artifact.host,
         narrow=narrow,
         threads=host_threads(threads),
     )
+    decoder = None
+    if artifact.decoder is not None:
+        decoder = InParts(lambda latents: graphs["decoder"](latents), at_once=artifact.decoder.at_once)
     graphs["guided"]  # a graph that does not open is refused now, not at the first prediction
     precision = artifact.precision
     return Model(
@@ -306,6 +302,7 @@ def open_graphs(
         device=device,
         precision=precision,
         sampler=sampler,
+        decoder=decoder,
         sampling=sampling(artifact.sampling),
         resources=[sampler, graphs],
     )
@@ -324,20 +321,3 @@ def read(folder: Path, graph: Graph, how: Opening) -> checked.GraphBytes:
 def host_threads(asked: int | None) -> int:
     """Threads that a session may use: those that were asked for, or all that this process may run on."""
     return asked or len(os.sched_getaffinity(0))
-
-
-def interface(student: Student) -> Interface:
-    """The Interface that an export describes."""
-    schedule = NoiseSchedule(np.asarray(student.betas, np.float64), source="the artifact's noise schedule")
-    return Interface(num_classes=student.num_classes, image_shape=student.image_shape, schedule=schedule)
-
-
-def sampling(plan: SamplingPlan) -> Sampling:
-    """The recipe's section that an artifact's plan was worked out from."""
-    return Sampling(
-        num_inference_steps=len(plan.timesteps),
-        solver=plan.solver,
-        timestep_spacing=plan.timestep_spacing,
-        clip_sample=plan.clip_sample,
-        guidance=plan.guidance,
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ import torch
 
 from dashdeploy.artifact import Artifact
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
+from dashdeploy.diffusion.sampling import SOLVERS, Plan
 from dashdeploy.errors import UserError
 from dashdeploy.fields import MOST_THREADS
 from dashdeploy.recipe.schema import Sampling
@@ -24,12 +23,31 @@ SamplerGraph = Literal["sampler", "step", "guided"]
 """The graph that a sampler calls: the whole sampler at once, one step at a time, or one prediction at a time."""
 
 
-class Sampler(Sample, Protocol):
-    """Draws images, and says with which graph."""
+class Sampler(Protocol):
+    """Draws samples, and says with which graph."""
 
-    def graph_for(self, plan: Plan, /, batch_size: int | None = None) -> SamplerGraph:
+    def __call__(
+        self,
+        noise: torch.Tensor,
+        y: torch.Tensor,
+        plan: Plan,
+        /,
+        *,
+        on_step: Callable[[int], None] | None = None,
+        decode: bool = True,
+    ) -> torch.Tensor:
+        """See `Model.sample`."""
+        ...
+
+    def graph_for(self, plan: Plan, /, batch_size: int | None = None, *, decode: bool = True) -> SamplerGraph:
         """The graph that it calls for this plan; batch_size None: a large one."""
         ...
+
+
+class Decoder(Protocol):
+    """Latents (B, c, h, w) float32, as the network makes them, -> images (B, C, H, W) float32 in [−1, 1]."""
+
+    def __call__(self, latents: torch.Tensor, /) -> torch.Tensor: ...
 
 
 class Closable(Protocol):
@@ -96,6 +114,7 @@ class Model:
         device: where its inputs have to be.
         precision: fp32, fp16, bf16 or int8.
         sampler: draws images; None: `sample` loops over the denoiser.
+        decoder: of latents; None: it makes images, or nothing decodes its latents.
         sampling: of the recipe that it was made by; the schema's defaults where no recipe is known.
     """
 
@@ -109,31 +128,47 @@ class Model:
     device: str = "cpu"
     precision: str = "fp32"
     sampler: Sampler | None = None
+    decoder: Decoder | None = None
     sampling: Sampling = field(default_factory=Sampling)
     resources: list[Closable] = field(default_factory=list)
 
     def sample(
-        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
+        self,
+        noise: torch.Tensor,
+        y: torch.Tensor,
+        plan: Plan,
+        *,
+        on_step: Callable[[int], None] | None = None,
+        decode: bool = True,
     ) -> torch.Tensor:
-        """Samples (B, C, H, W) float32 from noise (B, C, H, W) float32 and labels y (B,) int64 in 0..K−1.
+        """Samples (B, C, H, W) float32 from noise (B, c, h, w) float32 and labels y (B,) int64 in 0..K−1.
 
-        With plan.clip_sample they are within [−1, 1]; without it, as of latents, nothing bounds them. It takes the
-        fastest graph that the artifact has for this plan; `graph_for` names it.
+        The solver consistency takes noise (B, N, c, h, w), see `Interface.noise_shape`. It takes the fastest graph that
+        the artifact has for this plan; `graph_for` names it.
+
+        Args:
+            decode: false: the latents of a model that has a decoder.
+
+        Returns:
+            Images within [−1, 1] where plan.clip_sample is true or a decoder made them; latents have no fixed range.
 
         Raises:
-            UserError: labels or noise that no sampler can start from, or values that are not finite: it names the step.
+            UserError: labels or noise that no sampler can start from, or values that are not finite: it names the step,
+                or the decoder.
         """
-        draw = self.sampler or partial(SOLVERS[plan.solver], self.denoiser)
         try:
             if noise.dtype != torch.float32:
                 raise UserError(f"noise must be float32, not {str(noise.dtype).removeprefix('torch.')}")
-            return draw(noise, y, plan, on_step=on_step)
+            if self.sampler is not None:
+                return self.sampler(noise, y, plan, on_step=on_step, decode=decode)
+            drawn = SOLVERS[plan.solver](self.denoiser, noise, y, plan, on_step=on_step)
+            return self.decoder(drawn) if decode and self.decoder is not None else drawn
         except UserError as error:
             raise UserError(f"{self.label}: {error}") from error
 
-    def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
+    def graph_for(self, plan: Plan, batch_size: int | None = None, *, decode: bool = True) -> SamplerGraph:
         """The graph that `sample` calls; guided also stands for a torch network. batch_size None: a large one."""
-        return "guided" if self.sampler is None else self.sampler.graph_for(plan, batch_size)
+        return "guided" if self.sampler is None else self.sampler.graph_for(plan, batch_size, decode=decode)
 
     def __enter__(self) -> Model:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,18 +18,11 @@ from dashdeploy.diffusion.sampling import CLEAN, Plan
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import problem
 from dashdeploy.recipe.schema import Sampling
-from dashdeploy.runtime.graphs_model import (
-    GraphDenoiser,
-    Graphs,
-    Session,
-    interface,
-    sampling,
-    step_by_step,
-    whole_sampler,
-)
+from dashdeploy.runtime.graphs_model import GraphDenoiser, interface, sampling, step_by_step, whole_sampler
 from dashdeploy.runtime.model import Model, SamplerGraph
 from dashdeploy.runtime.onnx_session import OnnxSession, read_file
 from dashdeploy.runtime.onnxruntime_model import HostSession
+from dashdeploy.runtime.sessions import Graphs, Session
 
 
 class Metadata(Student):
@@ -41,8 +35,8 @@ class Metadata(Student):
 def open_file(path: Path, *, threads: int | None, loaded: GraphBytes | None = None) -> Model:
     """Open a guided, cond, step or sampler graph's file on the CPU.
 
-    The guided and the cond graph draw by any solver and number of steps; the step graph by DDIM; the sampler graph the
-    steps that it holds.
+    The guided and the cond graph draw by any solver and number of steps; the step graph by DDIM, or the solver
+    consistency of a student that was trained for it; the sampler graph the steps that it holds.
 
     Args:
         loaded: its bytes as a manifest vouches for them; None: there is no manifest.
@@ -57,13 +51,15 @@ def open_file(path: Path, *, threads: int | None, loaded: GraphBytes | None = No
     except UserError:
         session.close()
         raise
-    shape = interface(metadata)
+    shape = replace(interface(metadata, metadata.sampling), decoded=None)
+    if name == "sampler" and metadata.sampler is not None and metadata.sampler.decode and metadata.decoder is not None:
+        shape = replace(shape, decoded=metadata.decoder.image_shape)
     graphs = Graphs((name,), _only(name, HostSession(session, SIGNATURES[name][0]), path))
     own = sampling(metadata.sampling)
     sampler = None
     if name in ("sampler", "step"):
         steps = len(metadata.sampler.timesteps) if metadata.sampler is not None else own.num_inference_steps
-        own = own.model_copy(update={"solver": "ddim", "num_inference_steps": steps})
+        own = own.model_copy(update={"solver": shape.solvers[0], "num_inference_steps": steps})
         sampler = OneGraph(graphs, shape, name, own, metadata.sampler, path)
     return Model(
         label="student (ONNX Runtime)",
@@ -83,6 +79,8 @@ def open_file(path: Path, *, threads: int | None, loaded: GraphBytes | None = No
 def _graph_of(session: OnnxSession, path: Path) -> GraphName:
     for name, (inputs, _) in SIGNATURES.items():
         if session.inputs == set(inputs):
+            if name == "decoder":
+                raise UserError(f"{path}: an artifact's decoder, which draws nothing by itself. Open the folder.")
             return name
     expected = "; ".join(f"{name}: {', '.join(inputs)}" for name, (inputs, _) in SIGNATURES.items())
     raise UserError(
@@ -126,18 +124,21 @@ class OneGraph:
         self.graphs, self.interface, self.name, self.path = graphs, interface, name, path
         self.clip_sample = sampling.clip_sample
         self.timesteps = whole.timesteps if whole is not None else None
+        self.ends_decoded = whole is not None and whole.decode
 
-    def graph_for(self, plan: Plan, batch_size: int | None = None) -> SamplerGraph:
+    def graph_for(self, plan: Plan, batch_size: int | None = None, *, decode: bool = True) -> SamplerGraph:
         """The graph.
 
         Raises:
             UserError: the plan does not fit it.
         """
         problem = ""
-        if plan.solver != "ddim":
+        if plan.solver == "dpmpp_2m":
             problem = f"holds DDIM's update, and {plan.solver} was asked for"
         elif plan.clip_sample != self.clip_sample:
             problem = f"was exported with clip_sample {self.clip_sample}"
+        elif not decode and self.ends_decoded:
+            problem = "ends in the decoder, and latents were asked for"
         elif self.name == "sampler" and self.timesteps is None:
             problem = "does not say its timesteps"
         elif self.name == "sampler" and (plan.timesteps != self.timesteps or plan.end != CLEAN):
@@ -151,9 +152,15 @@ class OneGraph:
         return self.name
 
     def __call__(
-        self, noise: torch.Tensor, y: torch.Tensor, plan: Plan, *, on_step: Callable[[int], None] | None = None
+        self,
+        noise: torch.Tensor,
+        y: torch.Tensor,
+        plan: Plan,
+        *,
+        on_step: Callable[[int], None] | None = None,
+        decode: bool = True,
     ) -> torch.Tensor:
-        self.graph_for(plan)
+        self.graph_for(plan, decode=decode and self.interface.decoded is not None)
         if self.name == "step":
             return step_by_step(self.graphs, self.interface, noise, y, plan, on_step=on_step)
         images, doubtful = whole_sampler(self.graphs, self.interface, noise, y, plan, on_step=on_step)

@@ -9,9 +9,10 @@ import torch
 from dashdeploy.artifact import Artifact, Graph
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, open_graphs, read
+from dashdeploy.runtime.graphs_model import GraphDenoiser, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import CPU, GUIDED, OnnxSession
+from dashdeploy.runtime.sessions import Graphs, Session
 
 CUDA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
@@ -71,6 +72,8 @@ def open_model(folder: Path, artifact: Artifact, how: Opening, *, sha256: str) -
     """
     providers = (how.provider,) if how.provider else artifact.providers
     device = torch.device(how.device or ("cuda" if providers[0] in CUDA_PROVIDERS else "cpu"))
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())  # a launch of several processes gives each its own
     if (device.type == "cuda") != (providers[0] in CUDA_PROVIDERS):
         raise UserError(f"{folder}: {providers[0]} does not run on {device}. Give a provider and a device that fit.")
 

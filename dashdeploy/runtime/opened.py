@@ -59,12 +59,12 @@ class Opened:
             guidance: scale w (1 = off), or as the command line has it: ``"tag"``, ``"3@0.2-0.8"``. None: the recipe's.
             steps: of the sampler; None: the recipe's.
             seed: of the noise, 0..2⁶⁴ − 1.
-            solver: ``ddim`` or ``dpmpp_2m``; None: the recipe's.
+            solver: ``ddim`` or ``dpmpp_2m``, or ``consistency`` of consistency students; None: the recipe's.
             batch_size: images that are drawn at a time.
 
         Returns:
-            Images (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB). A model of latents, which nothing here decodes, gives
-            its latents (N, C, H, W) float32.
+            Images (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB). A model of latents that has no decoder gives its latents
+            (N, C, H, W) float32.
 
         Raises:
             UserError: an argument out of range, or a step whose values are not finite.
@@ -72,7 +72,7 @@ class Opened:
         interface = self.model.denoiser.interface
         seed, batch_size = _whole("seed", seed), _whole("batch_size", batch_size)
         sampling = chosen(self.sampling, guidance=guidance, steps=steps, solver=solver)
-        steps_of = plan(sampling, interface.schedule.num_train_timesteps)
+        steps_of = plan(sampling, interface.schedule.num_train_timesteps, grids=interface.grids)
         sampler = generate if interface.makes_images else _latents
         drawn = sampler(
             self.model.sample,

@@ -84,6 +84,11 @@ def _read(folder: Path, public_key: str | None) -> tuple[stages.Stage | None, Ar
             f"{shown(folder)}: the finished stage {stage.manifest['stage']}, which is no model. Give a run folder, an "
             "artifact (that of a package lies within it), a student or a teacher."
         )
+    if stage is not None and "package" in stage.manifest["inputs"]:
+        raise UserError(
+            f"{shown(folder)}: a package for diffusers, which its README.md says how to use. Give the run folder, an "
+            "artifact or the student."
+        )
     if public_key is not None:
         raise UserError(
             f"{folder}: not an artifact, and with a public key ({checked.PUBLIC_KEY}, or the argument) only signed "

@@ -13,9 +13,10 @@ from dashdeploy.checked import GraphBytes
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
-from dashdeploy.runtime.graphs_model import GraphDenoiser, Graphs, Session, host_threads, open_graphs, read
+from dashdeploy.runtime.graphs_model import GraphDenoiser, host_threads, open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.runtime.onnx_session import GUIDED
+from dashdeploy.runtime.sessions import Graphs, Session
 
 
 def settings(precision: Precision, *, threads: int | None, streams: int | None = None) -> dict[str, Any]:

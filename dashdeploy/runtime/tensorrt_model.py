@@ -11,8 +11,9 @@ import torch
 from dashdeploy.artifact import Artifact, Flavour, Graph
 from dashdeploy.errors import UserError
 from dashdeploy.runtime import tensorrt_check, tensorrt_library
-from dashdeploy.runtime.graphs_model import Chunked, Session, open_graphs, read
+from dashdeploy.runtime.graphs_model import open_graphs, read
 from dashdeploy.runtime.model import Model, Opening
+from dashdeploy.runtime.sessions import Chunked, Session
 from dashdeploy.runtime.tensorrt_library import TITLES
 from dashdeploy.runtime.tensorrt_session import TensorRTSession
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from dashdeploy import autoencoder
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import section_in
 from dashdeploy.recipe.schema import Sampling
+from dashdeploy.runtime import decoding
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.stages import MANIFEST, Stage
 from dashdeploy.teachers import choose, formats, networks
@@ -29,9 +31,15 @@ def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
     role = "student" if stage is not None and stage.manifest["stage"] == "student" else "teacher"
     denoiser = formats.load(folder, role=role)
     device = how.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    weights = networks.folder_of(folder) / networks.WEIGHTS
+    decoder = None
+    if autoencoder.is_there(folder):
+        found = autoencoder.open_autoencoder(
+            folder / autoencoder.FOLDER, source=f"{role} {folder / autoencoder.FOLDER}"
+        )
+        decoder = decoding.attach(denoiser, found.to(device))
+    weights = networks.weights_files(folder)
     names = stage.figures.get("classes") if stage is not None else None
-    sampling = Sampling(clip_sample=denoiser.interface.makes_images)
+    sampling = Sampling(clip_sample=not denoiser.interface.latents and denoiser.interface.makes_images)
     if stage is not None:
         sampling = section_in(stage.manifest, Sampling, "sampling", source=folder / MANIFEST)
     return Model(
@@ -39,9 +47,10 @@ def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
         runtime="torch",
         denoiser=denoiser.to(device),
         parameters=sum(p.numel() for p in denoiser.parameters()),
-        file_bytes=weights.stat().st_size,
+        file_bytes=sum(path.stat().st_size for path in weights),
         sha256=choose.sha256(folder),
         classes=tuple(names or map(str, range(denoiser.interface.num_classes))),
         device=device,
+        decoder=decoder,
         sampling=sampling,
     )

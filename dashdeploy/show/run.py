@@ -131,9 +131,10 @@ def _compared(folder: Path, found: list[StageState], *, whole: bool) -> list[Sta
 def _stale(stage: stages.Stage, name: str, student: str | None, artifacts: dict[str, str]) -> str:
     """Why a stage is stale; "": it is not. Of a student see `_of_another_teacher`."""
     inputs, kind = stage.manifest["inputs"], name.split("/")[0]
-    if kind in ("artifacts", "bench") and inputs["student"] != student:
+    of_student = kind in ("artifacts", "bench") or (kind == "packages" and "artifact" not in inputs)
+    if of_student and inputs["student"] != student:
         return "made from another student" if student else "its student is missing or unusable"
-    if kind == "packages" and inputs["artifact"] not in artifacts.values():
+    if kind == "packages" and not of_student and inputs["artifact"] not in artifacts.values():
         return "the artifact that it carries is not the one in this run"
     if kind == "bench":
         measured = inputs["artifacts"]
@@ -176,6 +177,8 @@ def _next(state: RunState) -> str:
     again = [s for s in (*state.of("artifacts"), *state.of("packages")) if s.state != "finished"]
     if again or not state.of("artifacts"):
         targets = "".join(f" --to {shlex.quote(s.name.partition('/')[2])}" for s in again)
+        folded = [w for s in again if s.stage and (w := s.stage.manifest["inputs"].get("guidance")) is not None]
+        targets += f" -w {folded[0]:g}" if len(again) == 1 and folded else ""
         return f"dashdeploy export {run}{targets}"
     if [s.state for s in state.of("bench")] != ["finished"]:
         return f"dashdeploy bench {run}"

@@ -92,11 +92,12 @@ def key_figures(stage: stages.Stage) -> tuple[dict[str, Any], str]:
         return _of_artifact(manifests.read(stage))
     if stage.manifest["stage"] == "bench":
         return of_record(records.load_record(stage.folder / records.FILE))
-    names = ("parameters", "compression", "loss", "step")
-    figures = {name: stage.figures[name] for name in names if name in stage.figures}
+    names = ("parameters", "compression", "guidance", "loss", "step")
+    figures = {name: stage.figures[name] for name in names if stage.figures.get(name) is not None}
     words = {
         "parameters": "{:,} parameters",
         "compression": "{:.1f}× smaller",
+        "guidance": "w = {:g} folded in",
         "loss": "loss {:.3g}",
         "step": "{:,} steps",
     }

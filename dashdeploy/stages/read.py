@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dashdeploy.errors import UserError
 from dashdeploy.stages.hashes import digest, file_sha256
 
-FORMAT = 4
+FORMAT = 5
+OF_OLD = (4,)
+"""Formats whose manifests differ in what they say of an artifact only: other stages of them are read too."""
 MANIFEST = "manifest.json"
 SIDECAR = MANIFEST + ".sha256"
 
@@ -135,7 +137,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         known = isinstance(files, dict) and all(isinstance(v, str) for v in files.values())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest ({error!r}). Make the stage again.") from error
-    if version != FORMAT or not known:
+    if not known or version not in ((FORMAT,) if "artifact" in manifest else (FORMAT, *OF_OLD)):
         raise UserError(f"{path}: format {version}; this version reads {FORMAT}. Make the stage again.")
     if not sidecar.is_file():
         raise UserError(f"{sidecar}: missing; it holds the manifest's SHA-256. Make the stage again.")

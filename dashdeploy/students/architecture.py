@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bisect
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import Student
-from dashdeploy.students import blocks
+from dashdeploy.students import blocks, dit_pruning
 from dashdeploy.teachers.config import POSITIONS, levels_without_heads
 from dashdeploy.teachers.dit import dit_config
 from dashdeploy.teachers.networks import DEPTHS, DIT, UNET, arguments, count_parameters
@@ -44,7 +45,7 @@ class StudentDesign:
         }
 
 
-def design(student: Student, teacher_config: dict[str, Any]) -> StudentDesign:
+def design(student: Student, teacher_config: dict[str, Any], own: Mapping[str, Any] | None = None) -> StudentDesign:
     """The student that a recipe asks for.
 
     `compression` gives a smaller network of the teacher's kind: the largest candidate with at most teacher parameters /
@@ -52,6 +53,7 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentDesign:
 
     Args:
         teacher_config: the teacher's config.json.
+        own: `networks.OWN_KEYS` of the student's configuration.
 
     Raises:
         UserError: no candidate is that small; or the student is to be pruned from the teacher and cannot be.
@@ -59,16 +61,18 @@ def design(student: Student, teacher_config: dict[str, Any]) -> StudentDesign:
     network = teacher_config.get("_class_name", UNET)
     teacher = arguments(teacher_config)
     teacher_parameters = count_parameters(teacher, network=network)
+    taught, teacher = teacher, {**teacher, **(own or {})}
     if student.compression is None:
         config, kind = _explicit(student, teacher)
-        if misfits := _unprunable(student, config, teacher, networks={network, kind}):
+        config = {**config, **(own or {})}
+        if misfits := _unprunable(student, arguments(config), taught, networks={network, kind}):
             raise _cannot_be_cut_out(misfits)
         return StudentDesign(config, count_parameters(config, network=kind), teacher_parameters, kind)
     if network == DIT and student.layers_per_block is not None:
         raise UserError("student.layers_per_block is a UNet's, and the teacher is a DiT: give student.dit.num_layers")
     budget = teacher_parameters / student.compression
     some = dit_candidates(teacher) if network == DIT else candidates(teacher, layers_per_block=student.layers_per_block)
-    problems = [_unprunable(student, config, teacher, networks={network}) for config in some]
+    problems = [_unprunable(student, arguments(config), taught, networks={network}) for config in some]
     if all(problems):
         raise _cannot_be_cut_out(problems[0])
     best: StudentDesign | None = None
@@ -98,8 +102,12 @@ def _unprunable(student: Student, config: dict[str, Any], teacher: dict[str, Any
     """The reasons why a student cannot be pruned from its teacher. Empty: it can, or it begins at random."""
     if student.init.kind != "pruned":
         return []
-    if networks != {UNET}:
-        return [f"both must be a {UNET}, and one is a {DIT}"]
+    if len(networks) > 1:
+        return ["the one is a UNet and the other a DiT"]
+    if networks == {DIT}:
+        if student.init.importance == "taylor":
+            return ["importance taylor is for UNets; take magnitude or random"]
+        return dit_pruning.misfits(config, teacher)
     return blocks.misfits(config, teacher)
 
 

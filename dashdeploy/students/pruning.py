@@ -16,18 +16,17 @@ from torch import nn
 
 from dashdeploy import seeds
 from dashdeploy.diffusion.denoiser import TorchDenoiser
-from dashdeploy.diffusion.prediction import Prediction
-from dashdeploy.errors import UserError
 from dashdeploy.lazy import require
 from dashdeploy.recipe.initialisation import Pruned
 from dashdeploy.students import blocks
+from dashdeploy.teachers import networks
 
 Group = Any
 """A torch-pruning Group: (dependency, indices) pairs, the root first."""
 
 
 class Draw(Protocol):
-    """A noised batch. x_t, eps: (B, C, H, W) float32; t, y: (B,) int64."""
+    """A noised batch. x_t and what the teacher should predict, `target`: (B, C, H, W) float32; t, y: (B,) int64."""
 
     @property
     def x_t(self) -> torch.Tensor: ...
@@ -36,21 +35,21 @@ class Draw(Protocol):
     @property
     def y(self) -> torch.Tensor: ...
     @property
-    def eps(self) -> torch.Tensor: ...
+    def target(self) -> torch.Tensor: ...
 
 
 def prune(teacher: TorchDenoiser, config: dict[str, Any], init: Pruned, *, draws: Iterable[Draw], seed: int) -> Any:
     """The teacher's weights in a `UNet2DModel` of `config`, on the CPU, in train mode; a function of the arguments.
 
     Args:
-        config: of a student without `blocks.misfits`.
+        config: of a student without `blocks.misfits`, which predicts what the teacher does.
         draws: noised training images; only importance taylor reads them.
 
     Raises:
-        UserError: torch-pruning is not installed; the teacher does not predict eps.
+        UserError: torch-pruning is not installed.
     """
-    tp = refuse(teacher.prediction)
-    student: Any = UNet2DModel(**config)
+    tp = require("torch_pruning", extra="prune")
+    student: Any = UNet2DModel(**networks.arguments(config))
     network = blocks.shallower(teacher.unet, config["layers_per_block"])
     blocks.add_shortcuts(network, like=student)
     graph = _trace(tp, network)
@@ -65,22 +64,7 @@ def prune(teacher: TorchDenoiser, config: dict[str, Any], init: Pruned, *, draws
             graph.get_pruning_group(root.target.module, root.handler, channels).prune()
     _prune_frequencies(tp, network, student)
     student.load_state_dict(network.state_dict())
-    return student
-
-
-def refuse(prediction: Prediction) -> Any:
-    """torch-pruning, which a pruned start needs, or why there is none from a teacher of this prediction.
-
-    Raises:
-        UserError: torch-pruning is not installed; the teacher does not predict eps.
-    """
-    tp = require("torch_pruning", extra="prune")
-    if prediction != "epsilon":
-        raise UserError(
-            f"student.init pruned: the teacher predicts {prediction} and students predict epsilon, so that its "
-            "weights are no start for one. Set student.init to {kind: random}."
-        )
-    return tp
+    return networks.with_own_keys(student, config)
 
 
 def _trace(tp: Any, network: Any) -> Any:
@@ -123,7 +107,7 @@ def _scores(
         denoiser.zero_grad()
         with torch.enable_grad():
             uncond, cond = denoiser.branches(draw.x_t, draw.t, draw.y)
-            errors = (uncond - draw.eps).square() + (cond - draw.eps).square()
+            errors = (uncond - draw.target).square() + (cond - draw.target).square()
             errors.flatten(1).mean(1).sum().backward()
         total = [sum_ + score(group) for sum_, group in zip(total, groups, strict=True)]
     return total

@@ -16,6 +16,7 @@ from dashdeploy.locate import data_root, expanded
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.teachers import formats, networks, rows, semantics
 from dashdeploy.teachers.identity import sha256, with_rows
+from dashdeploy.teachers.names import class_names
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Teacher:
         denoiser: its labels are the data's, and K is the null class.
         rows: the rows of its label embedding that these labels are.
         manifest: of a teacher that `teach` made; None: another's.
+        classes: the names of these labels; (): its folder tells none.
     """
 
     folder: Path
@@ -34,6 +36,12 @@ class Teacher:
     denoiser: TorchDenoiser
     rows: tuple[int, ...]
     manifest: dict[str, Any] | None
+    classes: tuple[str, ...] = ()
+
+    def named(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """The names of the data's classes; where these are numbers only, those that the teacher's folder tells."""
+        numbers = tuple(map(str, range(len(classes))))
+        return self.classes if classes == numbers and len(self.classes) == len(classes) else classes
 
 
 def find(recipe: Recipe, run_folder: Path) -> Path | None:
@@ -80,11 +88,18 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
     """Load a teacher and check that it fits the recipe's data and noise schedule.
 
     Raises:
-        UserError: it is damaged, or its classes, image shape or noise schedule are not the recipe's; all that differ
-            are named.
+        UserError: it is damaged or has one branch; or its classes, image shape or noise schedule are not the recipe's;
+            all that differ are named.
     """
     manifest = stages.read_stage(folder).manifest if stages.is_stage(folder) else None
     native = formats.load(folder, role="teacher")
+    folded = manifest is not None and manifest["inputs"].get("guidance") is not None  # a package for diffusers
+    if native.interface.branches == 1 or folded:
+        raise UserError(
+            f"teacher {folder}: it has one branch, with the guidance scale {'folded in' if folded else 'as an input'}, "
+            "and a teacher has two. Give the teacher that it was distilled from; a student may begin as another by "
+            "student.init: {kind: run}."
+        )
     num_rows = native.interface.num_classes + 1
     taken = rows.chosen(recipe.teacher, num_rows)
     denoiser = rows.take(native, taken)
@@ -98,7 +113,7 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
             "a class. To take some of its classes, give the row of each in teacher.labels"
         )
         problems.append(f"it has {interface.num_classes} classes and the data {data.num_classes} ({advice})")
-    names = list(manifest["figures"].get("classes") or ()) if manifest else []
+    names = list(class_names(folder, manifest, num_rows - 1))
     if len(names) == num_rows - 1 and sorted(names) == sorted(data.classes):
         labels = [names.index(name) for name in data.classes]
         if labels != list(taken[:-1]):
@@ -109,7 +124,7 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
         advice = (
             f"set data.image_size to {side[0]}"
             if interface.image_shape[0] == data.image_shape[0] and side[0] == side[1]
-            else "take the kind of data that it was trained on"
+            else "take the kind of data that it was trained on; of latents, give their autoencoder in data.vae"
         )
         problems.append(
             f"its images are {interface.image_shape} (C, H, W) and the data's {data.image_shape} ({advice})"
@@ -126,7 +141,10 @@ def open_teacher(folder: Path, recipe: Recipe, data: LabelledImages) -> Teacher:
             )
     if problems:
         raise UserError(f"teacher {folder} does not fit: {'; '.join(problems)}.")
-    return Teacher(folder, with_rows(sha256(folder), taken, num_rows), denoiser, taken, manifest)
+    named = (
+        tuple(names[row] for row in taken[:-1]) if len(names) == num_rows - 1 and max(taken[:-1]) < len(names) else ()
+    )
+    return Teacher(folder, with_rows(sha256(folder), taken, num_rows), denoiser, taken, manifest, named)
 
 
 def check(teacher: Teacher, recipe: Recipe, data: LabelledImages) -> str | None:

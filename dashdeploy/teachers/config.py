@@ -7,6 +7,7 @@ is checked after this, on shapes alone (`networks.restore`).
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -20,6 +21,8 @@ from dashdeploy.errors import UserError
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Depth = Annotated[int, Field(ge=1, le=256)]
+Scale = Annotated[float, Field(ge=0, le=1e6)]
+Grid = Annotated[tuple[Annotated[int, Field(ge=0, lt=100_000)], ...], Field(min_length=1, max_length=100_000)]
 Down = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D", "SkipDownBlock2D", "AttnSkipDownBlock2D"]
 Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D"]
 Levels = Field(min_length=1, max_length=16)
@@ -35,7 +38,28 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
-class UNet(_Config):
+class _Network(_Config):
+    """What a student's config.json says beside; null of others.
+
+    Attributes:
+        guidance_range: the lowest and the highest guidance scale of a network of one branch.
+        timestep_grids: the lists of timesteps, descending, that a few-step student was trained for.
+        consistency: it was trained for the solver consistency.
+    """
+
+    guidance_range: tuple[Scale, Scale] | None = None
+    timestep_grids: Annotated[tuple[Grid, ...], Field(max_length=64)] | None = None
+    consistency: bool | None = None
+
+    @model_validator(mode="after")
+    def _descends(self) -> _Network:
+        for grid in self.timestep_grids or ():
+            if any(now <= after for now, after in itertools.pairwise(grid)):
+                raise ValueError(f"timestep_grids: the timesteps of each must descend, got {list(grid[:8])}")
+        return self
+
+
+class UNet(_Network):
     """Arguments of `UNet2DModel`."""
 
     sample_size: Side | tuple[Side, Side] | None = None
@@ -92,7 +116,7 @@ def levels_without_heads(unet: Mapping[str, Any]) -> list[int]:
     return [width for width in attended if head is not None and width < head]
 
 
-class DiT(_Config):
+class DiT(_Network):
     """Arguments of `DiTTransformer2DModel`."""
 
     num_attention_heads: Annotated[int, Field(ge=1, le=1024)] = 16

@@ -5,16 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.architecture import DiT
 from dashdeploy.teachers import networks
 
-TABLE = "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
+EMBEDDER = "transformer_blocks.0.norm1.emb.class_embedder"
+TABLES = (f"{EMBEDDER}.embedding_table.weight", f"{EMBEDDER}.labels.embedding_table.weight")
+"""The embedding of the labels, in a network of two branches and of one."""
 
 
-def dit_config(architecture: DiT, *, image_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+def dit_config(
+    architecture: DiT, *, image_shape: tuple[int, int, int], num_classes: int, key: str = "student.dit"
+) -> dict[str, Any]:
     """`DiTTransformer2DModel` arguments of a recipe's architecture; diffusers adds the null class, label K, itself.
+
+    Args:
+        key: the recipe's, for messages.
 
     Raises:
         UserError: the patch size does not divide the image's.
@@ -22,8 +29,8 @@ def dit_config(architecture: DiT, *, image_shape: tuple[int, int, int], num_clas
     channels, size, _ = image_shape
     if size % architecture.patch_size:
         raise UserError(
-            f"student.dit.patch_size {architecture.patch_size} does not divide images of {size} pixels: "
-            "choose one that does, or set data.image_size to a multiple of it"
+            f"{key}.patch_size {architecture.patch_size} does not divide images or latents of side {size}: choose one "
+            "that does, or set data.image_size to a multiple of it"
         )
     return {
         "sample_size": size,
@@ -65,7 +72,7 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
         config.get("out_channels") or channels, channels, source=f"{role} {where / 'config.json'}"
     )
     state = networks.read_weights(folder, role=role)
-    rows = len(state[TABLE]) if TABLE in state else num_classes + 1
+    rows = next((len(state[table]) for table in TABLES if table in state), num_classes + 1)
     if rows == num_classes:
         raise UserError(
             f"{role} {where}: the class embedding has {rows} rows for {rows} classes and none for the null class: "
@@ -78,6 +85,6 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
             f"{num_classes + 1} with the null class. Set num_embeds_ada_norm to {rows - 1}."
         )
     network = networks.restore(config, state, folder=folder, role=role)
-    schedule, prediction = networks.load_schedule(folder, role)
-    interface = Interface(num_classes=num_classes, image_shape=(channels, size, size), schedule=schedule)
-    return TorchDenoiser(network, interface, prediction=prediction)
+    shape = (channels, size, size)
+    interface = networks.interface(config, folder, num_classes=num_classes, image_shape=shape, role=role)
+    return TorchDenoiser(network, interface)

@@ -8,7 +8,7 @@ from typing import Any
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.lazy import resolve
-from dashdeploy.teachers import TEACHER_FORMATS
+from dashdeploy.teachers import TEACHER_FORMATS, networks, paths
 from dashdeploy.teachers.networks import UNET, read_config
 
 
@@ -20,7 +20,8 @@ def load(folder: Path, *, role: str) -> TorchDenoiser:
     """
     name = config_of(folder, role=role).get("_class_name", UNET)
     denoiser: TorchDenoiser = resolve("teacher format", TEACHER_FORMATS, name)(folder, role=role)
-    return denoiser
+    path = networks.path_of(folder, role)
+    return denoiser if path is None else paths.PathDenoiser(denoiser.unet, denoiser.interface, path)
 
 
 def config_of(folder: Path, *, role: str) -> dict[str, Any]:
@@ -32,5 +33,8 @@ def config_of(folder: Path, *, role: str) -> dict[str, Any]:
     config = read_config(folder, role=role)
     name = config.get("_class_name", UNET)
     if not isinstance(name, str) or name not in TEACHER_FORMATS:
-        raise UserError(f"{role} {folder}: it is a {name}; supported: {', '.join(sorted(TEACHER_FORMATS))}")
+        raise UserError(
+            f"{role} {folder}: it is a {name}; supported are class-conditional networks: "
+            f"{', '.join(sorted(TEACHER_FORMATS))}"
+        )
     return config

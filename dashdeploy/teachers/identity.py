@@ -17,7 +17,12 @@ def sha256(folder: Path) -> str:
     Raises:
         UserError: there are none, or its links lead in a circle.
     """
-    return stages.folder_sha256(folder, keep=lambda path: path.suffix == ".safetensors" or path.name in CONFIGS)
+    return stages.folder_sha256(folder, keep=_counts)
+
+
+def _counts(path: Path) -> bool:
+    # The index of shards says which of them are read.
+    return path.suffix in (".safetensors", ".bin") or path.name in CONFIGS or ".index" in path.suffixes
 
 
 def with_rows(whole: str, rows: tuple[int, ...], num_rows: int) -> str:

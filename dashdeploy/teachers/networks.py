@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,17 @@ from diffusers.models.embeddings import LabelEmbedding
 
 from dashdeploy.diffusion import prediction as predictions
 from dashdeploy.diffusion import schedule as schedules
+from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.diffusion.prediction import Prediction
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError, reading, writing
 from dashdeploy.peak_memory import machine_bytes
 from dashdeploy.teachers import config as configs
-from dashdeploy.weights_file import read_safetensors, require_finite
+from dashdeploy.teachers import guidance_embedding, paths, weights
+from dashdeploy.teachers.weights import ONE_BRANCH_WEIGHTS as ONE_BRANCH_WEIGHTS
+from dashdeploy.teachers.weights import WEIGHTS as WEIGHTS
+from dashdeploy.weights_file import require_finite
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 CLASSES: dict[str, Any] = {UNET: UNet2DModel, DIT: DiTTransformer2DModel}
 DEPTHS = {UNET: "layers_per_block", DIT: "num_layers"}
@@ -31,11 +33,12 @@ TRAINING_BYTES = 20
 """Of each parameter in float32: the weight, its gradient, AdamW's two moments, the average."""
 FOLDERS = {UNET: "unet", DIT: "transformer"}
 """The network's folder in a pipeline, as diffusers names it."""
-
-
-STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Attention weights of a UNet: their names in old files, and diffusers' present ones."""
+AVERAGED = "_ema"
+"""Added to it, the folder of the averaged weights."""
+GRIDS, CONSISTENCY = "timestep_grids", "consistency"
+"""Of config.json: the timesteps that a few-step student was trained for; whether for the solver `consistency`."""
+OWN_KEYS = (guidance_embedding.KEY, GRIDS, CONSISTENCY)
+"""What config.json says of a student that diffusers does not know."""
 
 
 def create(config: dict[str, Any], *, network: str = UNET) -> Any:
@@ -45,7 +48,20 @@ def create(config: dict[str, Any], *, network: str = UNET) -> Any:
         UserError: this machine's memory cannot hold it.
     """
     refuse_parameters(count_parameters(config, network=network), what="a network of")
-    return without_label_dropout(CLASSES[network](**config))
+    return without_label_dropout(build(config, network=network))
+
+
+def build(config: dict[str, Any], *, network: str = UNET) -> Any:
+    """The network of a configuration, with an embedding of the guidance scale if it has one branch."""
+    return with_own_keys(CLASSES[network](**arguments(config)), config)
+
+
+def with_own_keys(plain: Any, config: dict[str, Any]) -> Any:
+    """A plain network with what OWN_KEYS of a configuration add to it; it is changed in place."""
+    if (guidance_range := config.get(guidance_embedding.KEY)) is not None:
+        guidance_embedding.add(plain, guidance_range)
+    plain.register_to_config(**{key: config[key] for key in OWN_KEYS if config.get(key) is not None})
+    return plain
 
 
 def without_label_dropout(network: Any) -> Any:
@@ -65,8 +81,8 @@ def config_of(network: Any) -> dict[str, Any]:
 
 
 def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without diffusers' bookkeeping, such as _class_name."""
-    return {k: v for k, v in config.items() if not k.startswith("_")}
+    """What of a configuration diffusers' class takes: without its bookkeeping, such as _class_name, and OWN_KEYS."""
+    return {k: v for k, v in config.items() if not k.startswith("_") and k not in OWN_KEYS}
 
 
 def count_parameters(config: dict[str, Any], *, network: str = UNET) -> int:
@@ -117,7 +133,8 @@ def try_forward(config: dict[str, Any], *, network: str = UNET, what: str) -> No
     height, width = (size, size) if isinstance(size, int) else size
     try:
         with torch.device("meta"), torch.no_grad():
-            module = CLASSES[network](**{**config, DEPTHS[network]: min(2, config[DEPTHS[network]])}).eval()
+            plain = arguments(config)
+            module = CLASSES[network](**{**plain, DEPTHS[network]: min(2, plain[DEPTHS[network]])}).eval()
             labels = torch.zeros(2, dtype=torch.long)
             x = torch.zeros(2, config["in_channels"], height, width)
             module(x, timestep=labels, class_labels=labels)
@@ -129,18 +146,25 @@ def try_forward(config: dict[str, Any], *, network: str = UNET, what: str) -> No
 @functools.cache
 def _count(config: str, network: str) -> int:
     with torch.device("meta"):
-        module = CLASSES[network](**json.loads(config))
+        module = build(json.loads(config), network=network)
     return sum(p.numel() for p in module.parameters())
 
 
 def save(
-    network: Any, schedule: NoiseSchedule, folder: Path, *, clip_sample: bool = True, dtype: torch.dtype = torch.float32
+    network: Any,
+    schedule: NoiseSchedule,
+    folder: Path,
+    *,
+    prediction: Prediction = "epsilon",
+    clip_sample: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write an eps-predicting network in diffusers format, in `unet/` or `transformer/`, and its `scheduler/`.
+    """Write a network in diffusers format, in `unet/` or `transformer/`, and its `scheduler/`.
 
-    `UNet2DModel.from_pretrained(folder, subfolder="unet")` opens it.
+    `UNet2DModel.from_pretrained(folder, subfolder="unet")` opens it, unless it has one branch: see ONE_BRANCH_WEIGHTS.
 
     Args:
+        prediction: what it predicts.
         clip_sample: what the scheduler does to the predicted x_0; false for latents.
         dtype: how the weights are stored.
 
@@ -148,7 +172,7 @@ def save(
         UserError: a weight is NaN or Inf, or does not fit into `dtype`; nothing is written.
     """
     name = type(network).__name__
-    stored = CLASSES[name].from_config(network.config)
+    stored = build(dict(network.config), network=name)
     stored.load_state_dict(network.state_dict())
     for parameter in stored.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -159,13 +183,21 @@ def save(
     )
     with writing(folder / FOLDERS[name]):
         stored.save_pretrained(folder / FOLDERS[name], safe_serialization=True)
+        if stored.config.get(guidance_embedding.KEY) is not None:
+            (folder / FOLDERS[name] / WEIGHTS).rename(folder / FOLDERS[name] / ONE_BRANCH_WEIGHTS)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    text = json.dumps(schedule.scheduler_config(clip_sample=clip_sample), indent=2) + "\n"
+    text = json.dumps(schedule.scheduler_config(clip_sample=clip_sample, prediction=prediction), indent=2) + "\n"
     (folder / "scheduler" / "scheduler_config.json").write_text(text)
 
 
 def folder_of(folder: Path) -> Path:
-    """Where the network's files are: a subfolder of a pipeline, or `folder` itself."""
+    """Where the network's files are: a subfolder of a pipeline, or `folder` itself.
+
+    Where diffusers' training scripts have left the average of the weights beside them (`unet_ema`), it is the average.
+    """
+    averaged = [folder / f"{name}{AVERAGED}" for name in FOLDERS.values()]
+    if found := next((path for path in averaged if (path / "config.json").is_file()), None):
+        return found
     inside = [folder / name for name in FOLDERS.values() if (folder / name).is_dir()]
     if len(inside) > 1:
         raise UserError(
@@ -184,34 +216,14 @@ def read_config(folder: Path, *, role: str) -> dict[str, Any]:
     return configs.network(_read_json(path, role), source=f"{role} {path}")
 
 
+def weights_files(folder: Path) -> list[Path]:
+    """The files that hold the network's weights, or would."""
+    return weights.files(folder_of(folder))
+
+
 def read_weights(folder: Path, *, role: str) -> dict[str, torch.Tensor]:
-    """The network's weights in float32, under diffusers' present names.
-
-    Raises:
-        UserError: no file of the expected name, a damaged one, or one of weights that are no floating-point numbers.
-    """
-    path = folder_of(folder) / WEIGHTS
-    if not path.is_file():
-        raise UserError(
-            f"{role} {path}: no such file. Expected the weights in one safetensors file of this name. Make it from "
-            "others (.bin, shards) by diffusers' from_pretrained(…).save_pretrained(…, max_shard_size='100GB')."
-        )
-    state = read_safetensors(path)
-    if odd := [name for name, tensor in state.items() if tensor.dtype not in STORED]:
-        dtype = str(state[odd[0]].dtype).removeprefix("torch.")
-        raise UserError(
-            f"{role} {path}: {odd[0]} is stored as {dtype} ({len(odd)} of {len(state)} tensors are not floating-point "
-            "numbers of 16 bits or more). Save the weights before they were quantized."
-        )
-    in_float32 = {_present_name(name): tensor.float() for name, tensor in state.items()}
-    require_finite(in_float32, source=f"{role} {path}", advice="Its values do not fit into float32.")
-    return in_float32
-
-
-def _present_name(name: str) -> str:
-    """The name of a UNet's attention weight, which diffusers 0.17 changed; others stay."""
-    match = re.fullmatch(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
-    return f"{match[1]}.{ATTENTION[match[2]]}.{match[3]}" if match else name
+    """The network's weights in float32; see `weights.read`."""
+    return weights.read(folder_of(folder), role=role)
 
 
 def check_out_channels(out: int, channels: int, *, source: str) -> None:
@@ -239,7 +251,7 @@ def restore(config: dict[str, Any], state: dict[str, torch.Tensor], *, folder: P
     if told := _differences(shapes.state_dict(), state):
         raise UserError(f"{where}: weights and config.json do not fit together: {told}")
     try_forward(arguments(shapes.config), network=type(shapes).__name__, what=where)
-    network = CLASSES[config.get("_class_name", UNET)](**arguments(config))
+    network = build(config, network=config.get("_class_name", UNET))
     network.load_state_dict(state)
     return without_label_dropout(network).eval().requires_grad_(False)
 
@@ -252,7 +264,7 @@ def on_meta(config: dict[str, Any], *, source: str) -> Any:
     """
     try:
         with torch.device("meta"):
-            return CLASSES[config.get("_class_name", UNET)](**arguments(config))
+            return build(config, network=config.get("_class_name", UNET))
     except Exception as error:  # diffusers raises of any kind
         detail = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{source}: diffusers makes no network of its config.json: {detail}") from error
@@ -274,22 +286,44 @@ def _differences(wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
     return "; ".join(parts)
 
 
+def interface(config: dict[str, Any], folder: Path, *, num_classes: int, image_shape: Any, role: str) -> Interface:
+    """What a caller must know of the network of this configuration in `folder`, with the schedule beside it."""
+    schedule, prediction = load_schedule(folder, role)
+    guidance_range = config.get(guidance_embedding.KEY)
+    return Interface(
+        num_classes=num_classes,
+        image_shape=tuple(image_shape),
+        schedule=schedule,
+        prediction=prediction,
+        branches=2 if guidance_range is None else 1,
+        guidance_range=None if guidance_range is None else tuple(guidance_range),
+        grids=tuple(tuple(grid) for grid in config.get(GRIDS) or ()),
+        consistency=bool(config.get(CONSISTENCY)),
+    )
+
+
+def path_of(folder: Path, role: str) -> paths.GaussianPath | None:
+    """The path of the scheduler beside a model, where it is another than DDPM's."""
+    where = _scheduler_path(folder)
+    return paths.from_scheduler_config(_read_json(where, role), source=f"{role} {where}")
+
+
+def _scheduler_path(folder: Path) -> Path:
+    nested = folder / "scheduler" / "scheduler_config.json"
+    return nested if nested.is_file() else folder / "scheduler_config.json"
+
+
 def load_schedule(folder: Path, role: str) -> tuple[NoiseSchedule, Prediction]:
     """The noise schedule beside a model, and what the model predicts. Settings that are not followed are warned of."""
-    nested = folder / "scheduler" / "scheduler_config.json"
-    path = nested if nested.is_file() else folder / "scheduler_config.json"
+    path = _scheduler_path(folder)
     config = _read_json(path, role)
+    if (other := paths.from_scheduler_config(config, source=f"{role} {path}")) is not None:
+        return NoiseSchedule(other.betas, source=f"{role} {path}"), paths.PREDICTION
     configs.scheduler(config, source=f"{role} {path}")
     prediction = predictions.from_scheduler_config(config, source=str(path))
     schedule = schedules.from_scheduler_config(config, source=str(path))
     for ignored in schedules.ignored_settings(config):
         warnings.warn(f"{role} {path}: {ignored}", stacklevel=2)
-    if config.get("rescale_betas_zero_snr"):
-        warnings.warn(
-            f"{role} {path}: rescale_betas_zero_snr: the last alphas_cumprod is set to {schedules.ZERO_SNR:.1g}, not "
-            "0, because at 0 eps does not determine the image",
-            stacklevel=2,
-        )
     return schedule, prediction
 
 

@@ -17,8 +17,6 @@ which is the paper's: cosine, β in [1e-4, 0.9999].
 
 from __future__ import annotations
 
-import errno
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +24,8 @@ from typing import Any, Literal
 
 import torch
 
-from dashdeploy.errors import UserError, reading
-from dashdeploy.weights_file import require_finite
+from dashdeploy.errors import UserError
+from dashdeploy.weights_file import read_pickled, require_finite
 
 State = dict[str, torch.Tensor]
 SCHEDULE = {"kind": "cosine", "beta_start": 1e-4, "beta_end": 0.9999}
@@ -142,17 +140,8 @@ def unet_arguments(state: State, path: Path, *, image_size: int) -> dict[str, An
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Expected a checkpoint such as ckpt_epoch_0500.pth.")
-    with reading(path, "checkpoint of tensors", again="Copy it again."):
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, OSError) as error:
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek beyond a cut file's start
-                raise
-            # What torch says is advice to run what is in the file.
-            raise UserError(
-                f"{path}: is damaged, or holds more than tensors and numbers, which only running its code would read. "
-                "Code is never run here: where the file is from, save its state dicts alone by torch.save."
-            ) from error
+    advice = "save its state dicts alone by torch.save"
+    checkpoint = read_pickled(path, source=path, what="checkpoint of tensors", advice=advice)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds a {type(checkpoint).__name__}; expected a dict with model_state_dict")
     return checkpoint

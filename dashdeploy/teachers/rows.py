@@ -49,7 +49,7 @@ def take(denoiser: TorchDenoiser, rows: Sequence[int]) -> TorchDenoiser:
         network.class_embedding = _picked(embedding, rows)
     network.register_to_config(**configured(dict(network.config), rows))
     interface = replace(denoiser.interface, num_classes=len(rows) - 1)
-    return TorchDenoiser(network, interface, prediction=denoiser.prediction)
+    return denoiser.around(network, interface)
 
 
 def number(config: dict[str, Any]) -> int:

@@ -173,7 +173,8 @@ class _Draws:
             y = torch.from_numpy(labelling[self.drawn])
             for start in range(0, num, BATCH):
                 part = slice(start, start + BATCH)
-                predicted = self.teacher(x_t[part].to(device), t[part].to(device), y[part].to(device)).float().cpu()
+                output = self.teacher(x_t[part].to(device), t[part].to(device), y[part].to(device)).float().cpu()
+                predicted = self.teacher.interface.convert(output, x_t[part], t[part], "epsilon")
                 found[row, part] = (predicted - eps[part]).square().mean((1, 2, 3)).double().numpy()
         return found
 

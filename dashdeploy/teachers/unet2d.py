@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
+from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.architecture import Architecture
 from dashdeploy.teachers import networks
@@ -61,8 +61,8 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     """Open a class-conditional `UNet2DModel` with its scheduler, in eval mode and float32.
 
     `folder` holds `unet/` and `scheduler/` (a pipeline) or `config.json` beside `scheduler_config.json`.
-    The last class embedding (index K) is the null class. The scheduler's prediction_type says what the network predicts
-    (eps, v or x_0); the denoiser returns eps.
+    The last class embedding (index K) is the null class. The scheduler's prediction_type says what it predicts: eps, v
+    or x_0.
 
     Raises:
         UserError: anything missing, damaged or not class-conditional; the message says what to do.
@@ -83,6 +83,6 @@ def load(folder: Path, *, role: str = "teacher") -> TorchDenoiser:
     if not height or not width:
         raise UserError(f"{source}: sample_size is missing; set it to the image size")
     unet = networks.restore(config, networks.read_weights(folder, role=role), folder=folder, role=role)
-    schedule, prediction = networks.load_schedule(folder, role)
-    interface = Interface(num_classes=embeds - 1, image_shape=(channels, height, width), schedule=schedule)
-    return TorchDenoiser(unet, interface, prediction=prediction)
+    shape = (channels, height, width)
+    interface = networks.interface(config, folder, num_classes=embeds - 1, image_shape=shape, role=role)
+    return TorchDenoiser(unet, interface)

@@ -11,20 +11,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs
 
+from dashdeploy import ranks
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
-from dashdeploy.training import ranks
 
 TRACKER = "tracker"
 """The folder of a tracker that keeps files, within the work folder and then the stage's."""
 
 
-def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
+def make_accelerator(config: schema.Training, *, work: Path, by_turns: bool = False) -> Accelerator:
     """The accelerator that the recipe and the launcher's environment ask for.
 
     Args:
         work: the stage's work folder, for a tracker that keeps files. It need not exist yet.
+        by_turns: some parameters have no gradient in some steps.
 
     Raises:
         UserError: see `refuse`, or the device does not train in the precision.
@@ -37,7 +39,12 @@ def make_accelerator(config: schema.Training, *, work: Path) -> Accelerator:
     AcceleratorState._reset_state()
     ranks.state()
     try:
-        accelerator = Accelerator(mixed_precision=mixed, log_with=config.tracker, project_dir=work / TRACKER)
+        accelerator = Accelerator(
+            mixed_precision=mixed,
+            log_with=config.tracker,
+            project_dir=work / TRACKER,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=by_turns)],
+        )
     except ValueError as error:  # a GPU without bf16
         raise UserError(f"precision {config.precision}: {error} Set it to fp32.") from error
     if mixed != "no" and not accelerator.native_amp:

@@ -12,14 +12,13 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dashdeploy import seeds, stages
+from dashdeploy import ranks, seeds, stages
 from dashdeploy.data.images import ShuffledRows
 from dashdeploy.errors import UserError
 from dashdeploy.peak_memory import machine_bytes
 from dashdeploy.progress import progress
 from dashdeploy.recipe import schema
 from dashdeploy.terminal import warn
-from dashdeploy.training import ranks
 from dashdeploy.training.batches import Batch, FreshDraws
 
 BANK_SHARE = 0.25
@@ -59,7 +58,10 @@ def banked(
         UserError: it would take more than BANK_SHARE of the machine's memory.
     """
     num_draws, batch_size = recipe.distill.teacher_bank, recipe.distill.batch_size
-    key = stages.stage_key("bank", recipe, {**inputs, "features": source.features is not None})
+    objective = recipe.distill.objective
+    targets = objective.model_dump(mode="json") if objective.branches == 1 else None
+    asked = {"features": source.features is not None, "prediction": source.prediction, "targets": targets}
+    key = stages.stage_key("bank", recipe, {**inputs, **asked})
     path = folder / f"teacher-bank-{key[:16]}.safetensors"
     refuse_large(num_draws, bank_bytes(num_draws, source, accelerator.device))
 

@@ -10,7 +10,7 @@ import torch
 from dashdeploy import stages
 from dashdeploy.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 FILE = "checkpoint.pt"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -11,13 +12,21 @@ from torch import nn
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
-from dashdeploy.objectives.base import Term, Terms, mse
+from dashdeploy.objectives.base import Student, Term, Terms, mse
 from dashdeploy.teachers import networks
 from dashdeploy.training.batches import Batch
+from dashdeploy.training.step import Compared
+
+
+class HasNetwork(Protocol):
+    """A denoiser around a network of diffusers."""
+
+    @property
+    def unet(self) -> Any: ...
 
 
 @contextmanager
-def middle_features(denoiser: TorchDenoiser) -> Iterator[list[torch.Tensor]]:
+def middle_features(denoiser: HasNetwork) -> Iterator[list[torch.Tensor]]:
     """The output of the UNet's middle block, (B, C', H', W'), for each forward within the `with` block."""
     features: list[torch.Tensor] = []
 
@@ -44,7 +53,7 @@ def refuse(network: str) -> None:
         )
 
 
-def _middle(denoiser: TorchDenoiser) -> nn.Module:
+def _middle(denoiser: HasNetwork) -> nn.Module:
     refuse(type(denoiser.unet).__name__)
     middle: nn.Module = denoiser.unet.mid_block
     return middle
@@ -60,7 +69,7 @@ class Hints(nn.Module):
         self,
         student: TorchDenoiser,
         teacher: TorchDenoiser,
-        objective: Callable[[TorchDenoiser, Batch], Terms],
+        objective: Callable[[Student, Batch], Terms],
         *,
         weight: float,
     ) -> None:
@@ -71,7 +80,7 @@ class Hints(nn.Module):
         narrow, wide = (denoiser.unet.config["block_out_channels"][-1] for denoiser in (student, teacher))
         self.adapter = nn.Conv2d(narrow, wide, kernel_size=1)
 
-    def forward(self, student: TorchDenoiser, batch: Batch) -> Terms:
+    def forward(self, student: TorchDenoiser | Compared, batch: Batch) -> Terms:
         """The objective's terms, and the hint."""
         assert batch.teacher_features is not None, "this batch was drawn without the teacher's features"
         with middle_features(student) as features:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from dashdeploy import seeds
+from dashdeploy import ranks, seeds
 from dashdeploy.errors import Interrupted
 from dashdeploy.recipe import schema
 from dashdeploy.terminal import say, warn
-from dashdeploy.training import ema, ranks
+from dashdeploy.training import ema
 from dashdeploy.training.accelerator import tracking
 from dashdeploy.training.batches import Batch, Source
-from dashdeploy.training.progress import METRICS, Reporter, read_metrics
+from dashdeploy.training.progress import METRICS, Phase, Reporter, read_metrics
 from dashdeploy.training.rate import learning_rate
 from dashdeploy.training.state import State, not_finite
 from dashdeploy.training.step import Loss, TrainStep
@@ -38,8 +38,9 @@ def train(
     folder: Path,
     key: str,
     title: str,
+    phase: Phase | None = None,
 ) -> dict[str, Any]:
-    """Train `module` for config.steps steps; on return its denoiser holds the averaged weights.
+    """Train `module` for the steps of one phase; on return its denoiser holds the averaged weights.
 
     A checkpoint in `folder` with the same key is resumed, and the result is bit for bit that of a run that was never
     interrupted (same machine, same thread count).
@@ -48,6 +49,7 @@ def train(
         config: the recipe's section for this training.
         folder: where checkpoint.pt and metrics.jsonl are kept.
         title: what the progress line says.
+        phase: None: all of config.steps.
 
     Returns:
         the last line of metrics: see Reporter.write.
@@ -57,28 +59,29 @@ def train(
             another key.
         Interrupted: SIGINT or SIGTERM, after saving.
     """
+    phase = phase or Phase(0, config.steps)
     device, processes, parts = accelerator.device, accelerator.num_processes, config.gradient_accumulation
     module.to(device)
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    rate = learning_rate(optimizer, config)
+    rate = learning_rate(optimizer, config, steps=phase.last - phase.first)
     average = ema.average(module.denoiser.unet, config.ema_decay)
     average.to(device)
     model, optimizer = accelerator.prepare(module, optimizer)
     state = State(module, optimizer, average, accelerator.scaler)
-    start = state.resume(folder, key=key, device=device)
-    if start:
+    start = state.resume(folder, key=key, device=device, first=phase.first)
+    if start > phase.first:
         state.require_finite(step=start, folder=folder)
     share = config.batch_size // parts // processes
     with (
         tracking(accelerator, recipe, start=start),
-        Reporter(folder, title, config, start=start, accelerator=accelerator) as report,
+        Reporter(folder, title, config, phase=phase, start=start, accelerator=accelerator) as report,
         stop_signals() as stop,
     ):
         say_weight_by_decile(module)
-        for step in range(start, config.steps):
+        for step in range(start, phase.last):
             for group in optimizer.param_groups:
-                group["lr"] = rate(step)
+                group["lr"] = rate(step - phase.first)
             whole = source.draw(step)
             t_whole = whole.t.to(device)
             losses: list[Loss] = []
@@ -92,8 +95,7 @@ def train(
                         losses.append(model(batch, t_whole))
                     accelerator.backward(losses[-1].total / parts)
             figures = means(losses, accelerator)
-            norm = accelerator.clip_grad_norm_(module.parameters(), config.gradient_clip)
-            norm = math.nan if norm is None else float(norm)
+            norm = clip(module, accelerator, config.gradient_clip)
             bad = [name for name, value in figures.items() if not math.isfinite(value)]
             if bad or not (math.isfinite(norm) or skips(accelerator)):
                 raise not_finite(step + 1, "the loss" if bad else "the gradient", folder, parts=bad)
@@ -107,10 +109,10 @@ def train(
 
             done = step + 1
             report.advance(done)
-            if done % config.log_every == 0 or done == config.steps:
-                record = report.write(done, state.window.mean(), learning_rate=rate(step))
+            if done % config.log_every == 0 or done == phase.last:
+                record = report.write(done, state.window.mean(), learning_rate=rate(step - phase.first))
             stopping = any_process(accelerator, stop)
-            if stopping or done % config.checkpoint_every == 0 or done == config.steps:
+            if stopping or done % config.checkpoint_every == 0 or done == phase.last:
                 state.require_finite(step=done, folder=folder)
                 ranks.in_main(partial(state.save, folder, step=done, key=key))
             if stopping and done < config.steps:
@@ -118,8 +120,15 @@ def train(
         if module.weights.learns:
             say_weight_by_decile(module)
     average.copy_to(module.denoiser.unet.parameters())
-    require_finite_prediction(module, source.draw(config.steps - 1).take(slice(PROBED)).to(device), config, folder)
-    return record if start < config.steps else read_metrics(folder / METRICS)[-1]
+    require_finite_prediction(module, source.draw(phase.last - 1).take(slice(PROBED)).to(device), phase, folder)
+    return record if start < phase.last else read_metrics(folder / METRICS)[-1]
+
+
+def clip(module: TrainStep, accelerator: Accelerator, largest: float) -> float:
+    """Clip the norm of each of the module's sets of gradients; the norm over all of them, before it was clipped."""
+    accelerator.unscale_gradients()
+    norms = [torch.nn.utils.clip_grad_norm_(some, largest) for some in module.clipped()]
+    return math.hypot(*map(float, norms))
 
 
 def means(losses: list[Loss], accelerator: Accelerator) -> dict[str, float]:
@@ -131,16 +140,18 @@ def means(losses: list[Loss], accelerator: Accelerator) -> dict[str, float]:
 
 
 @torch.no_grad()
-def require_finite_prediction(module: TrainStep, batch: Batch, config: schema.Training, folder: Path) -> None:
+def require_finite_prediction(module: TrainStep, batch: Batch, phase: Phase, folder: Path) -> None:
     """Refuse a network whose last step diverged: its weights may be finite, and what it predicts is not.
 
     Raises:
         UserError: see `not_finite`.
     """
     module.eval()
-    branches = module.denoiser.branches(batch.x_t, batch.t, batch.y)
-    if not all(bool(eps.isfinite().all()) for eps in branches):
-        raise not_finite(config.steps, "what the averaged network predicts", folder)
+    x, t, y = batch.x_t, batch.t, batch.y
+    one = module.denoiser.interface.branches == 1
+    outputs = (module.denoiser.guided(x, t, y, batch.scales()),) if one else module.denoiser.branches(x, t, y)
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise not_finite(phase.last, "what the averaged network predicts", folder)
 
 
 def skips(accelerator: Accelerator) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -19,22 +20,35 @@ from dashdeploy.terminal import say
 METRICS = "metrics.jsonl"
 
 
+@dataclass(frozen=True)
+class Phase:
+    """The part of a training from its step `first` to before `last`, with an optimizer and a schedule of its own.
+
+    Attributes:
+        number: from 1, as metrics.jsonl has it. None: the training is of one phase.
+    """
+
+    first: int
+    last: int
+    number: int | None = None
+
+
 class Reporter:
     """Shows progress on stderr, a line at the end too, and appends to metrics.jsonl; only the main process does so."""
 
     def __init__(
-        self, folder: Path, title: str, config: schema.Training, *, start: int, accelerator: Accelerator
+        self, folder: Path, title: str, config: schema.Training, *, phase: Phase, start: int, accelerator: Accelerator
     ) -> None:
         self._config, self._accelerator, self._path = config, accelerator, folder / METRICS
         self._main = accelerator.is_main_process
         self._progress = Progress()
-        self._task = self._progress.add_task(title, total=config.steps, completed=start)
+        self._task = self._progress.add_task(title, total=phase.last, completed=start)
         self._title, self._note = title, ""
-        self._start, self._began = start, time.perf_counter()
+        self._phase, self._start, self._began = phase, start, time.perf_counter()
         self._clock, self._last = self._began, start
         if self._main:
             _cut(self._path, start)
-        if start:
+        if start > phase.first:
             say(f"{title}: resuming at step {start} of {config.steps}")
 
     def __enter__(self) -> Reporter:
@@ -47,7 +61,7 @@ class Reporter:
             took = timedelta(seconds=round(time.perf_counter() - self._began))
             say(
                 ", ".join(
-                    filter(None, (f"{self._title}: {self._config.steps - self._start} steps in {took}", self._note))
+                    filter(None, (f"{self._title}: {self._phase.last - self._start} steps in {took}", self._note))
                 )
             )
 
@@ -66,7 +80,8 @@ class Reporter:
         self._clock, self._last = now, step
         numbers = {**means, "learning_rate": learning_rate, "images_per_s": speed}
         terms = [name for name in means if name not in ("loss", "grad_norm")]
-        record = {"step": step, **numbers, "terms": terms}
+        phase = {} if self._phase.number is None else {"phase": self._phase.number}
+        record = {"step": step, **phase, **numbers, "terms": terms}
         self._accelerator.log(numbers, step=step)
         if self._main:
             with self._path.open("a") as file:

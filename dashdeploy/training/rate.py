@@ -13,8 +13,8 @@ NAMES = {"cosine": "cosine", "constant": "constant_with_warmup"}
 """The recipe's lr_schedule -> diffusers' name."""
 
 
-def learning_rate(optimizer: Optimizer, config: schema.Training) -> Callable[[int], float]:
-    """Step (from 0) -> its rate: a linear warm-up, then half a cosine to zero, or constant.
+def learning_rate(optimizer: Optimizer, config: schema.Training, *, steps: int) -> Callable[[int], float]:
+    """Step (from 0) of `steps` -> its rate: a linear warm-up, then half a cosine to zero, or constant.
 
     A function of the step, not a scheduler that is stepped: a checkpoint then needs no more than the step.
     """
@@ -22,7 +22,7 @@ def learning_rate(optimizer: Optimizer, config: schema.Training) -> Callable[[in
         NAMES[config.lr_schedule],
         optimizer,
         num_warmup_steps=config.warmup_steps,
-        num_training_steps=config.steps,
+        num_training_steps=steps,
     )
     factor = schedule.lr_lambdas[0]
     # diffusers' warm-up begins at a rate of 0, at which a step changes nothing; ours begins one step further on.

@@ -18,21 +18,21 @@ from dashdeploy.training.step import TrainStep
 
 @dataclass
 class Window:
-    """Sums over the steps since the last line of metrics."""
+    """Sums over the steps since the last line of metrics, and over how many steps each is: a term may miss some."""
 
-    steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: dict[str, float]) -> None:
         """One step's figures."""
-        self.steps += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def mean(self) -> dict[str, float]:
-        """Means over the steps so far; the window is then empty."""
-        means = {name: value / self.steps for name, value in self.sums.items()}
-        self.steps, self.sums = 0, {}
+        """Means over the steps so far that had each; the window is then empty."""
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
 
@@ -54,26 +54,29 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "window": {"steps": self.window.steps, "sums": self.window.sums},
+            "window": {"sums": self.window.sums, "counts": self.window.counts},
         }
         checkpoint.save(folder, state, key=key)
 
-    def resume(self, folder: Path, *, key: str, device: torch.device) -> int:
+    def resume(self, folder: Path, *, key: str, device: torch.device, first: int = 0) -> int:
         """Load the folder's checkpoint if there is one; returns the number of steps done.
+
+        Args:
+            first: the step that the phase begins at. A checkpoint of an earlier phase is not loaded.
 
         Raises:
             UserError: see checkpoint.load.
         """
         state = checkpoint.load(folder, key=key)
-        if state is None:
-            return 0
+        if state is None or state["step"] <= first:
+            return first
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.average.to(device)
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
-        self.window = Window(state["window"]["steps"], dict(state["window"]["sums"]))
+        self.window = Window(dict(state["window"]["sums"]), dict(state["window"]["counts"]))
         return int(state["step"])
 
     def require_finite(self, *, step: int, folder: Path) -> None:

@@ -4,6 +4,7 @@
     published    the same ω, divided by its mean over the batch, as the authors' code does
     min_snr_x0   ω_t = min(SNR_t, γ)                (TIRT at λ = 0, up to a constant)
     min_snr_eps  ω_t = min(1, γ / SNR_t)            (Hang et al. 2023, eps-prediction)
+    min_snr_v    ω_t = min(SNR_t, γ) / (SNR_t + 1)  (the same, v-prediction)
     uniform      ω_t = 1
     uncertainty  loss_t·exp(−u_t) + u_t             (Kendall et al. 2018; ω ∝ 1/E[loss_t] at the optimum)
     loss_ema     ω_t ∝ (running geometric mean of loss_t)^α   (weights difficult timesteps up)
@@ -139,6 +140,8 @@ def _base(config: Config, schedule: NoiseSchedule) -> torch.Tensor:
         return snr.clamp(max=config.gamma).float()
     if config.kind == "min_snr_eps":
         return (config.gamma / snr).clamp(max=1.0).float()
+    if config.kind == "min_snr_v":
+        return (snr.clamp(max=config.gamma) / (snr + 1)).float()
     return torch.ones(schedule.num_train_timesteps)
 
 
@@ -151,7 +154,7 @@ def transfer(config: Config, schedule: NoiseSchedule, teacher: Path) -> Timestep
     if config.kind not in LEARNED_WEIGHTS:
         return TimestepWeights(config, schedule)
     path = teacher / FILE
-    free = "uniform, min_snr_eps, min_snr_x0"
+    free = "uniform, min_snr_eps, min_snr_v, min_snr_x0"
     if not path.is_file():
         raise UserError(
             f"distill.timestep_weights.kind {config.kind!r} takes λ from the teacher, and {path} does not exist. "

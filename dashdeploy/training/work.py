@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from dashdeploy import stages
+from dashdeploy import ranks, stages
 from dashdeploy.recipe import keys, schema
-from dashdeploy.training import checkpoint, ranks
+from dashdeploy.training import checkpoint
 from dashdeploy.training.accelerator import TRACKER
 from dashdeploy.training.progress import METRICS
 from dashdeploy.training.step import TrainStep
@@ -78,7 +78,7 @@ def write(
             shutil.copy2(work / METRICS, draft.folder / METRICS)
             if (work / TRACKER).is_dir():
                 shutil.copytree(work / TRACKER, draft.folder / TRACKER)
-            draft.figures.update({name: value for name, value in figures.items() if name != "terms"})
+            draft.figures.update({name: value for name, value in figures.items() if name not in ("terms", "phase")})
             draft.figures.update(timestep_weight_by_decile=module.weights.mass_by_decile())
 
     ranks.in_main(write_it)

@@ -46,6 +46,7 @@ class Model:
         values = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.classes: list[str] = json.loads(values["classes"])
         self.guidance: list[float] = json.loads(values["guidance"])
+        self.guidance_range: list[float] | None = json.loads(values.get("guidance_range", "null"))
 
     @property
     def client(self) -> Any:
@@ -76,7 +77,9 @@ class Model:
             numbers = {"label": np.array([label]), "guidance": np.array(w, np.float32)}
             return numbers | {"seed": np.array([seed], np.uint64), "index": np.array([index], np.uint64)}
         n = self.inputs["w"][0]
-        drawn = noise.normal(seed, index, 1, int(np.prod(self.image_shape))).reshape(self.image_shape)
+        shape = self.inputs["noise"]
+        size = int(np.prod(shape[-3:]))  # of some solvers one noise for each step
+        drawn = noise.normal(seed, index, 1, size, steps=int(np.prod(shape)) // size).reshape(shape)
         scales = np.ascontiguousarray(np.broadcast_to(np.array(w, np.float32), (n,)))
         return {"noise": drawn, "y": np.array([label]), "w": scales}
 
@@ -131,6 +134,14 @@ def find_labels(text: str, classes: list[str]) -> list[int]:
     return labels
 
 
+def check_guidance(w: list[float], span: list[float] | None) -> None:
+    """Refuse scales that a student of one branch was not trained for; the whole-sampler graph takes any."""
+    if span is not None and not all(span[0] <= scale <= span[1] for scale in w):
+        raise SystemExit(
+            f"error: guidance must be within {span[0]:g} … {span[1]:g}: the student has one branch, trained for these"
+        )
+
+
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description="Ask a Triton server for images, one request each, all at once.")
@@ -152,6 +163,7 @@ def draw(asked: argparse.Namespace) -> tuple[np.ndarray, list[float]]:
     model = Model(asked.url, asked.model, protocol=asked.protocol, timeout_s=asked.timeout)
     labels = find_labels(asked.labels, model.classes)
     w = [float(value) for value in asked.guidance.split(",")] if asked.guidance else model.guidance
+    check_guidance(w, model.guidance_range)
 
     def one(index: int) -> tuple[np.ndarray, float]:
         arrays = model.request(labels[index], w, seed=asked.seed, index=index)

@@ -20,7 +20,7 @@ import triton_python_backend_utils as pb_utils
 class Images(NamedTuple):
     """What one request asks for: B images."""
 
-    noise: np.ndarray  # (B, C, H, W) float32
+    noise: np.ndarray  # (B, C, H, W) float32, of a consistency student (B, N, C, H, W)
     y: np.ndarray  # (B,) int64
     w: np.ndarray  # (B, N) float32
 
@@ -55,6 +55,8 @@ class TritonPythonModel:
         """Images as a response, or an error where a step gave one of them a value that is not finite."""
         if (bad >= 0).any():
             step, steps = int(bad[bad >= 0].min()), self.sampler.timesteps
+            if step == len(steps):
+                return refuse("the decoder gave values that are not finite: guidance may be too large")
             return refuse(
                 f"the image is not finite from step {step + 1} of {len(steps)} on (t = {steps[step]}): noise must be "
                 "standard normal, and guidance not too large"
@@ -79,6 +81,8 @@ class TritonPythonModel:
             return f"guidance must be one number, or one for each of the {n} steps, got shape {list(w.shape[1:])}"
         if not np.isfinite(w).all() or w.min() < 0:
             return "guidance must be finite and not negative"
+        if (span := self.sampler.guidance_range) is not None and not self._is_trained(w):
+            return f"guidance must be within {span[0]:g} … {span[1]:g}: the student has one branch, trained for these"
         x = given.get("noise")
         if x is None:
             x = self._noise(given.get("seed", np.zeros((b, 1))), given.get("index", np.zeros((b, 1))))
@@ -86,11 +90,17 @@ class TritonPythonModel:
             return "noise must be finite"
         return Images(np.ascontiguousarray(x), y, np.ascontiguousarray(np.broadcast_to(w, (b, n))))
 
+    def _is_trained(self, w: np.ndarray) -> bool:
+        """Whether one branch was trained for these scales, in float32: rounded to it, an end may lie outside."""
+        low, high = np.asarray(self.sampler.guidance_range, np.float32)
+        return bool(low <= w.min() and w.max() <= high)
+
     def _noise(self, seeds: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """The noise of `dashdeploy sample --seed SEED`, image number INDEX."""
-        shape = self.sampler.image_shape
+        shape, size = self.sampler.noise_shape, int(np.prod(self.sampler.image_shape))
         pairs = zip(seeds[:, 0].tolist(), indices[:, 0].tolist(), strict=True)
-        drawn = [noise.normal(int(seed), int(index), 1, int(np.prod(shape))) for seed, index in pairs]
+        steps = int(np.prod(shape)) // size
+        drawn = [noise.normal(int(seed), int(index), 1, size, steps=steps) for seed, index in pairs]
         return np.concatenate(drawn).reshape(-1, *shape)
 
 

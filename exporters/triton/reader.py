@@ -1,7 +1,7 @@
 """The manifest of an artifact, held against the contract that the package carries as a JSON Schema, and its files.
 
 Only the standard library: a server's Python has no pydantic. What a schema cannot say is in `_holds_together`; the same
-is in dashdeploy/artifact.py, and a test compares the two on thousands of manifests.
+is in dashdeploy/artifact/__init__.py, and a test compares the two on thousands of manifests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import checked
 
-FORMAT = 4
+FORMAT = 5
 """Of the manifests that this module reads."""
 SCHEMA = "manifest.schema.json"
 SIGNATURES = {
@@ -24,8 +24,10 @@ SIGNATURES = {
     "cond": (("x", "t", "y"), "eps"),
     "step": (("x", "t", "t_prev", "y", "w"), "x_prev"),
     "sampler": (("noise", "y", "w"), "images"),
+    "decoder": (("latents",), "images"),
 }
-"""Graph -> its inputs, in order, and its output."""
+"""Graph -> its inputs, in order, and its output; of guided and cond it is named after what the student predicts."""
+PREDICTED = {"epsilon": "eps", "v_prediction": "v", "sample": "x_0"}
 ENGINES = ("tensorrt", "tensorrt_rtx")
 GUIDANCE = {"tag": ("w_min", "w_max", "beta"), "interval": ("w", "low", "high")}
 MOST_PIXELS = 1 << 28
@@ -177,19 +179,61 @@ def _holds_together(manifest: dict[str, Any]) -> None:
     )
     _need(artifact["null_class"] == classes, "artifact.null_class", f"must be {classes}", artifact["null_class"])
     _need(len(artifact["betas"]) == total, "artifact.betas", f"must have {total} values", len(artifact["betas"]))
-    pixels = math.prod(artifact["image_shape"])
-    _need(pixels <= MOST_PIXELS, "artifact.image_shape", f"must have at most {MOST_PIXELS} values", pixels)
+    _is_trained(artifact, total)
+    decoder = artifact["decoder"]
+    for at, part in (("artifact", artifact), ("artifact.decoder", decoder)):
+        pixels = 0 if part is None else math.prod(part["image_shape"])
+        _need(pixels <= MOST_PIXELS, f"{at}.image_shape", f"must have at most {MOST_PIXELS} values", pixels)
+    _decodes(artifact, decoder, whole)
     for at, part in (("artifact.sampling", sampling), ("artifact.sampler", whole)):
         if part is not None:
             _is_schedule(part, total, at)
+            _is_within(part, artifact, at)
+    few = sampling["solver"] != "consistency" or artifact["grids"]
+    _need(bool(few), "artifact.sampling.solver", "must be of a few-step student, whose grids are empty", "consistency")
     _is_spelled_out(sampling["guidance"])
     if artifact["backend"] == "onnxruntime":
         _need(bool(artifact.get("providers")), "artifact.providers", "must not be empty", [])
     graphs = artifact["graphs"]
     _need("guided" in graphs, "artifact.graphs", "must have guided", list(graphs))
     _need("sampler" not in graphs or whole is not None, "artifact.sampler", "must say the sampler graph's steps", None)
+    _need("cond" not in graphs or artifact["branches"] == 2, "artifact.graphs", "must have no cond", list(graphs))
     for name, graph in graphs.items():
         _is_graph(name, graph, artifact, manifest["files"])
+
+
+def _decodes(artifact: dict[str, Any], decoder: dict[str, Any] | None, whole: dict[str, Any] | None) -> None:
+    """The decoder is of latents, and a graph; a sampler that ends in it needs one."""
+    if decoder is not None:
+        shape = decoder["image_shape"]
+        _need(shape[0] in (1, 3), "artifact.decoder.image_shape", "must have 1 or 3 channels", shape)
+        _need(artifact["latents"], "artifact.decoder", "must be null of a student of images", decoder)
+    there = "decoder" in artifact["graphs"]
+    _need(there == (decoder is not None), "artifact.graphs", "must have decoder where artifact.decoder is", there)
+    _need(not (whole and whole["decode"] and decoder is None), "artifact.sampler.decode", "must be false", True)
+
+
+def _is_trained(artifact: dict[str, Any], total: int) -> None:
+    """What the student was trained for: its betas, its range of guidance scales and its lists of timesteps."""
+    betas, span, grids = artifact["betas"], artifact["guidance_range"], artifact["grids"]
+    for index, beta in enumerate(betas[:-1]):
+        _need(beta < 1, f"artifact.betas.{index}", "must be below 1", beta)
+    ends = betas[-1] < 1 or artifact["prediction_type"] != "epsilon"
+    _need(ends, f"artifact.betas.{total - 1}", "must be below 1 of a student that predicts epsilon", betas[-1])
+    _need((span is None) == (artifact["branches"] == 2), "artifact.guidance_range", "must be of one branch", span)
+    _need(span is None or span[0] < span[1], "artifact.guidance_range", "must have the lower scale first", span)
+    for grid in grids:
+        _need(all(a > b for a, b in pairwise(grid)), "artifact.grids", "must descend", grid)
+        _need(grid[0] < total, "artifact.grids", f"must be below {total}", grid[0])
+
+
+def _is_within(part: dict[str, Any], artifact: dict[str, Any], at: str) -> None:
+    """Steps are among those of a few-step student, and scales within the range of one branch."""
+    grids, (low, high) = artifact["grids"], artifact["guidance_range"] or (0.0, math.inf)
+    known = f"must be one of grids, of {', '.join(str(len(grid)) for grid in grids)} steps"
+    _need(not grids or part["timesteps"] in grids, f"{at}.timesteps", known, part["timesteps"])
+    fits = all(low <= w <= high for w in part["guidance_scales"])
+    _need(fits, f"{at}.guidance_scales", f"must be within {low} … {high}", part["guidance_scales"])
 
 
 def _is_schedule(part: dict[str, Any], total: int, at: str) -> None:
@@ -223,6 +267,7 @@ def _is_graph(name: str, graph: dict[str, Any], artifact: dict[str, Any], files:
     for file in graph["files"]:
         _need(file in files, f"{at}.files", "must be in the manifest's files", file)
     inputs, output = SIGNATURES[name]
+    output = PREDICTED[artifact["prediction_type"]] if output == "eps" else output
     for part, names in (("inputs", inputs), ("outputs", (output,))):
         expected = [_tensor(tensor, name, artifact) for tensor in names]
         given = [{key: tensor[key] for key in ("name", "dtype", "shape")} for tensor in graph[part]]
@@ -243,8 +288,13 @@ def _tensor(name: str, graph: str, artifact: dict[str, Any]) -> dict[str, Any]:
         sides = artifact["image_shape"]
     elif whole:
         sides = [len(whole["timesteps"])]
+    if name == "noise" and whole and artifact["sampling"]["solver"] == "consistency":
+        sides = [len(whole["timesteps"]), *sides]
     if name == "images" and whole:
         dtype = whole["output"]
+    if name == "images" and (graph == "decoder" or (whole and whole["decode"])):
+        sides = artifact["decoder"]["image_shape"]
+        dtype = whole["output"] if whole else artifact["decoder"]["output"]
     return {"name": name, "dtype": dtype, "shape": ["batch", *sides]}
 
 

@@ -23,10 +23,13 @@ CPU = "CPUExecutionProvider"
 class Sampler:
     """noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 and `bad` (B,) int64.
 
-    Images lie in [−1, 1] where the manifest's clip_sample is true; else they are latents, as the last step gives them.
-    bad: the first step, from 0, that gave an image a value which is not finite; −1: none did.
+    Images lie in [−1, 1] where the manifest's clip_sample is true, or a decoder makes them; latents without a decoder
+    are given as the last step leaves them.
+    bad: the first step, from 0, that gave an image a value which is not finite, N: the decoder did; −1: none did.
 
-    DDIM with η = 0: the step graph makes one update, and the loop over the timesteps is here. On CPUs a batch is cut
+    DDIM with η = 0: the step graph makes one update, and the loop over the timesteps is here. Of a consistency student
+    each update goes to a clean image, and noise (B, N, C, H, W) has what takes it to the next timestep
+    (arXiv:2303.01469, Algorithm 1). On CPUs a batch is cut
     over the threads, and each part runs all its steps on one thread. The operators of a batch of fewer images than
     threads are shared by the threads, unless the manifest's host.small says that they are too short for that.
 
@@ -43,23 +46,34 @@ class Sampler:
         graph, plan = artifact["graphs"].get("step"), artifact["sampling"]
         if graph is None:
             raise ValueError(f"{folder}: it has no step graph, which this model runs")
-        if plan["solver"] != "ddim":
-            raise ValueError(f"{folder}: its recipe samples with {plan['solver']}, and this model runs only ddim")
+        if plan["solver"] not in ("ddim", "consistency"):
+            raise ValueError(
+                f"{folder}: its recipe samples with {plan['solver']}, and this model runs only ddim and consistency"
+            )
         if artifact["backend"] != "onnxruntime":
             raise ValueError(f"{folder}: its backend is {artifact['backend']}, and this model runs only onnxruntime")
         self.image_shape, self.num_classes = tuple(artifact["image_shape"]), artifact["num_classes"]
         self.timesteps: list[int] = plan["timesteps"]
+        self.fresh = plan["solver"] == "consistency"
+        self.noise_shape = (len(self.timesteps), *self.image_shape) if self.fresh else self.image_shape
+        self.alphas_cumprod = np.cumprod(1.0 - np.asarray(artifact["betas"])).astype(np.float32)
         self.guidance_scales = np.asarray(plan["guidance_scales"], np.float32)
+        self.guidance_range: list[float] | None = artifact["guidance_range"]
         self.inputs = [tensor["name"] for tensor in graph["inputs"]]
         self.threads = threads if artifact["providers"][0] == CPU else 1
+        self.decoder: dict[str, Any] | None = artifact["decoder"]
 
-        def session(threads: int) -> Any:
+        def session(threads: int, graph: dict[str, Any] = graph) -> Any:
             loaded = checked.read_graph(folder, graph["file"], graph["files"], manifest["files"])
             where = folder / graph["file"]
             return open_session(loaded, artifact["providers"], threads=threads, device_id=device_id, what=where)
 
-        self.part = session(1) if self.threads > 1 else session(threads)
-        self.whole = session(threads) if self.threads > 1 and not artifact["host"]["small"] else self.part
+        def sessions(threads: int) -> tuple[Any, Any]:
+            """(of the step, of the decoder)."""
+            return session(threads), session(threads, artifact["graphs"]["decoder"]) if self.decoder else None
+
+        self.part = sessions(1) if self.threads > 1 else sessions(threads)
+        self.whole = sessions(threads) if self.threads > 1 and not artifact["host"]["small"] else self.part
         self.pool = ThreadPoolExecutor(self.threads)
 
     def __call__(self, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,19 +86,37 @@ class Sampler:
         images, bad = zip(*self.pool.map(self._draw, [self.part] * parts, *cut), strict=True)
         return np.concatenate(images), np.concatenate(bad)
 
-    def _draw(self, session: Any, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x, bad = noise, np.full(len(y), -1)
-        for i, (now, previous) in enumerate(zip(self.timesteps, [*self.timesteps[1:], -1], strict=True)):
-            t, t_prev = np.full_like(y, now), np.full_like(y, previous)
+    def _draw(
+        self, sessions: tuple[Any, Any], noise: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        session, decoder = sessions
+        x, bad = np.ascontiguousarray(noise[:, 0]) if self.fresh else noise, np.full(len(y), -1)
+        for i, (now, after) in enumerate(zip(self.timesteps, [*self.timesteps[1:], -1], strict=True)):
+            t, t_prev = np.full_like(y, now), np.full_like(y, -1 if self.fresh else after)
             feeds = (x, t, t_prev, y, np.ascontiguousarray(w[:, i]))
             x = session.run(None, dict(zip(self.inputs, feeds, strict=True)))[0]
             finite = np.isfinite(x.reshape(len(y), -1)).all(1)
             bad[~finite & (bad < 0)] = i
+            if self.fresh and after >= 0:
+                alpha_bar = self.alphas_cumprod[after]
+                x = np.sqrt(alpha_bar) * x + np.sqrt(1 - alpha_bar) * noise[:, i + 1]
+        if self.decoder is not None:
+            x = np.concatenate([self._decode(decoder, part) for part in cut_up(x, self.decoder["at_once"])])
+            bad[~np.isfinite(x.reshape(len(y), -1)).all(1) & (bad < 0)] = len(self.timesteps)
         return x, bad
+
+    def _decode(self, decoder: Any, latents: np.ndarray) -> np.ndarray:
+        images: np.ndarray = decoder.run(None, {"latents": np.ascontiguousarray(latents)})[0]
+        return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 
     def close(self) -> None:
         """Release the threads."""
         self.pool.shutdown()
+
+
+def cut_up(array: np.ndarray, most: int) -> list[np.ndarray]:
+    """The array in parts of at most so many rows."""
+    return [array[first : first + most] for first in range(0, len(array), most)]
 
 
 def open_session(graph: checked.GraphBytes, providers: list[str], *, threads: int, device_id: int, what: Path) -> Any:

@@ -51,6 +51,7 @@ def _latency() -> list[dict[str, Any]]:
                             "batch_size": batch,
                             "plan": "recipe" if scope == "sampler" else None,
                             "graph": _graph(model) if scope == "sampler" else None,
+                            "evaluations": 2 * calls,
                             "p50_ms": p50,
                             "p50_low_ms": p50 * 0.98,
                             "p50_high_ms": p50 * 1.02,
@@ -78,6 +79,10 @@ def _quality() -> list[dict[str, Any]]:
                     "kid": _estimate(fid / 217, 0.11),
                     "fid_to_teacher": None if model == "teacher" else _estimate(0.31 + 0.11 * student),
                     "accuracy": 0.991 if model == "teacher" else 0.978,
+                    "pixel_distance": None if model == "teacher" else 0.21 + 0.01 * student,
+                    "feature_distance": None if model == "teacher" else 0.3,
+                    "confidence": 0.9 + 0.02 * teacher if model == "teacher" else 0.88 + 0.01 * student,
+                    "neighbours": {"precision": 0.9, "recall": 0.7, "density": 1.1, "coverage": 0.8},
                 }
                 | {"by_seed": [_of_seed(seed, fid, model) for seed in SEEDS]}
             )
@@ -88,7 +93,16 @@ def _of_seed(seed: int, fid: float, model: str) -> dict[str, Any]:
     """Two seeds, of which the first has the larger FID."""
     moved = fid * (1.01 if seed == 0 else 0.99)
     to_teacher = None if model == "teacher" else 0.31 + 0.11 * moved
-    return {"seed": seed, "fid": moved, "kid": moved / 217, "fid_to_teacher": to_teacher, "accuracy": 0.98}
+    distances = {"pixel_distance": to_teacher and 0.2, "feature_distance": to_teacher and 0.3, "confidence": 0.9}
+    near = {"precision": 0.9, "recall": 0.7, "density": 1.1, "coverage": 0.8}
+    return {
+        "seed": seed,
+        "fid": moved,
+        "kid": moved / 217,
+        "fid_to_teacher": to_teacher,
+        "accuracy": 0.98,
+        "neighbours": near,
+    } | distances
 
 
 def _gap(low: int, high: int, num: int, nudge: float) -> dict[str, Any]:
@@ -185,6 +199,7 @@ def _checks() -> list[dict[str, Any]]:
             "sampling": [_sampling("cond", 6.9e-7, None), _sampling("sampler", None, 7.5e-6)],
             "float_layers": None,
             "layers": {},
+            "decoder": None,
         },
         {
             "model": "student-rtx-int8",
@@ -198,6 +213,7 @@ def _checks() -> list[dict[str, Any]]:
             "sampling": [_sampling("step", 0.0088, 0.0166)],
             "float_layers": ["conv_in", "up_blocks.1.resnets.0.conv1"],
             "layers": {"guided": {"source": "network definition", "heavy": heavy, "engine": None}},
+            "decoder": None,
         },
     ]
 
@@ -267,6 +283,8 @@ def _payload() -> dict[str, Any]:
                 "artifact_bytes": 5_172_345 if "onnx" in key else None,
                 "precision": "fp32",
                 "graph": _graph(key),
+                "plan": "recipe",
+                "evaluations": 100,
                 "load_ms": 38.25 + i,
                 "first_call_ms": 241.5 - 71 * i,
                 "build_s": None,
@@ -291,7 +309,9 @@ def _payload() -> dict[str, Any]:
             "class_counts": [100] * 10,
             "seeds": list(SEEDS),
             "rows": _quality(),
+            "reference": None,
         },
+        "decoding": [],
         "fidelity": {
             "guidance": "w=2",
             "num_pairs": 2000,
@@ -315,6 +335,7 @@ def _payload() -> dict[str, Any]:
         },
         "notes": ["FID is taken in a small classifier's features and is not comparable with Inception FID."],
         "pairs": _pairs(),
+        "response": None,
     }
 
 
@@ -327,6 +348,30 @@ def payload() -> dict[str, Any]:
 @pytest.fixture
 def record(payload: dict[str, Any]) -> Record:
     return parse(json.dumps(payload))
+
+
+@pytest.fixture
+def few(payload: dict[str, Any]) -> dict[str, Any]:
+    """The same of students of one branch in four steps, whose teacher's images were drawn in fifty."""
+    payload = copy.deepcopy(payload)
+    own = [row | {"plan": "teacher"} for row in payload["latency"] if _is_sampler(row, "teacher")]
+    for row in payload["latency"]:
+        if row["scope"] == "sampler":
+            small = {k: v * 4 / 50 for k, v in row.items() if k.endswith("_ms") and v is not None}
+            row |= small | {"evaluations": 8 if row["model"] == "teacher" else 4}
+    payload["latency"] += own
+    payload["plans"]["teacher"] = payload["plans"]["recipe"]
+    steps = {"timesteps": [999, 749, 499, 249], "weights": [2.0] * 4}
+    payload["plans"]["recipe"] = payload["plans"]["recipe"] | steps
+    payload["models"]["teacher"]["plan"] = "teacher"
+    for name in ("student", "student-onnx-cpu"):
+        payload["models"][name]["evaluations"] = 4
+    payload["settings"]["timesteps"] = steps["timesteps"]
+    return payload | {"guidance_interval": None}
+
+
+def _is_sampler(row: dict[str, Any], model: str) -> bool:
+    return (row["scope"], row["model"]) == ("sampler", model)
 
 
 @pytest.fixture

@@ -40,8 +40,9 @@ def test_the_schema_of_an_artifact_s_manifest_holds_what_every_runtime_reads(
     assert call("schema", "--artifact") == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"format", "files", "artifact", "figures"} <= set(schema["required"])
-    assert schema["properties"]["format"] == {"maximum": 4, "minimum": 4, "title": "Format", "type": "integer"}
-    assert {"host", "sampling", "graphs", "betas"} <= set(schema["$defs"]["Artifact"]["required"])
+    assert schema["properties"]["format"] == {"maximum": 5, "minimum": 5, "title": "Format", "type": "integer"}
+    read = {"host", "sampling", "graphs", "betas", "branches", "guidance_range", "grids"}
+    assert read <= set(schema["$defs"]["Artifact"]["required"])
 
 
 def test_ls_says_in_a_line_what_each_target_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_text: str) -> P
         ("exporters validate comparison.yaml", "it is a comparison; expected an export target."),
         ("compare mine.yaml", "not a comparison (it has no variants). `dashdeploy run` takes recipes."),
         ("run comparison.yaml", "Carry it out with: dashdeploy compare comparison.yaml"),
-        ("compare comparison.yaml", "variants.b.lable: unknown key; did you mean 'label'? (known: label, set)"),
+        (
+            "compare comparison.yaml",
+            "variants.b.lable: unknown key; did you mean 'label'? (known: label, set, start, train_as)",
+        ),
         ("export mine", "mine: no such run folder. Did you mean runs/mine?"),
         ("bench runs/none", "runs/none: no such run folder. `dashdeploy ls` lists the runs."),
         ("export runs/mine/student", "a stage of the run runs/mine, and a run folder is needed."),

@@ -196,3 +196,118 @@ def test_what_is_not_valid_is_told_before_anything_runs(
     assert code == 2
     assert re.search(expected, err, re.DOTALL), err
     assert not (tmp_path / "runs").exists()
+
+
+CHAIN = """
+name: chain
+recipe: {recipe}
+seeds: [1]
+set:
+  student: {{branches: 1, prediction_type: v_prediction}}
+  distill.objective: {{kind: segments, steps: [4, 2], teacher_steps: 1}}
+  distill.timestep_weights.kind: uniform
+  distill.steps: 3
+  bench: {{teacher_steps: 6, quality: {{guidance: [2.0], num_images: 20}}}}
+variants:
+  two: {{label: "two steps", train_as: four, set: {{sampling.num_inference_steps: 2}}}}
+  four: {{label: four steps, start: guided}}
+  guided: {{label: guided, set: {{distill.objective: {{kind: guided}}}}}}
+"""
+
+
+@pytest.fixture
+def chain(tiny_yaml: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "chain.yaml"
+    path.write_text(CHAIN.format(recipe=tiny_yaml))
+    return path
+
+
+def test_a_variant_begins_with_anothers_student_and_one_student_is_measured_at_several_steps(
+    capsys: pytest.CaptureFixture[str], chain: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    code, out, err = call(capsys, chain, "--run-dir", runs, "--dry-run")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["guided  seed 1", "four  seed 1", "two  seed 1"]
+    assert lines[1].endswith("beginning as the student of guided") and lines[2].endswith("the student of four")
+
+    code, out, err = call(capsys, chain, "--run-dir", runs, "--json")
+    assert code == 0, err
+    root = runs / "chain"
+    manifests = {
+        name: json.loads((root / name / "seed1/student/manifest.json").read_text()) for name in ("four", "two")
+    }
+    assert manifests["four"]["recipe"]["student"]["init"]["path"] == str(root / "guided/seed1")
+    assert manifests["two"] == manifests["four"] and (root / "two/seed1/student").is_symlink()
+    rows = {row["name"]: (row["steps"], row["evaluations"]) for row in json.loads(out)["rows"]}
+    # The teacher of few-step students samples in bench.teacher_steps, that of the others in the recipe's.
+    assert rows == {
+        "teacher:two": (6, 12),
+        "teacher:guided": (4, 8),
+        "two": (2, 2),
+        "four": (4, 4),
+        "guided": (4, 4),
+    }
+    text = (root / "compare.md").read_text()
+    assert "|  | Steps | Evaluations an image | FID, w=2 |" in text and "| teacher, 6 steps | 6 | 12 |" in text
+
+    made = {p: p.stat().st_mtime_ns for p in runs.rglob("manifest.json")}
+    code, _, err = call(capsys, chain, "--run-dir", runs)
+    assert code == 0, err
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("manifest.json")} == made, "nothing is made again"
+
+
+def test_a_student_is_fine_tuned_as_the_one_that_it_begins_as(
+    capsys: pytest.CaptureFixture[str], chain: Path, tmp_path: Path
+) -> None:
+    matched = (
+        "matched: {label: m, start: four, set: {distill: {objective: {kind: distribution_matching, steps: STEPS}}}}"
+    )
+    for steps, expected in (
+        ("[4, 2]", None),
+        ("[4]", "makes 4 or 2 steps, and its distill.objective.steps asks for 4: "),
+    ):
+        other = chain.with_name("other.yaml")
+        other.write_text(chain.read_text() + f"  {matched.replace('STEPS', steps)}\n")
+        code, out, err = call(capsys, other, "--run-dir", tmp_path / "runs", "--dry-run")
+        if expected is None:
+            assert code == 0, err
+            assert out.splitlines()[-1].endswith("beginning as the student of four")
+        else:
+            assert code == 2 and expected in err
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("start: guided", "start: gided"), "variants.four.start: unknown variant 'gided'. Did you mean 'guided'"),
+        (("label: guided", "label: guided, start: two"), "two → four → guided → two: a circle of start and train_as"),
+        (
+            ("label: guided", "label: guided, start: four, train_as: four"),
+            "start trains a student and train_as takes one",
+        ),
+        (("start: guided", "train_as: guided"), "variants.two.train_as: four has the student of another variant"),
+        (
+            ("sampling.num_inference_steps: 2", "distill.steps: 2"),
+            "variant two: it has the student of four, .* distill",
+        ),
+        (("start: guided", "start: guided, set: {student.init.kind: random}"), "variant four: it changes student.init"),
+        (
+            ("kind: guided}", "kind: guided, w_max: 5}"),
+            "variant four, two: start guided: its student has one branch for",
+        ),
+        (
+            ("{kind: segments, steps: [4, 2], teacher_steps: 1}", "{kind: distribution_matching, steps: [4, 2]}"),
+            "variant (four|two): distribution_matching fine-tunes the student of guided, which makes any number of",
+        ),
+    ],
+)
+def test_a_chain_of_students_that_cannot_be_is_told_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], chain: Path, tmp_path: Path, change: tuple[str, str], expected: str
+) -> None:
+    chain.write_text(chain.read_text().replace(*change))
+    code, _, err = call(capsys, chain, "--run-dir", tmp_path / "runs")
+    assert code == 2
+    assert re.search(expected, err), err
+    assert not (tmp_path / "runs").exists()

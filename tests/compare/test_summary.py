@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dashdeploy.compare import plots, tables
-from dashdeploy.compare.compare import jobs
+from dashdeploy.compare.compare import jobs, sharded
 from dashdeploy.compare.spread import Spread
 from dashdeploy.compare.summary import Run, Summary, parse, summarise
 from dashdeploy.recipe.comparison import Comparison
@@ -294,3 +294,35 @@ def test_chosen_variants_are_scored_again_on_seeds_of_their_own() -> None:
 def test_a_confirmation_names_variants_and_fresh_seeds(confirm: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Comparison.model_validate(COMPARISON.model_dump() | {"confirm": confirm})
+
+
+def test_a_chain_of_students_goes_to_one_shard_and_the_others_are_dealt_in_turn() -> None:
+    needs = {"c": {"start": "b"}, "b": {"start": "a"}}
+    variants = {name: {"label": name, **needs.get(name, {})} for name in ("c", "a", "b", "x", "y")}
+    chained = Comparison.model_validate({"name": "x", "recipe": "digits", "seeds": [0, 1], "variants": variants})
+    assert jobs(chained)[:5] == [("a", 0), ("b", 0), ("c", 0), ("x", 0), ("y", 0)]
+    parts = [[(v, seed) for _, v, seed in sharded(chained, (i, 2))] for i in (0, 1)]
+    assert parts[0] == [("a", 0), ("b", 0), ("c", 0), ("x", 1), ("y", 1)]
+    assert parts[1] == [("x", 0), ("y", 0), ("a", 1), ("b", 1), ("c", 1)]
+    plain = [(place, *job) for place, job in enumerate(jobs(COMPARISON))]
+    assert [sharded(COMPARISON, (i, 2)) for i in (0, 1)] == [plain[0::2], plain[1::2]]
+
+
+def test_a_teacher_sampled_in_unlike_steps_has_a_row_for_each() -> None:
+    def of(fids: tuple[float, float], steps: int) -> Run:
+        plans = {"recipe": {"timesteps": list(range(steps))}, "teacher": {"timesteps": list(range(50))}}
+        models = {
+            "student": {"parameters": 10, "plan": "recipe", "evaluations": steps},
+            "teacher": {"parameters": 60, "plan": "teacher" if steps < 8 else "recipe", "evaluations": 100},
+        }
+        return Run(record(fids, 0.1) | {"plans": plans, "models": models}, "a", EVEN, EVEN)
+
+    runs = {(v, s): of(fids, {"dash": 4}.get(v, 8)) for v, by_seed in FIDS.items() for s, fids in by_seed.items()}
+    found = summarise(COMPARISON, runs)
+    assert [(row.label, row.steps) for row in found.teachers] == [("teacher, 8 steps", 8), ("teacher, 50 steps", 50)]
+    assert {row.name: (row.teacher, row.evaluations) for row in found.students} == {
+        "scratch": ("teacher:scratch", 8),
+        "dash": ("teacher:dash", 4),
+        "less": ("teacher:scratch", 8),
+    }
+    assert tables.quality(found).headings[:3] == ("", "Steps", "Evaluations an image")

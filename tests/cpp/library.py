@@ -45,6 +45,9 @@ class Info(c.Structure):
         *((name, c.c_int64) for name in ("channels", "height", "width")),
         *((name, c.c_int64) for name in ("num_classes", "num_train_timesteps", "num_inference_steps")),
         *((name, c.c_int64) for name in ("max_batch", "parameters")),
+        ("solver", c.c_char_p),
+        *((name, c.c_int32) for name in ("latents", "decodes")),
+        *((name, c.c_int64) for name in ("image_channels", "image_height", "image_width")),
     )
 
 
@@ -73,6 +76,7 @@ class Request(c.Structure):
         ("progress", PROGRESS),
         ("user", c.c_void_p),
         ("timing", c.POINTER(Timing)),
+        ("latents", c.c_int32),
     )
 
 
@@ -110,6 +114,12 @@ class Library:
         self.call("dd_noise", c.c_uint64(seed), c.c_uint64(first), c.c_int64(count), c.c_int64(size), pointer)
         return out
 
+    def noises(self, seed: int, first: int, count: int, steps: int, size: int) -> NDArray[np.float32]:
+        out = np.empty((count, max(steps, 1), size), np.float32)
+        sizes = (c.c_int64(count), c.c_int32(steps), c.c_int64(size))
+        self.call("dd_noises", c.c_uint64(seed), c.c_uint64(first), *sizes, c.c_void_p(out.ctypes.data))
+        return out
+
 
 class Model:
     """An opened artifact; a context manager."""
@@ -120,7 +130,8 @@ class Model:
         library.call("dd_open", str(folder).encode(), c.byref(chosen), c.byref(self.handle))
         self.info = Info(size=c.sizeof(Info))
         library.call("dd_get_info", self.handle, c.byref(self.info))
-        self.image_shape = (self.info.channels, self.info.height, self.info.width)
+        self.noise_shape = (self.info.channels, self.info.height, self.info.width)
+        self.image_shape = (self.info.image_channels, self.info.image_height, self.info.image_width)
 
     def __enter__(self) -> Model:
         return self
@@ -139,7 +150,8 @@ class Model:
         **fields: Any,
     ) -> NDArray[np.float32]:
         labels = np.ascontiguousarray(labels, np.int64)
-        out = np.empty((len(labels), *self.image_shape), np.float32)
+        shape = self.noise_shape if fields.get("latents") else self.image_shape
+        out = np.empty((len(labels), *shape), np.float32)
         request = Request(size=c.sizeof(Request), count=len(labels), labels=labels.ctypes.data)
         request.guidance = scale or guidance()
         if noise is not None:
@@ -157,6 +169,12 @@ class Model:
         pointers = [c.c_void_p(array.ctypes.data) for array in (t, t_prev, w)]
         self.library.call("dd_plan", self.handle, c.c_int32(steps), c.byref(scale), *pointers)
         return t, t_prev, w
+
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = np.empty((len(latents), *self.image_shape), np.float32)
+        pointers = [c.c_void_p(array.ctypes.data) for array in (latents, out)]
+        self.library.call("dd_decode", self.handle, c.c_int64(len(latents)), *pointers)
+        return out
 
     def step(self, x: NDArray, t: NDArray, t_prev: NDArray, labels: NDArray, w: NDArray) -> None:
         pointers = [c.c_void_p(array.ctypes.data) for array in (x, t, t_prev, labels, w)]

@@ -163,11 +163,11 @@ text_of("a list", lambda t: b"[1, 2]", DAMAGED, "the manifest must be an object"
 text_of("a number", lambda t: b"7", DAMAGED, "the manifest must be an object")
 text_of("deep nesting", lambda t: b"[" * 200_000 + b"]" * 200_000, DAMAGED, "the manifest must be an object")
 text_of("a manifest of 70 MB", lambda t: t + b" " * 70_000_000, DAMAGED, "bytes; expected at most 67108864")
-text_of("not a number", lambda t: t.replace(b'"format": 4', b'"format": NaN'), DAMAGED, "not JSON")
+text_of("not a number", lambda t: t.replace(b'"format": 5', b'"format": NaN'), DAMAGED, "not JSON")
 
 # Its values
-edited("an older format", "format", 3, UNSUPPORTED, "format is 3, and this library reads 4. Export the artifact again")
-edited("a later format", "format", 5, UNSUPPORTED, "format is 5, and this library reads 4. Export the artifact again")
+edited("an older format", "format", 4, UNSUPPORTED, "format is 4, and this library reads 5. Export the artifact again")
+edited("a later format", "format", 6, UNSUPPORTED, "format is 6, and this library reads 5. Export the artifact again")
 edited("a format in words", "format", "4", DAMAGED, "format must be a whole number")
 edited("no artifact", "artifact", KeyError, DAMAGED, "the manifest has no artifact")
 edited("no files", "files", KeyError, DAMAGED, "the manifest has no files")
@@ -190,8 +190,17 @@ edited("steps that rise", "artifact sampling timesteps 0", 0, DAMAGED, "sampling
 edited("a scale too few", "artifact sampling guidance_scales 0", KeyError, DAMAGED, "has 3 values; expected 4 ... 4")
 edited("an unknown spacing", "artifact sampling timestep_spacing", "random", DAMAGED, "known: trailing, leading")
 edited("another solver", "artifact sampling solver", "dpmpp_2m", UNSUPPORTED, "solver is 'dpmpp_2m'; known: ddim")
+edited("fresh noise at any timestep", "artifact sampling solver", "consistency", DAMAGED, "grids is empty")
 edited("an unknown guidance", "artifact sampling guidance", {"kind": "magic"}, DAMAGED, "known: tag, interval")
-edited("v-prediction", "artifact prediction_type", "v_prediction", DAMAGED, "known: epsilon")
+edited("an unknown prediction", "artifact prediction_type", "flow", DAMAGED, "known: epsilon, v_prediction, sample")
+edited("another prediction than its graphs'", "artifact prediction_type", "v_prediction", DAMAGED, "name must be v")
+edited("a last beta of one", "artifact betas 999", 1.0, DAMAGED, "betas.999 must be between 0 and 1")
+edited("three branches", "artifact branches", 3, DAMAGED, "branches must be in 1 ... 2")
+edited("one branch without a range", "artifact branches", 1, DAMAGED, "guidance_range is of a student of one branch")
+edited("a range of two branches", "artifact guidance_range", [1, 4], DAMAGED, "null of one of two")
+edited("other steps than its grids", "artifact grids", [[999, 499]], DAMAGED, "sampling.timesteps must be one of grids")
+edited("a grid that rises", "artifact grids", [[1, 2]], DAMAGED, "grids.0 must descend")
+edited("a grid past T", "artifact grids", [[1000]], DAMAGED, "grids.0.0 must be in 0 ... 999")
 edited("no graphs", "artifact graphs", {}, DAMAGED, "graphs has no guided graph")
 edited(
     "an unlisted file", "artifact graphs step file", "other.xml", DAMAGED, "'other.xml', which the graph's files does"
@@ -206,7 +215,7 @@ edited("inputs in another order", "artifact graphs step inputs 0 name", "t", DAM
 edited("another type", "artifact graphs step inputs 1 dtype", "int32", DAMAGED, "dtype of t must be int64")
 edited("another rank", "artifact graphs step inputs 0 shape", ["batch"], DAMAGED, "shape of x has 1 dimensions")
 edited("a timestep past T", "artifact sampler timesteps 0", 1000, DAMAGED, "timesteps.0 must be in 0 ... 999")
-edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "w is not one scale for each")
+edited("fewer timesteps than scales", "artifact sampler timesteps 0", KeyError, DAMAGED, "has 4 values; expected 3")
 edited("a clip in words", "artifact sampling clip_sample", "yes", DAMAGED, "clip_sample must be true or false")
 
 

@@ -29,7 +29,7 @@ ENGINE = "artifact.graphs.*.engine"
 UNREAD = {
     *("key", "inputs", "figures", "seed", "versions", "recipe"),
     *("artifact.opset", "artifact.macs", "artifact.schedule_sha256", "artifact.student_sha256"),
-    *("artifact.recipe_sha256", "artifact.sampler.form", "artifact.sampler.guidance_scales"),
+    *("artifact.recipe_sha256", "artifact.sampler.form"),
     *("artifact.graphs.*.onnx", "artifact.graphs.*.onnx_sha256"),
     *(f"{ENGINE}.{name}" for name in ("cuda", "driver_cuda", "device_name", "onnx_sha256", "plan_sha256")),
     *(f"{ENGINE}.{name}" for name in ("plan_bytes", "inputs", "outputs", "build_s", "build_peak_mib", "layers")),

@@ -148,14 +148,14 @@ def test_images_are_encoded_once_by_the_mean_times_the_scale(vae: Path, monkeypa
 
 
 def test_an_autoencoder_that_is_not_there_or_of_other_channels_is_refused(vae: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.vae .*it has no config\.json; expected the folder"):
+    with pytest.raises(UserError, match=r"data\.vae .*no such folder\. Expected that of an autoencoder"):
         load_dataset(Data(name="digits", vae=str(tmp_path / "none")))
     rgb = np.zeros((2, 3, 8, 8), np.uint8)
     images = encode.LabelledImages("x", rgb, np.zeros(2, np.int64), ("a",), False)
-    with pytest.raises(UserError, match="it encodes 1 channels, and the images have 3"):
+    with pytest.raises(UserError, match="its images have 1 channels, and these have 3"):
         encode.encoded(images, vae)
     (vae / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
-    with pytest.raises(UserError, match="not an AutoencoderKL with safetensors weights"):
+    with pytest.raises(UserError, match="not a whole AutoencoderKL with its weights"):
         load_dataset(Data(name="digits", vae=str(vae)))
 
 
@@ -217,7 +217,7 @@ def test_a_dit_on_latents_is_distilled_and_what_needs_images_is_refused(
     ("overrides", "message"),
     [
         (["sampling.clip_sample=true"], r"set sampling\.clip_sample to false"),
-        (["data.image_size=8"], "leave out vae and image_size"),
+        (["data.image_size=8"], "leave out image_size"),
         (["data.horizontal_flip=true"], "leave out horizontal_flip"),
     ],
 )

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from wave_denoiser import SCHEDULE, Wave
+from wave_denoiser import SCHEDULE, ZERO_SNR, Wave
 
 from dashdeploy.diffusion import sampling
 from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.diffusion.sampling import Plan, ddim, dpmpp_2m
-from dashdeploy.diffusion.schedule import NoiseSchedule
+from dashdeploy.diffusion.schedule import NoiseSchedule, zero_terminal_snr
 from dashdeploy.recipe.schema import GuidanceInterval, Sampling, Solver
 
 MEAN, STD = 0.3, 0.1
@@ -59,6 +59,52 @@ def test_the_error_falls_with_the_order_of_the_solver(solver: Solver, order: int
     errors = [error(solver, n) for n in (60, 120, 240)]
     # From N to 2N steps an error c·N⁻ᵖ·(1 + O(1/N)) falls 2ᵖ times; the rest is worth 0.05 at N = 60.
     assert np.log2(np.array(errors[:-1]) / errors[1:]) == pytest.approx(order, abs=0.12)
+
+
+class GaussianV(Gaussian):
+    """The same, of v = α·eps − σ·x_0 and with zero SNR at its end; x_0 is MEAN where α is 0."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__(prediction="v_prediction", schedule=schedule)
+
+    def eps(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        bar = self.interface.schedule.alphas_cumprod[int(t[0])].double()
+        alpha, sigma = bar.sqrt(), (1 - bar).sqrt()
+        offset = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
+        x_0, eps = MEAN + alpha * STD**2 * offset, sigma * offset
+        return alpha * eps - sigma * x_0
+
+
+def test_from_zero_snr_it_converges_to_what_ddim_converges_to() -> None:
+    schedule = NoiseSchedule(zero_terminal_snr(np.linspace(1e-4, 0.02, 1000)))
+    model = GaussianV(schedule)
+    noise = torch.linspace(-1.5, 1.5, 64, dtype=torch.float64).view(1, 1, 1, 64)
+    # The flow keeps each value in its place in the marginal, which at zero SNR is that of the noise.
+    wanted = MEAN + STD * noise
+
+    def error(solver: Solver, steps: int) -> float:
+        run = sampling.plan(Sampling(num_inference_steps=steps, clip_sample=False, solver=solver), 1000, scale=1.0)
+        assert float(schedule.alphas_cumprod[run.timesteps[0]]) == 0
+        found = sampling.SOLVERS[solver](model, noise, torch.tensor([0]), run)
+        assert found.isfinite().all()
+        return float((found - wanted).abs().max())
+
+    # DDIM's error is of first order, 2.5 / N of a standard deviation of 0.1; the other's falls faster, from less.
+    assert error("ddim", 1000) < 3e-3 and error("dpmpp_2m", 1000) < 1e-3
+    assert error("dpmpp_2m", 200) < error("ddim", 200) / 2
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("clip", [True, False])
+def test_the_step_from_zero_snr_is_ddims_and_the_next_is_of_first_order(kind: str, steps: int, clip: bool) -> None:
+    model = Wave(prediction=kind, schedule=ZERO_SNR)
+    run = sampling.plan(Sampling(num_inference_steps=steps, clip_sample=clip, guidance=2.5), 1000)
+    # The steps that are of first order from zero SNR: the first and the one after it; and the last one to clean.
+    run = replace(run, timesteps=run.timesteps[:2], weights=run.weights[:2], end=run.timesteps[2] if steps > 2 else -1)
+    noise, y = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2])
+    found = dpmpp_2m(model, noise, y, replace(run, solver="dpmpp_2m"))
+    torch.testing.assert_close(found, ddim(model, noise, y, run), rtol=1e-5, atol=1e-5)
 
 
 def test_few_steps_of_second_order_are_worth_many_of_first() -> None:
@@ -140,12 +186,12 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 
 
 def test_every_image_starts_and_ends_at_the_same_timesteps_whatever_the_solver() -> None:
-    both = [sampling.plan(Sampling(num_inference_steps=7, solver=solver), 1000) for solver in sampling.SOLVERS]
+    both = [sampling.plan(Sampling(num_inference_steps=7, solver=solver), 1000) for solver in ("ddim", "dpmpp_2m")]
     assert len({tuple(run.steps()) for run in both}) == 1
-    assert [run.solver for run in both] == list(sampling.SOLVERS)
+    assert [run.solver for run in both] == ["ddim", "dpmpp_2m"]
 
 
-@pytest.mark.parametrize("solver", sampling.SOLVERS)
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
 def test_host_loops_run_the_plans_solver(solver: Solver) -> None:
     run = sampling.plan(Sampling(num_inference_steps=5, solver=solver), 1000)
     noise, y = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2])

@@ -41,14 +41,32 @@ def test_every_beta_schedule_of_ddpm_is_diffusers_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_zero_terminal_snr_is_diffusers_own_but_for_the_last_timestep(kind: str) -> None:
+def test_zero_terminal_snr_is_diffusers_own_and_ends_at_zero(kind: str) -> None:
     config = {"beta_schedule": kind, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
-    ours = schedule.from_scheduler_config(config, source="x").alphas_cumprod
+    ours = schedule.from_scheduler_config(config, source="x")
     theirs = DDIMScheduler(**config).alphas_cumprod
     # diffusers subtracts √ᾱ_T in float32: where little is left of √ᾱ, that rounding shows.
-    torch.testing.assert_close(ours[:-1], theirs[:-1], rtol=2e-3, atol=2e-7)
+    torch.testing.assert_close(ours.alphas_cumprod, theirs, rtol=2e-3, atol=2e-7)
+    assert ours.zero_terminal_snr and ours.betas[-1] == 1
+    assert theirs[-1] == ours.alphas_cumprod[-1] == ours.snr[-1] == 0
+    assert (ours.alphas_cumprod[:-1] > 0).all()
+
+
+def test_a_schedule_with_zero_terminal_snr_is_saved_and_loaded_and_diffusers_has_it_too() -> None:
+    asked = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    ours = schedule.from_scheduler_config(asked, source="x")
+    config = ours.scheduler_config(prediction="v_prediction")
+    assert config["prediction_type"] == "v_prediction"
+    assert schedule.from_scheduler_config(config, source="x").sha256 == ours.sha256
+    theirs = DDIMScheduler.from_config(config).alphas_cumprod
+    torch.testing.assert_close(theirs, ours.alphas_cumprod, rtol=1e-3, atol=1e-7)
     assert theirs[-1] == 0
-    assert float(ours[-1]) == pytest.approx(schedule.ZERO_SNR, rel=1e-6)
+
+
+def test_at_zero_snr_all_that_is_added_is_noise() -> None:
+    ours = schedule.NoiseSchedule(np.array([0.1, 0.5, 1.0]))
+    x_0, eps = (torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert torch.equal(ours.add_noise(x_0, eps, torch.tensor([2, 2])), eps)
 
 
 def test_noised_data_keeps_unit_variance() -> None:
@@ -144,3 +162,9 @@ def test_betas_that_leave_a_timestep_without_noise_or_signal_make_no_schedule() 
         schedule.from_recipe(NoiseSchedule(beta_start=1e-12))
     with pytest.raises(UserError, match="alphas_cumprod is 0 in float32"):
         schedule.from_recipe(NoiseSchedule(beta_end=0.9999))
+
+
+@pytest.mark.parametrize("betas", [[0.1, 1.0, 0.5], [1.0, 1.0], [0.1, 1.0 + 1e-9], [0.0, 0.1], [0.1, np.nan], []])
+def test_no_beta_but_the_last_may_be_one(betas: list[float]) -> None:
+    with pytest.raises(UserError, match="betas must be numbers between 0 and 1"):
+        schedule.NoiseSchedule(np.array(betas))

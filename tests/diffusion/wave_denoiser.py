@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from dashdeploy.diffusion import schedule
@@ -9,15 +12,22 @@ from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.recipe.schema import NoiseSchedule
 
 SCHEDULE = schedule.from_recipe(NoiseSchedule())
+ZERO_SNR = schedule.NoiseSchedule(schedule.zero_terminal_snr(SCHEDULE.betas))
+"""The same, rescaled so that no signal is left at its end."""
 
 
 class Wave:
-    """Waves over x, t and y; counts its calls."""
+    """Waves over x, t and y; counts its calls.
+
+    Args:
+        changes: of its interface.
+    """
 
     interface = Interface(num_classes=3, image_shape=(1, 4, 4), schedule=SCHEDULE)
 
-    def __init__(self) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.single = self.double = 0
+        self.interface = replace(self.interface, **changes)
 
     def eps(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.sin(x + t.view(-1, 1, 1, 1) / 100 + y.view(-1, 1, 1, 1))

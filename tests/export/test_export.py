@@ -11,10 +11,12 @@ from dashdeploy.artifact import BatchRange
 from dashdeploy.errors import UserError
 from dashdeploy.export.checks import parity
 from dashdeploy.export.export import export, refuse, summary
+from dashdeploy.recipe.load import load_text
 from dashdeploy.recipe.schema import Data
 from dashdeploy.runtime.opening import open_path
 from dashdeploy.target import Calibration, Engine, GateLimits, ParityLimits, Profile, SamplerGraph, Target, load_target
 from tests.limits import HARDLY_TRAINED
+from tests.made import SEGMENTS
 
 
 @pytest.fixture
@@ -127,6 +129,15 @@ def test_bytes_are_not_made_of_latents_but_their_values_are(tiny_recipe) -> None
         refuse(loose(graphs=whole, sampler=SamplerGraph(output="uint8")), latents, Path("run"))
     refuse(loose(graphs=whole), latents, Path("run"))
     refuse(loose(graphs=whole, sampler=SamplerGraph(output="uint8")), tiny_recipe, Path("run"))
+
+
+def test_a_sampler_graph_of_steps_that_a_few_step_student_does_not_make_is_told_before(tiny_text: str) -> None:
+    few = load_text(tiny_text, name="few", overrides=[*SEGMENTS, "distill.timestep_weights.kind=uniform"])
+    whole = ("guided", "sampler")
+    for steps in (2, 4, None):
+        refuse(loose(graphs=whole, sampler=SamplerGraph(num_inference_steps=steps)), few, Path("run"))
+    with pytest.raises(UserError, match=r"num_inference_steps is 3, and the student of run makes 4 or 2\."):
+        refuse(loose(graphs=whole, sampler=SamplerGraph(num_inference_steps=3)), few, Path("run"))
 
 
 @pytest.mark.slow

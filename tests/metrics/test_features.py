@@ -30,18 +30,19 @@ def test_the_digits_network_classifies_held_out_digits() -> None:
     data = load_dataset(Data(name="digits"))
     _, held_out = data.split(0.1)
     extractor = opened("auto", data)
-    found, labels = extractor(torch.from_numpy(held_out.images))
+    found, probabilities = extractor(torch.from_numpy(held_out.images))
     assert found.shape == (len(held_out), 64)
-    assert labels is not None
-    assert (labels == held_out.labels).mean() > 0.97
+    assert probabilities is not None and probabilities.shape == (len(held_out), 10)
+    assert (probabilities.argmax(1) == held_out.labels).mean() > 0.97
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
 
 
 def test_the_fashion_mnist_network_takes_images_of_another_size() -> None:
     extractor = features.committed("fashion_mnist")
     images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found, labels = extractor(images)
+    found, probabilities = extractor(images)
     assert found.shape == (3, 64)
-    assert labels is not None
+    assert probabilities is not None
     assert np.isfinite(found).all()
 
 
@@ -105,8 +106,9 @@ def test_a_network_is_fitted_to_labelled_images_once(
     assert (again.sha256, again.held_out_accuracy) == (first.sha256, first.held_out_accuracy)
     assert capsys.readouterr().err == ""
     _, held_out = data.split(0.1)
-    predicted = again(torch.from_numpy(held_out.images))[1]
-    assert (predicted == held_out.labels).mean() == first.held_out_accuracy
+    probabilities = again(torch.from_numpy(held_out.images))[1]
+    assert probabilities is not None
+    assert (probabilities.argmax(1) == held_out.labels).mean() == first.held_out_accuracy
     (cached,) = (tmp_path / "dashdeploy" / "features").iterdir()
     content = bytearray(cached.read_bytes())
     content[-1] ^= 1

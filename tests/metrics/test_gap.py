@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import schedule
+from dashdeploy.diffusion.denoiser import Interface
 from dashdeploy.metrics import gap
-from dashdeploy.recipe.schema import NoiseSchedule
+from dashdeploy.recipe.schema import NoiseSchedule, Prediction
 
 SCHEDULE = schedule.from_recipe(NoiseSchedule())
 N = 400
@@ -85,3 +88,84 @@ def test_bins_cover_all_probes_once_and_an_error_shows_in_its_own_bin(teacher, p
 def test_probes_are_stratified_over_t_and_fixed_by_the_seed(probes) -> None:
     assert torch.bincount(probes.t // 100, minlength=10).tolist() == [40] * 10
     assert int(probes.t.max()) <= 999
+
+
+W = torch.tensor([1.0, 1.02, 1.5, 2.5, 4.0]).repeat(N // 5)
+
+
+class Linear:
+    """Two branches in closed form, in any prediction."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        self.interface = Interface(3, (1, 4, 4), SCHEDULE, prediction=prediction)
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        null = torch.sin(x + t.view(-1, 1, 1, 1) / 100)
+        return null, null + 0.3 * torch.cos(x * (1 + y.view(-1, 1, 1, 1)))
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        uncond, cond = self.branches(x, t, y)
+        return uncond + w.view(-1, 1, 1, 1) * (cond - uncond)
+
+
+class Dressed(Linear):
+    """The same as a model of one branch, which shows its guided output and no more."""
+
+    def __init__(self, prediction: Prediction, guidance_range: tuple[float, float]) -> None:
+        super().__init__(prediction)
+        self.interface = replace(self.interface, branches=1, guidance_range=guidance_range)
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise AssertionError("it has one branch")
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        low, high = self.interface.guidance_range
+        assert bool(((w >= low) & (w <= high)).all()), "it was asked out of its range"
+        uncond, cond = Linear.branches(self, x, t, y)
+        return uncond + w.view(-1, 1, 1, 1) * (cond - uncond)
+
+
+@pytest.mark.parametrize("guidance_range", [(1.0, 4.0), (0.0, 3.0), (1.5, 6.0), (0.0, 0.9), (0.5, 1.1)])
+@pytest.mark.parametrize("w", [W, None])
+def test_two_branches_dressed_as_one_are_seen_as_they_are(probes, guidance_range, w: torch.Tensor | None) -> None:
+    model, given = Dressed("epsilon", guidance_range), (probes.x_t, probes.t, probes.y)
+    found = gap.as_branches(model, *given, w)
+    # The gap is a difference over a difference of scales, which is 0.05 at least and 0.4 here where it is large.
+    for branch, expected in zip(found, Linear("epsilon").branches(*given), strict=True):
+        torch.testing.assert_close(branch, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_figures_are_of_eps_whatever_a_model_predicts_and_of_one_branch_as_of_two(probes, prediction) -> None:
+    two = gap.predict(Linear(prediction), probes, batch_size=64)
+    one = gap.predict(Dressed(prediction, (1.0, 4.0)), probes, batch_size=64, w=W)
+    bar = SCHEDULE.alphas_cumprod[probes.t].double().view(-1, 1, 1, 1)
+    a, s = bar.sqrt(), (1 - bar).sqrt()
+    for found, also, branch in zip(two, one, Linear(prediction).branches(probes.x_t, probes.t, probes.y), strict=True):
+        forms = {
+            "epsilon": branch,
+            "v_prediction": s * probes.x_t + a * branch,
+            "sample": (probes.x_t - a * branch) / s,
+        }
+        # eps of x_0 is divided by √(1 − ᾱ), 0.01 at t = 0.
+        torch.testing.assert_close(found.double(), forms[prediction].double(), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(also.double(), forms[prediction].double(), rtol=1e-4, atol=1e-3)
+    own = gap.predict(Linear(prediction), probes, batch_size=64, prediction=prediction)
+    for found, branch in zip(own, Linear(prediction).branches(probes.x_t, probes.t, probes.y), strict=True):
+        assert torch.equal(found, branch)
+    overall, _ = table(one, two, probes)
+    assert overall.relative_error < 1e-4 and overall.rho == pytest.approx(1, abs=1e-4)
+
+
+def test_one_branch_that_does_not_respond_to_guidance_has_no_gap(probes) -> None:
+    class Deaf(Dressed):
+        def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            return Linear.branches(self, x, t, y)[1]
+
+    overall, _ = table(
+        gap.predict(Deaf("epsilon", (1.0, 4.0)), probes, batch_size=64, w=W),
+        gap.predict(Linear("epsilon"), probes, batch_size=64),
+        probes,
+    )
+    assert overall.rho == 0 and overall.relative_error == pytest.approx(1)
+    assert overall.cond_error == 0

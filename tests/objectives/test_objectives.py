@@ -45,7 +45,7 @@ def batch() -> Batch:
     x, eps, uncond, cond = (torch.randn(B, 2, 4, 4, generator=g) for _ in range(4))
     t = torch.randint(0, 1000, (B,), generator=g)
     uniform = torch.tensor([0.05, 0.5, 0.09, 0.95, 0.1, 0.2])
-    return Batch(x, t, torch.tensor([0, 1, 2, 0, 1, 2]), eps, uniform, uncond, cond)
+    return Batch(x, t, torch.tensor([0, 1, 2, 0, 1, 2]), eps, uniform, teacher_uncond=uncond, teacher_cond=cond)
 
 
 def loss_of(objective: Objective, batch: Batch, weights: TimestepWeights):
@@ -66,7 +66,7 @@ def test_dash_is_the_papers_objective_term_for_term_in_float64(batch: Batch, kin
     w = weights(batch.t, batch.t).detach().double()
     imitation = (w * per_sample(cond, batch.teacher_cond)).mean()
     unconditional = (w * per_sample(uncond, batch.teacher_uncond)).mean()
-    anchor = (w * per_sample(cond, batch.eps)).mean()
+    anchor = (w * per_sample(cond, batch.target)).mean()
     assert float(found.terms["imitation"]) == pytest.approx(float(imitation), rel=1e-5)
     assert float(found.terms["unconditional"]) == pytest.approx(float(unconditional), rel=1e-5)
     assert float(found.terms["anchor"]) == pytest.approx(float(anchor), rel=1e-5)
@@ -94,7 +94,7 @@ def test_label_dropout_is_drawn_for_each_sample(batch: Batch) -> None:
     found = loss_of(Scratch(label_dropout=0.1), batch, weights)
     labels = torch.tensor([3, 1, 3, 0, 1, 2])  # uniform < 0.1 at rows 0 and 2
     scale = torch.tensor([0.1, 0.2, 0.3, 0.7])
-    expected = per_sample(scale[labels].view(-1, 1, 1, 1) * batch.x_t, batch.eps).mean()
+    expected = per_sample(scale[labels].view(-1, 1, 1, 1) * batch.x_t, batch.target).mean()
     assert found.total.item() == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -119,14 +119,14 @@ def terms64(kind: str, batch: Batch) -> dict[str, torch.Tensor]:
         wanted = guided64(t_uncond, t_cond, w[kind])
         if kind == "single_head":
             return {"guided": per_sample(cond, wanted)}
-        return {"guided": per_sample(guided64(uncond, cond, w[kind]), wanted), "anchor": per_sample(cond, batch.eps)}
+        return {"guided": per_sample(guided64(uncond, cond, w[kind]), wanted), "anchor": per_sample(cond, batch.target)}
     if kind == "gap_match":
-        return {"gap": per_sample(cond - uncond, t_cond - t_uncond), "anchor": per_sample(cond, batch.eps)}
+        return {"gap": per_sample(cond - uncond, t_cond - t_uncond), "anchor": per_sample(cond, batch.target)}
     dropped = (batch.uniform < 0.1).view(-1, 1, 1, 1)
     eps = torch.where(dropped, uncond, cond)
     return {
         "imitation": per_sample(eps, torch.where(dropped, t_uncond, t_cond)),
-        "anchor": per_sample(eps, batch.eps),
+        "anchor": per_sample(eps, batch.target),
     }
 
 
@@ -209,6 +209,6 @@ def test_an_objective_that_asks_for_nothing_is_refused(text: dict, expected: str
 
 
 def test_a_batch_without_teacher_outputs_cannot_be_distilled(batch: Batch) -> None:
-    bare = Batch(batch.x_t, batch.t, batch.y, batch.eps, batch.uniform)
+    bare = Batch(batch.x_t, batch.t, batch.y, batch.target, batch.uniform)
     with pytest.raises(AssertionError, match="without a teacher"):
         bare.teacher_outputs()

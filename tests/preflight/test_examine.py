@@ -75,14 +75,13 @@ def test_a_recipe_that_can_be_carried_out_has_no_problem_and_nothing_is_made(tex
         (
             ["student={architecture: null, dit: {patch_size: 3}}"],
             READY,
-            "patch_size 3 does not divide images of 8 pixels",
+            "patch_size 3 does not divide images or latents of side 8",
         ),
         (
             ["student={architecture: null, dit: {}}", "distill.objective={kind: fitnets}"],
             READY,
             "DiTTransformer2DModel has no middle block",
         ),
-        (["student={architecture: null, dit: {}}", "export=[onnx-cpu-int8]"], READY, "int8 is of convolutions"),
         (["student={architecture: null, compression: 5000}"], READY, "the smallest student"),
         (["data={name: image_folder, path: /none}"], READY, "cannot be listed as data.path"),
         (["data.holdout=0.9999"], READY, "leaves none to train on"),

@@ -28,6 +28,30 @@ SECTIONS: list[dict[str, Any]] = [
     *({"distill": {"objective": {"kind": kind}}} for kind in ("dash", "cond_only", "composite", "multi_w")),
     *({"distill": {"objective": {"kind": kind}}} for kind in ("gap_match", "fitnets", "shared_mask", "single_head")),
     {"distill": {"objective": {"kind": "scratch"}}},
+    {"distill": {"objective": {"kind": "guided"}}, "student": {"compression": 3.0, "branches": 1}},
+    {
+        "distill": {"objective": {"kind": "segments", "steps": [4, 2]}},
+        "student": {"compression": 3.0, "branches": 1, "prediction_type": "v_prediction"},
+        "sampling": {"num_inference_steps": 4},
+    },
+    {
+        "distill": {"objective": {"kind": "distribution_matching", "steps": [4, 2]}},
+        "student": {
+            **{"compression": 3.0, "branches": 1, "prediction_type": "v_prediction"},
+            "init": {"kind": "run", "path": "somewhere"},
+        },
+        "sampling": {"num_inference_steps": 4},
+    },
+    {
+        "distill": {"objective": {"kind": "progressive"}, "steps": 1200},
+        "student": {"compression": 3.0, "branches": 1, "prediction_type": "v_prediction"},
+        "sampling": {"num_inference_steps": 4},
+    },
+    {
+        "distill": {"objective": {"kind": "consistency"}},
+        "student": {"compression": 3.0, "branches": 1, "prediction_type": "v_prediction"},
+        "sampling": {"num_inference_steps": 4, "solver": "consistency"},
+    },
     {"distill": {"objective": {"kind": "dash", "gap": "guidance"}}},
     {"distill": {"timesteps": "sampling"}},
     {"distill": {"ema_decay": {"kind": "power"}}},
@@ -38,11 +62,12 @@ SECTIONS: list[dict[str, Any]] = [
     {"student": {"architecture": {}}},
     {"student": {"dit": {}}},
     {"student": {"compression": 3.0, "init": {"kind": "pruned"}}},
+    {"student": {"compression": 3.0, "init": {"kind": "run", "path": "somewhere"}}},
 ]
 """The sections that exclude each other, so that each kind's fields have their turn."""
 RECIPES = [Recipe.model_validate({**PLAIN, **sections}) for sections in SECTIONS]
 SAMPLES: list[Any] = [
-    *(True, False, 1, 2, 3, 6, 8, 0.25, 0.75, 5.5, "x", [8], [3], [1], [0.5], ["x"], None),
+    *(True, False, 1, 2, 3, 6, 8, 0.25, 0.75, 5.5, "x", [8], [4], [3], [1], [0.5], ["x"], None),
     *({"kind": "power"}, {"kind": "scratch"}, {"kind": "single_head"}, {"kind": "pruned"}, {"kind": "random"}),
     *({"kind": "tag"}, {"kind": "interval"}, {"kind": "uniform"}, {"kind": "tirt"}),
 ]
@@ -142,11 +167,12 @@ def test_no_field_of_the_schema_was_passed_over() -> None:
         if changed(recipe, field) is not None
     }
     kinds = {(section, name) for section, name in schema_fields(Recipe) if name == "kind"}
-    assert schema_fields(Recipe) - tried <= kinds
+    # The objective decides the branches, and `progressive` the steps of the sampler: no other value goes with it.
+    assert schema_fields(Recipe) - tried <= kinds | {("Student", "branches"), ("Progressive", "steps")}
     # A kind is changed with its section: other sections in the same place are other keys.
     for stage in ("teacher", "student", "artifact"):
         assert len({key(recipe, stage) for recipe in RECIPES}) > 1
-    objectives = [key(recipe, "student") for recipe in RECIPES[:10]]
+    objectives = [key(recipe, "student") for recipe in RECIPES[:14]]
     assert len(set(objectives)) == len(objectives)
 
 

@@ -13,7 +13,10 @@ from dashdeploy.recipe.schema import Recipe
 
 VALID = "name: x\nteacher: {path: there}\nstudent: {compression: 4}\n"  # three lines
 
-KINDS = "dash, cond_only, composite, multi_w, gap_match, fitnets, shared_mask, single_head, scratch"
+KINDS = (
+    "dash, cond_only, composite, multi_w, gap_match, fitnets, shared_mask, single_head, scratch, guided, segments, "
+    "progressive, consistency, distribution_matching"
+)
 
 
 def load(more: str = "", *overrides: str) -> Recipe:

@@ -43,6 +43,13 @@ def test_a_path_is_relative_to_the_recipes_file(base: Path, source: str) -> None
     assert recipe.bench.quality.features_weights == "~/inception.pth"
 
 
+def test_the_run_that_a_student_begins_with_is_relative_to_the_recipes_file(base: Path) -> None:
+    base.write_text(BASE.replace("{compression: 4}", "{compression: 4, init: {kind: run, path: runs/first}}"))
+    assert load_recipe(str(base)).student.init.path == str(base.parent / "runs" / "first")
+    by_override = load_recipe(str(base), overrides=["student.init.path=second"])
+    assert by_override.student.init.path == str(Path.cwd() / "second")
+
+
 def test_a_path_of_the_extended_recipe_is_relative_to_that_and_an_overrides_to_the_working_folder(base: Path) -> None:
     more = base.parent.parent / "more.yaml"
     more.write_text("extends: deep/base.yaml\nname: more\nteacher: {path: unet}\n")
@@ -129,3 +136,13 @@ def test_no_path_of_the_schema_was_forgotten() -> None:
         return found
 
     assert text_keys(Recipe) == set(paths.PATHS)
+
+
+def test_the_run_that_a_shipped_recipe_begins_with_is_where_the_user_is(base: Path) -> None:
+    here = Path.cwd()
+    assert load_recipe("digits-fast").student.init.path == str(here / "runs/digits")
+    mine = here.parent / "deep" / "mine.yaml"
+    mine.write_text("name: mine\nextends: digits-fast\n")
+    assert load_recipe(mine).student.init.path == str(here / "runs/digits")
+    mine.write_text("name: mine\nextends: digits-fast\nstudent: {init: {kind: run, path: runs/own}}\n")
+    assert load_recipe(mine).student.init.path == str(mine.parent / "runs/own")

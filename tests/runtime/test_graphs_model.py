@@ -14,7 +14,8 @@ import dashdeploy.runtime
 from dashdeploy.diffusion.sampling import SOLVERS, ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Sampling, Tag
-from dashdeploy.runtime.graphs_model import Chunked, GraphSampler
+from dashdeploy.runtime.graphs_model import GraphSampler
+from dashdeploy.runtime.sessions import Chunked
 from dashdeploy.stages import SIDECAR, sidecar_text
 from dashdeploy.teachers import formats
 

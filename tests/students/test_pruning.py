@@ -11,19 +11,19 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
+from dashdeploy import seeds
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion import schedule
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.recipe import schema
-from dashdeploy.recipe.architecture import Architecture, DiT
+from dashdeploy.recipe.architecture import Architecture
 from dashdeploy.recipe.initialisation import Pruned
-from dashdeploy.recipe.load import load_recipe
+from dashdeploy.recipe.load import load_recipe, load_text
 from dashdeploy.students import pruning
-from dashdeploy.students.architecture import design
+from dashdeploy.students.architecture import StudentDesign, design
 from dashdeploy.students.blocks import misfits, selected
-from dashdeploy.teachers import choose, networks
-from dashdeploy.teachers.dit import dit_config
+from dashdeploy.teachers import choose, guidance_embedding, networks
 from dashdeploy.teachers.unet2d import unet_config
 from dashdeploy.training.batches import FreshDraws
 from dashdeploy.training.student import live_source, make_objective, new_student
@@ -256,14 +256,6 @@ def test_a_time_embedding_that_is_too_wide_or_odd_or_learned_is_refused() -> Non
     assert "SkipDownBlock2D" in misfits(other, other)[0]
 
 
-def test_a_dit_is_refused_as_teacher_and_as_student() -> None:
-    config = {**dit_config(DiT(), image_shape=(1, 8, 8), num_classes=10), "_class_name": networks.DIT}
-    with pytest.raises(UserError, match="one is a DiTTransformer2DModel"):
-        design(schema.Student(compression=2, init=Pruned()), config)
-    with pytest.raises(ValueError, match="is only for UNets"):
-        schema.Student(dit=DiT(), init=Pruned())
-
-
 def test_a_compression_passes_over_candidates_that_do_not_fit() -> None:
     teacher = config_with((16, 20), 2)
     student = schema.Student(compression=2, init=Pruned())
@@ -272,11 +264,42 @@ def test_a_compression_passes_over_candidates_that_do_not_fit() -> None:
         design(student.model_copy(update={"layers_per_block": 3}), teacher)
 
 
-def test_a_teacher_that_predicts_v_and_a_missing_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_v_teachers_channels_are_measured_by_the_loss_of_v(tiny_text: str) -> None:
+    config, small = config_with((16, 32), 1), config_with((8, 16), 1)
+    torch.manual_seed(0)
+    interface = Interface(10, (1, 8, 8), SCHEDULE, prediction="v_prediction")
+    teacher = TorchDenoiser(UNet2DModel(**config).eval(), interface)
+    recipe = load_text(tiny_text, name="t", overrides=["student.init={kind: pruned, importance: taylor, samples: 16}"])
+    data = load_dataset(recipe.data)
+    student = StudentDesign(small, parameters=1, teacher_parameters=1)
+    found = new_student(recipe, student, teacher, data).state_dict()
+
+    def by_the_loss_of(prediction: schema.Prediction) -> dict[str, torch.Tensor]:
+        seed, (train_data, _) = seeds.derive(recipe.seed, "importance"), data.split(recipe.data.holdout)
+        source = FreshDraws(train_data, SCHEDULE, batch_size=16, seed=seed, prediction=prediction)
+        init = Pruned(importance="taylor")
+        return pruning.prune(teacher, small, init, draws=[source.draw(0)], seed=recipe.seed).state_dict()
+
+    wanted, other = by_the_loss_of("v_prediction"), by_the_loss_of("epsilon")
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert not all(torch.equal(found[name], value) for name, value in other.items())
+
+
+def test_a_pruned_student_of_one_branch_begins_as_the_conditional_branch_at_every_scale() -> None:
+    config = config_with((16, 32), 1)
+    teacher, batch = teacher_of(config), draws()[0]
+    student = pruned(teacher, {**config, guidance_embedding.KEY: [1.0, 4.0]}).eval()
+    assert student.config[guidance_embedding.KEY] == [1.0, 4.0]
+    with torch.no_grad():
+        wanted = teacher(batch.x_t, batch.t, batch.y)
+        for w in (1.0, 2.5, 4.0):
+            found = student(batch.x_t, batch.t, (batch.y, torch.full((16,), w)), return_dict=False)[0]
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_a_missing_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_with((8, 16), 1)
-    teacher = TorchDenoiser(UNet2DModel(**config), Interface(10, (1, 8, 8), SCHEDULE), prediction="v_prediction")
-    with pytest.raises(UserError, match=r"predicts v_prediction.*kind: random"):
-        pruned(teacher, config)
+    teacher = TorchDenoiser(UNet2DModel(**config), Interface(10, (1, 8, 8), SCHEDULE))
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(UserError, match=r"pip install 'dashdeploy\[prune\]'"):
         pruned(teacher, config)

@@ -12,9 +12,11 @@ from dashdeploy import locate
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
+from dashdeploy.preflight.examine import examine
 from dashdeploy.recipe.load import load_text
-from dashdeploy.teachers import choose
+from dashdeploy.teachers import choose, guidance_embedding, networks, unet2d
 from dashdeploy.teachers.identity import as_taken
+from tests.made import SMALL, schedule
 
 DIGITS = locate.data_root("recipes") / "teachers" / "digits"
 IDENTITY = "6e5c8e71ef1b8eec08ed1aacd43bcd8015dde5e3098d74dacaff2323b984f09f"
@@ -119,3 +121,17 @@ def test_a_configuration_that_makes_no_network_is_told_before_anything_is_loaded
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(UserError, match=message):
         choose.config_of(tmp_path / "own", load_text(RECIPE, name="x"))
+
+
+def test_a_teacher_of_one_branch_is_refused_at_once_and_by_the_checks_before(
+    tmp_path: Path, data: LabelledImages
+) -> None:
+    unet = unet2d.build(SMALL, image_shape=(1, 8, 8), num_classes=10, seed=0)
+    networks.save(guidance_embedding.add(unet, (1.0, 4.0)), schedule(), tmp_path / "one")
+    for kind in ("dash", "scratch", "guided"):
+        branches = 1 if kind == "guided" else 2
+        changes = [f"teacher.path={tmp_path}/one", f"distill.objective.kind={kind}", f"student.branches={branches}"]
+        recipe = load_text(RECIPE, name="x", overrides=changes)
+        with pytest.raises(UserError, match=r"it has one branch, .* and a teacher has two\. Give") as told:
+            choose.open_teacher(tmp_path / "one", recipe, data)
+        assert examine(recipe, tmp_path / "run").problems == [str(told.value)]

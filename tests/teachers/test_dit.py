@@ -101,13 +101,13 @@ def test_a_model_without_the_null_class_is_refused_with_the_reason(pipeline: Pat
         dit.load(pipeline)
 
 
-def test_weights_in_another_format_are_named_with_the_way_to_convert_them(pipeline: Path) -> None:
+def test_weights_under_another_name_are_named_with_what_is_expected(pipeline: Path) -> None:
     path = pipeline / "transformer" / networks.WEIGHTS
-    path.rename(path.with_name("diffusion_pytorch_model.bin"))
+    path.rename(path.with_name("model.safetensors"))
     with pytest.raises(UserError, match=r"no such file.*save_pretrained"):
         dit.load(pipeline)
 
 
 def test_an_image_that_is_not_whole_patches_is_refused() -> None:
-    with pytest.raises(UserError, match=r"student\.dit\.patch_size 2 does not divide images of 9 pixels"):
+    with pytest.raises(UserError, match=r"student\.dit\.patch_size 2 does not divide images or latents of side 9"):
         dit.dit_config(SMALL, image_shape=(1, 9, 9), num_classes=K)

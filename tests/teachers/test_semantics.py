@@ -5,17 +5,20 @@ The digits teacher has its rows moved about; it is the same network then, with o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_recipe
-from dashdeploy.recipe.schema import Teacher
+from dashdeploy.recipe.schema import Prediction, Teacher
 from dashdeploy.teachers import choose, formats, rows, semantics
 
 K = 10
@@ -136,3 +139,32 @@ def test_a_student_that_teaches_is_measured_like_any_other_teacher(tiny_run: Pat
     assert choose.check(own, tiny_recipe, data) is None
     with pytest.raises(UserError, match="student: its labels do not help"):
         choose.check(choose.open_teacher(tiny_run / "student", recipe, data), recipe, data)
+
+
+class As(nn.Module):
+    """A network of eps that says what it predicts as v or x_0."""
+
+    def __init__(self, unet: nn.Module, schedule: NoiseSchedule, prediction: Prediction) -> None:
+        super().__init__()
+        self.unet, self.schedule, self.prediction = unet, schedule, prediction
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        eps = self.unet(x, t, y, return_dict=False)[0].double()
+        bar = self.schedule.alphas_cumprod[t].double().view(-1, 1, 1, 1)
+        a, s = bar.sqrt(), (1 - bar).sqrt()
+        x_0 = (x - s * eps) / a
+        return ((a * eps - s * x_0 if self.prediction == "v_prediction" else x_0).float(),)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_a_teacher_of_v_or_x_0_is_measured_in_eps_as_it_would_be_if_it_said_eps(
+    held_out: LabelledImages, prediction: Prediction
+) -> None:
+    plain = moved(*OWN)
+    interface = replace(plain.interface, prediction=prediction)
+    said = TorchDenoiser(As(plain.unet, interface.schedule, prediction), interface)
+    ours, theirs = found(said, held_out), found(plain, held_out)
+    assert ours.num_draws == theirs.num_draws
+    for name in ("right", "other", "null"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-4)
+    semantics.refuse(ours, OWN, name="v")

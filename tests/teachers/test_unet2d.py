@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_model_that_does_not_fit_is_refused(saved: Path, changes: dict, messag
 def test_a_model_of_another_class_is_refused_with_the_supported_ones(saved: Path) -> None:
     assert formats.load(saved, role="teacher").interface.num_classes == 4
     edit(saved / "unet" / "config.json", _class_name="UNet2DConditionModel")
-    with pytest.raises(UserError, match="it is a UNet2DConditionModel; supported: DiTTransformer2DModel, UNet2DModel"):
+    with pytest.raises(UserError, match="it is a UNet2DConditionModel; supported are class-conditional networks: DiT"):
         formats.load(saved, role="teacher")
 
 
@@ -126,15 +127,18 @@ def test_an_image_that_cannot_be_halved_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["v_prediction", "sample"])
-def test_a_teacher_that_predicts_something_else_gives_eps(saved: Path, kind: str) -> None:
+def test_a_teacher_that_predicts_something_else_gives_that_and_its_interface_gives_eps(saved: Path, kind: str) -> None:
     x, t, y = inputs()
     with torch.no_grad():
         raw = unet2d.load(saved)(x, t, y)
         edit(saved / "scheduler" / "scheduler_config.json", prediction_type=kind)
-        found = unet2d.load(saved)(x, t, y)
-    bar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+        teacher = unet2d.load(saved)
+        assert teacher.interface.prediction == kind
+        assert torch.equal(teacher(x, t, y), raw)
+    bar = SCHEDULE.alphas_cumprod[t].double().view(-1, 1, 1, 1)
     a, s = bar.sqrt(), (1 - bar).sqrt()
-    torch.testing.assert_close(found, a * raw + s * x if kind == "v_prediction" else (x - a * raw) / s)
+    eps = a * raw + s * x if kind == "v_prediction" else (x - a * raw) / s
+    torch.testing.assert_close(teacher.interface.convert(raw, x, t, "epsilon").double(), eps, rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_prediction_type_is_refused_and_names_the_file(saved: Path) -> None:
@@ -143,7 +147,15 @@ def test_an_unknown_prediction_type_is_refused_and_names_the_file(saved: Path) -
         unet2d.load(saved)
 
 
-def test_zero_terminal_snr_says_what_becomes_of_the_last_timestep(saved: Path) -> None:
+def test_zero_terminal_snr_is_exact_and_nothing_is_said_of_it(saved: Path) -> None:
     edit(saved / "scheduler" / "scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
-    with pytest.warns(UserWarning, match="the last alphas_cumprod is set to 6e-08, not 0"):
-        assert unet2d.load(saved).interface.schedule.betas[-1] < 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule = unet2d.load(saved).interface.schedule
+    assert schedule.zero_terminal_snr and float(schedule.alphas_cumprod[-1]) == 0
+
+
+def test_eps_with_betas_that_end_at_zero_snr_is_refused(saved: Path) -> None:
+    edit(saved / "scheduler" / "scheduler_config.json", trained_betas=[*SCHEDULE.betas[:-1].tolist(), 1.0])
+    with pytest.raises(UserError, match=r"scheduler_config\.json: alphas_cumprod is 0 at the last timestep"):
+        unet2d.load(saved)

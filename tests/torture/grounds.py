@@ -177,9 +177,10 @@ class Grounds:
     def end(self, child: int) -> tuple[int, str]:
         """(exit code, or minus the signal; what it said on stdout and stderr)."""
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        text = self.said(child).read_text(errors="replace")
-        self.said(child).unlink()
-        shutil.rmtree(self.scratch / f"tmp-{child}")
+        said = self.said(child)
+        text = said.read_text(errors="replace") if said.exists() else ""  # it was killed before it began
+        said.unlink(missing_ok=True)
+        shutil.rmtree(self.scratch / f"tmp-{child}", ignore_errors=True)
         return code, text
 
     def state(self) -> dict[str, Any]:

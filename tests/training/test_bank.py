@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from dashdeploy.data import load_dataset
+from dashdeploy.diffusion import guided_targets
 from dashdeploy.errors import UserError
+from dashdeploy.recipe.load import load_text
 from dashdeploy.stages import open_run
 from dashdeploy.teachers import unet2d
 from dashdeploy.training import bank, distill
 from dashdeploy.training.batches import FreshDraws
+from dashdeploy.training.student import live_source
+from tests.made import CONSISTENCY, GUIDED, SEGMENTS, save_teacher, taught_by
 
 
 def test_a_bank_holds_what_the_teacher_says(recipe_with, tiny_run: Path, tiny_recipe) -> None:
@@ -48,6 +52,45 @@ def test_students_of_one_teacher_share_its_bank(recipe_with, tmp_path: Path) -> 
     ):
         students.add(distilled(name, override))
     assert len(students) == 5 and len(list((tmp_path / "banks").glob("*.safetensors"))) == 4
+
+
+def test_students_of_one_branch_share_a_bank_if_their_targets_are_the_same(tiny_text: str, tmp_path: Path) -> None:
+    folder = save_teacher(tmp_path / "teacher", "v_prediction")
+
+    def banks(name: str, *overrides: str) -> int:
+        settings = [*taught_by(folder), "distill.teacher_bank=32", *overrides]
+        recipe = load_text(tiny_text, name="t", overrides=settings)
+        distill.distill(recipe, open_run(tmp_path, name), banks=tmp_path / "banks")
+        return len(list((tmp_path / "banks").glob("*.safetensors")))
+
+    assert banks("a", *SEGMENTS) == 1
+    assert banks("b", *SEGMENTS, "distill.learning_rate=1e-3", "sampling.num_inference_steps=2") == 1
+    others = ("teacher_steps=3", "steps=[4]", "w_max=5.0")
+    for count, change in enumerate(others, start=2):
+        assert banks(change[0] + str(count), *SEGMENTS, f"distill.objective.{change}") == count
+    assert banks("x", *SEGMENTS, "student.prediction_type=sample") == 5
+    assert banks("g", *GUIDED) == 6
+    assert banks("two") == 7
+    assert banks("c", *CONSISTENCY) == 8
+    assert banks("d", *CONSISTENCY, "distill.objective.skip=5") == 9
+
+
+def test_a_bank_of_one_branch_holds_the_scales_and_the_targets_for_them(tiny_text: str, tmp_path: Path) -> None:
+    folder = save_teacher(tmp_path / "teacher", "v_prediction")
+    recipe = load_text(tiny_text, name="t", overrides=[*taught_by(folder), *GUIDED])
+    teacher = unet2d.load(folder)
+    source = live_source(recipe, load_dataset(recipe.data), teacher)
+    made = bank.build_bank(source, num_draws=40, device=torch.device("cpu"))
+    assert bank.tensors(made).keys() == {"x_t", "t", "y", "target", "uniform", "w"}
+    torch.testing.assert_close(made.w, 1 + 3 * made.uniform)
+    expected = guided_targets.target(
+        *(teacher, made.x_t, made.t, None, made.y, made.w), steps=0, clip=True, prediction="v_prediction"
+    )
+    torch.testing.assert_close(made.target, expected, rtol=1e-4, atol=1e-5)
+    bank.save_bank(made, tmp_path / "bank.safetensors", key="k")
+    again = bank.load_bank(tmp_path / "bank.safetensors", key="k")
+    assert all(torch.equal(values, getattr(made, name)) for name, values in bank.tensors(again).items())
+    assert bank.tensors(again).keys() == bank.tensors(made).keys()
 
 
 def test_a_bank_with_a_flipped_bit_is_made_again(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,10 @@ from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
 from dashdeploy.stages import open_run
-from dashdeploy.teachers import networks, unet2d
-from dashdeploy.training import distill, teach
+from dashdeploy.teachers import formats, networks
+from dashdeploy.training import distill, loop, teach
 from dashdeploy.training.progress import read_metrics
+from tests.made import CONSISTENCY, GUIDED, SEGMENTS, save_teacher, schedule, taught_by
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "taylor"])
@@ -98,18 +99,78 @@ def test_a_recipe_without_a_teach_section_cannot_teach(recipe_with, tmp_path: Pa
         teach.teach(recipe_with("teach=null"), open_run(tmp_path, "t"))
 
 
-def test_the_student_of_a_teacher_that_predicts_v_predicts_eps(recipe_with, tiny_run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "v"
-    for part in ("unet", "scheduler"):
-        shutil.copytree(tiny_run / "teacher" / part, folder / part)
-    path = folder / "scheduler" / "scheduler_config.json"
-    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
-    assert unet2d.load(folder).prediction == "v_prediction"
-    recipe = recipe_with(
-        f"teacher={{path: {folder}, check: false}}", "distill.steps=2", "distill.timestep_weights.kind=uniform"
-    )
+@pytest.mark.parametrize(
+    ("taught", "zero_snr", "more", "predicts"),
+    [
+        ("v_prediction", False, (), "v_prediction"),
+        ("v_prediction", True, (), "v_prediction"),
+        ("v_prediction", False, ("student.prediction_type=epsilon",), "epsilon"),
+        ("epsilon", False, ("student.prediction_type=sample",), "sample"),
+        ("sample", True, ("student.init={kind: pruned, importance: taylor, samples: 16}",), "sample"),
+        ("v_prediction", False, ("distill.teacher_bank=20",), "v_prediction"),
+        ("epsilon", False, GUIDED, "epsilon"),
+        ("epsilon", False, SEGMENTS, "v_prediction"),
+        ("v_prediction", True, (*SEGMENTS, "distill.teacher_bank=20"), "v_prediction"),
+        ("v_prediction", True, (*SEGMENTS, "student.init.kind=pruned"), "v_prediction"),
+    ],
+)
+def test_a_students_folder_says_what_it_predicts_and_keeps_its_teachers_schedule(
+    tiny_text: str, tmp_path: Path, taught: str, zero_snr: bool, more: tuple[str, ...], predicts: str
+) -> None:
+    folder = save_teacher(tmp_path / "teacher", taught, zero_snr=zero_snr)
+    recipe = load_text(tiny_text, name="t", overrides=[*taught_by(folder), *more])
     stage = distill.distill(recipe, open_run(tmp_path, "t"))
-    assert unet2d.load(stage.folder).prediction == "epsilon"
+    known = formats.load(stage.folder, role="student").interface
+    assert known.prediction == predicts
+    assert known.schedule.sha256 == schedule(zero_snr=zero_snr).sha256
+    one = "student.branches=1" in more
+    assert (known.branches, known.guidance_range) == ((1, (1.0, 4.0)) if one else (2, None))
+    assert [len(grid) for grid in known.grids] == ([4, 2] if "segments" in str(more) else [])
+    saved = json.loads((stage.folder / "scheduler" / "scheduler_config.json").read_text())
+    assert saved["prediction_type"] == predicts
+    with dashdeploy.open(stage.folder) as opened:
+        assert opened.sample(3, guidance=2.0, steps=4, seed=0).shape == (1, 8, 8, 1)
+
+
+def test_diffusers_samples_a_v_student_with_zero_snr_as_we_do(tiny_text: str, tmp_path: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    folder = save_teacher(tmp_path / "teacher", "v_prediction", zero_snr=True)
+    stage = distill.distill(load_text(tiny_text, name="t", overrides=taught_by(folder)), open_run(tmp_path, "t"))
+    scheduler = DDIMScheduler.from_pretrained(stage.folder, subfolder="scheduler")
+    unet = UNet2DModel.from_pretrained(stage.folder, subfolder="unet")
+    assert float(scheduler.alphas_cumprod[-1]) == 0
+    scheduler.set_timesteps(4)
+    y = torch.tensor([3, 7])
+    x = noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            null, cond = unet(x, t, torch.full_like(y, 10)).sample, unet(x, t, y).sample
+            x = scheduler.step(null + 2.0 * (cond - null), t, x, use_clipped_model_output=True).prev_sample
+    with dashdeploy.open(stage.folder) as opened:
+        ours = opened.model.sample(noise, y, plan(opened.sampling, 1000))
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("more", [GUIDED, SEGMENTS, CONSISTENCY], ids=["guided", "segments", "consistency"])
+def test_a_one_branch_student_with_a_bank_that_was_stopped_and_resumed_is_bit_identical(
+    tiny_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    folder = save_teacher(tmp_path / "teacher", "v_prediction", zero_snr=True)
+    steps = ("distill.steps=6", "distill.checkpoint_every=2", "distill.teacher_bank=40")
+    recipe = load_text(tiny_text, name="t", overrides=[*taught_by(folder), *more, *steps])
+    whole = distill.distill(recipe, open_run(tmp_path, "whole"))
+    again, done = open_run(tmp_path, "again"), iter(range(2))
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        # The run ends after step 3; its last checkpoint is step 2's.
+        patch.setattr(loop, "any_process", lambda *_: next(done) < 0)
+        distill.distill(recipe, again)
+    assert not (again / "student").exists() and (again / ".work" / "student").is_dir()
+    resumed = distill.distill(recipe, again)
+    name = f"unet/{networks.ONE_BRANCH_WEIGHTS}"
+    assert resumed.manifest["files"][name] == whole.manifest["files"][name]
+    ours, theirs = (read_metrics(stage.folder / "metrics.jsonl") for stage in (resumed, whole))
+    assert [record["loss"] for record in ours] == [record["loss"] for record in theirs] and len(ours) == 6
 
 
 def test_data_of_another_resolution_are_refused_with_the_size_to_set(recipe_with, tmp_path: Path) -> None:

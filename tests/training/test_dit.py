@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 
 from dashdeploy.errors import UserError
-from dashdeploy.export.export import export
+from dashdeploy.export.export import export, refuse_network
 from dashdeploy.recipe.architecture import DiT
 from dashdeploy.recipe.load import load_text
 from dashdeploy.runtime.opening import open_path
 from dashdeploy.stages import open_run
-from dashdeploy.target import ParityLimits, Target
+from dashdeploy.target import Calibration, GateLimits, ParityLimits, Target
 from dashdeploy.teachers import dit, formats, networks
 from dashdeploy.training import distill
 from tests.limits import HARDLY_TRAINED
@@ -103,9 +105,51 @@ def test_half_precision_keeps_the_norms_in_float32_and_passes_the_gate(run_folde
     assert 1e-6 < stage.figures["gate"]["rungs"][-1]["overall"]["cond_error"] < 0.05
 
 
-def test_int8_which_is_of_convolutions_is_refused(run_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"int8 is of convolutions.*fp16 or bf16"):
-        export(run_folder, Target(name="int8", description="test", precision="int8", opset=20))
+def test_an_int8_engine_which_is_of_convolutions_is_refused(run_folder: Path) -> None:
+    target = Target(name="int8", description="test", precision="int8", opset=20, backend="tensorrt")
+    with pytest.raises(UserError, match=r"int8 engines of TensorRT are of convolutions.*fp16 or bf16"):
+        refuse_network(target, "DiTTransformer2DModel", run_folder)
+
+
+LOOSE = GateLimits(
+    **{name: 2.0 for name in ("branch_error", "gap_relative_error", "gap_relative_error_bin", "guided_error")},
+    **{name: 2.0 for name in ("step_error", "image_error")},
+    gap_cosine=0.1,
+    num_draws=32,
+    t_bins=2,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "quantizer"), [("onnxruntime", "onnxruntime"), ("openvino", "nncf")])
+def test_int8_rounds_the_linear_layers_of_the_tokens_and_no_others(
+    run_folder: Path, backend: Any, quantizer: Any
+) -> None:
+    calibration = Calibration(quantizer=quantizer, num_images=8, num_steps=3, float_layers=1)
+    settings: dict[str, Any] = {"backend": backend, "parity": PARITY, "gate": LOOSE, "calibration": calibration}
+    stage = export(run_folder, Target(name=backend, description="test", precision="int8", opset=20, **settings))
+    found = stage.figures["gate"]["rungs"][-1]["overall"]
+    assert 1e-4 < found["guided_error"] < 0.5
+    if backend == "openvino":
+        return
+    graph = onnx.load(stage.folder / "guided.onnx")
+    stored = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+    made_by = {out: node for node in graph.graph.node for out in node.output}
+    rounded, plain = [], []
+    for node in graph.graph.node:
+        if node.op_type not in ("MatMul", "Gemm", "Conv"):
+            continue
+        made = made_by.get(node.input[1])
+        is_int8 = made is not None and made.op_type == "DequantizeLinear"
+        (rounded if is_int8 else plain).append(node)
+        if is_int8:
+            assert made is not None and stored[made.input[0]] == onnx.TensorProto.INT8
+            shape = next(t.dims for t in graph.graph.initializer if t.name == made.input[1])
+            assert len(shape) == 1 and shape[0] > 1  # a scale for each output channel
+    # Query, key, value, the attention's output, and the two layers of the MLP.
+    depth = formats.load(run_folder / "student", role="student").unet.config.num_layers
+    assert len(rounded) == 6 * depth and {node.op_type for node in rounded} == {"MatMul"}
+    assert {node.op_type for node in plain} == {"MatMul", "Gemm", "Conv"}
 
 
 @pytest.mark.parametrize(

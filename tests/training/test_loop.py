@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dashdeploy.teachers.networks import weights_files
 from dashdeploy.training import checkpoint
 from dashdeploy.training.progress import read_metrics
+from tests.made import CONSISTENCY, GUIDED, PROGRESSIVE, SEGMENTS
 from tests.training.two import launch
 
 pytestmark = pytest.mark.slow
@@ -68,7 +70,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> tuple[Pa
 
 
 def student_bytes(runs: Path) -> bytes:
-    return (runs / "tiny" / "student" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return weights_files(runs / "tiny" / "student")[0].read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,43 @@ def test_a_student_that_starts_from_its_teacher_resumes_exactly(taught: tuple[Pa
     done = run("distill", recipe, "--run-dir", tmp_path / "b", *pruned)
     assert "resuming at step" in done.stderr
     assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
+
+
+ALIKE = "distill.timestep_weights.kind=uniform"
+ONE_BRANCH = {"guided": GUIDED, "segments": SEGMENTS, "progressive": PROGRESSIVE, "consistency": CONSISTENCY}
+
+
+@pytest.mark.parametrize("more", ONE_BRANCH.values(), ids=ONE_BRANCH)
+def test_a_one_branch_student_with_a_bank_that_was_killed_resumes_exactly(
+    taught: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    recipe, _ = taught
+    changes = (*more, "distill.teacher_bank=64", ALIKE)
+    arguments = (*SLOW_STEPS, *(word for change in changes for word in ("--set", change)))
+    assert run("distill", recipe, "--run-dir", tmp_path / "a", *arguments).returncode == 0
+    work = tmp_path / "b" / "tiny" / ".work" / "student"
+    kill_at(20, work, "distill", recipe, "--run-dir", tmp_path / "b", *arguments)
+    done = run("distill", recipe, "--run-dir", tmp_path / "b", *arguments)
+    assert done.returncode == 0 and "resuming at step" in done.stderr
+    assert student_bytes(tmp_path / "a") == student_bytes(tmp_path / "b")
+
+
+@pytest.mark.parametrize("bank", [0, 64])
+@pytest.mark.parametrize(
+    ("kind", "term"), zip(ONE_BRANCH, ("guided", "landing", "landing", "consistency"), strict=True)
+)
+def test_two_processes_give_the_loss_curve_of_one_with_one_branch_too(
+    taught: tuple[Path, Path], tmp_path: Path, kind: str, term: str, bank: int
+) -> None:
+    recipe, _ = taught
+    changes = (*ONE_BRANCH[kind], f"distill.teacher_bank={bank}", "student.architecture.dropout=0", ALIKE)
+    shared = tuple(word for change in changes for word in ("--set", change))
+    assert run("distill", recipe, "--run-dir", tmp_path / "one", *shared).returncode == 0
+    done = launch("distill", recipe, "--run-dir", tmp_path / "two", *shared)
+    assert done.returncode == 0, done.stderr
+    one, two = (read_metrics(tmp_path / n / "tiny" / "student" / "metrics.jsonl") for n in ("one", "two"))
+    for name in ("loss", term, "grad_norm"):
+        assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=2e-4), name
 
 
 @pytest.mark.parametrize("kind", ["tirt", "published"])

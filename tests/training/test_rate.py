@@ -12,7 +12,7 @@ from dashdeploy.training.rate import learning_rate
 def rates(config: Training) -> list[float]:
     """The rate of every step."""
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=config.learning_rate)
-    rate = learning_rate(optimizer, config)
+    rate = learning_rate(optimizer, config, steps=config.steps)
     return [rate(step) for step in range(config.steps)]
 
 

@@ -16,7 +16,7 @@ from dashdeploy.training.timestep_weights import TimestepWeights, transfer
 LINEAR = schedule.from_recipe(NoiseSchedule())
 COSINE = schedule.from_recipe(NoiseSchedule(kind="cosine", beta_start=1e-4, beta_end=0.9999))
 ALL_T = torch.arange(1000)
-KINDS = ["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "uncertainty", "loss_ema"]
+KINDS = ["published", "tirt", "min_snr_x0", "uniform", "min_snr_eps", "min_snr_v", "uncertainty", "loss_ema"]
 
 
 def learnt(kind: str, noise: schedule.NoiseSchedule = COSINE) -> TimestepWeights:
@@ -32,6 +32,7 @@ def learnt(kind: str, noise: schedule.NoiseSchedule = COSINE) -> TimestepWeights
         ("uniform", lambda snr, lam: torch.ones_like(snr)),
         ("min_snr_x0", lambda snr, lam: snr.clamp(max=5)),
         ("min_snr_eps", lambda snr, lam: (5 / snr).clamp(max=1)),
+        ("min_snr_v", lambda snr, lam: snr.clamp(max=5) / (snr + 1)),
         ("tirt", lambda snr, lam: snr.clamp(max=5) * torch.sigmoid(lam)),
         ("loss_ema", lambda snr, lam: torch.exp(0.5 * lam)),
     ],

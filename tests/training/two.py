@@ -20,8 +20,8 @@ def launch(*arguments: str | Path, timeout_s: float = 240) -> subprocess.Complet
 
 
 if __name__ == "__main__":
+    from dashdeploy import ranks
     from dashdeploy.cli.app import main
-    from dashdeploy.training import ranks
 
     assert ranks.state().num_processes == 2
     main(sys.argv[1:])

@@ -19,6 +19,8 @@ from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Tag
 from tests import manifests as made
 
+OF_STUDENT = ("prediction_type", "betas", "branches", "guidance_range", "grids", "sampling", "sampler")
+
 
 def python_says(text: str) -> str | None:
     try:
@@ -55,6 +57,11 @@ def sealed(artifact: Path) -> Callable[[dict[str, Any]], Path]:
     return write
 
 
+def is_of_student(mutation: Any) -> bool:
+    """Whether it changes what a student was trained for, or what must lie within that."""
+    return len(mutation.path) > 1 and mutation.path[0] == "artifact" and mutation.path[1] in OF_STUDENT
+
+
 def manifest_of(folder: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((folder / stages.MANIFEST).read_text())
     return manifest
@@ -65,21 +72,29 @@ def test_both_readers_refuse_the_same_manifests_and_triton_s_reason_is_a_line(
     model_reader: ModuleType, artifact: Path
 ) -> None:
     valid = made.shortened(manifest_of(artifact))
+    few = made.of_few_steps(valid)
     for whole in (
         valid,
+        few,
         made.for_tensorrt(valid),
         *(made.with_guidance(valid, g) for g in (Tag(), GuidanceInterval())),
     ):
         assert triton_says(model_reader, json.dumps(whole)) is python_says(json.dumps(whole)) is None
+    for number in (True, 1.0):  # equal to 1, and not written as it
+        few["artifact"]["branches"] = number
+        assert "artifact.branches: must be" in str(python_says(json.dumps(few)))
+        assert "artifact.branches: must be" in str(triton_says(model_reader, json.dumps(few)))
+    few["artifact"]["branches"] = 1
     differ, refused = [], 0
-    for mutation in made.mutations(valid):
+    mutations = (*made.mutations(valid), *(m for m in made.corpus().mutations(few, made.schema()) if is_of_student(m)))
+    for mutation in mutations:
         python, triton = python_says(mutation.text), triton_says(model_reader, mutation.text)
         refused += triton is not None
         if (python is None) != (triton is None):
             differ.append((mutation.path, mutation.kind, python, triton))
         assert "\n" not in (triton or ""), triton
         if triton and mutation.kind in ("as NoneType", "missing"):
-            assert made.place_of(mutation.path).removesuffix(".*").rsplit(".", 1)[-1] in triton
+            assert made.place_of(mutation.path).rstrip(".*").rsplit(".", 1)[-1] in triton
     assert not differ, "\n".join(map(str, differ[:40]))
     assert refused > 1000
 
@@ -114,7 +129,9 @@ def test_content_is_what_counts_so_a_link_is_followed(
         (lambda m: m["files"].pop("step.onnx"), r"graphs\.step\.files: must be in the manifest's files"),
         (lambda m: m["files"].update({"../x": "0" * 64}), r"files\.'\.\./x': must match"),
         (lambda m: m["files"].update({"gone.bin": "0" * 64}), r"gone\.bin: cannot be read"),
-        (lambda m: m["artifact"]["betas"].__setitem__(3, 1.0), r"artifact\.betas\.3: is past its exclusiveMaximum, 1"),
+        (lambda m: m["artifact"]["betas"].__setitem__(3, 1.0), r"artifact\.betas\.3: must be below 1, got 1\.0"),
+        (lambda m: m["artifact"]["betas"].__setitem__(999, 1), r"artifact\.betas\.999: must be below 1 of a student"),
+        (lambda m: m["artifact"]["betas"].__setitem__(3, 1.5), r"artifact\.betas\.3: is past its maximum, 1"),
         (lambda m: m["artifact"]["sampling"].pop("clip_sample"), r"artifact\.sampling\.clip_sample: is missing"),
         (lambda m: m["artifact"].update(classes=["a"]), r"artifact\.classes: must have 10 names"),
         (lambda m: m["artifact"]["graphs"].pop("step"), r"has no step graph"),

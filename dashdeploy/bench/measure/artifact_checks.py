@@ -25,6 +25,7 @@ def artifact_checks(model: str, manifest: Manifest) -> ArtifactChecks:
         sampling=checks.sampling,
         float_layers=checks.int8.float_layers if checks.int8 else None,
         layers={name: graph.engine.layers for name, graph in artifact.graphs.items() if graph.engine},
+        decoder=checks.decoder,
     )
 
 

@@ -20,9 +20,10 @@ def measure(models: dict[str, Model], recipe: Recipe, data: LabelledImages) -> F
     _, held_out = data.split(recipe.data.holdout)
     schedule = models[TEACHER].denoiser.interface.schedule
     probes = gap.draw_probes(held_out, schedule, num=config.num_pairs, seed=recipe.bench.seed)
+    w = gap.scales(scale, probes, schedule.num_train_timesteps)
     with progress("guidance fidelity", total=len(models) * config.num_pairs) as advance:
         outputs = {
-            name: gap.predict(m.denoiser, probes, batch_size=BATCH_SIZE, device=m.device, on_draws=advance)
+            name: gap.predict(m.denoiser, probes, batch_size=BATCH_SIZE, w=w, device=m.device, on_draws=advance)
             for name, m in models.items()
         }
     teacher = outputs.pop(TEACHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -18,10 +18,11 @@ from dashdeploy.artifact import GraphName
 from dashdeploy.bench.record.record import RECIPE_PLAN
 from dashdeploy.bench.record.times import SCOPES, Branches, LatencyRow, Scope
 from dashdeploy.diffusion import guidance
-from dashdeploy.diffusion.denoiser import Denoiser
+from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.diffusion.sampling import SOLVERS, Plan, Sample
 from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Latency
+from dashdeploy.runtime.graphs_model import GraphDenoiser
 from dashdeploy.runtime.model import Model
 
 K = TypeVar("K")
@@ -62,40 +63,79 @@ class _Timed:
     device: str
 
 
-def measure(models: dict[str, Model], config: Latency, plan: Plan, *, seed: int) -> list[LatencyRow]:
-    """Time every model's guided step and sampler at every batch size; torch models also with two passes.
+def measure(
+    models: dict[str, Model], config: Latency, plan: Plan, *, own: Mapping[str, Plan] | None = None, seed: int
+) -> list[LatencyRow]:
+    """Time every model's guided step and sampler at every batch size.
 
-    The sampler is `Model.sample`, which takes the artifact's fastest graph; rows say which. At each batch size the
-    models take turns, one timed call each, so that a change of the machine's speed meets all of them alike.
+    Torch models of two branches are timed with two passes too. The sampler is `Model.sample`, which takes the
+    artifact's fastest graph; rows say which. At each batch size the models take turns, one timed call each, so that a
+    change of the machine's speed meets all of them alike.
 
     Args:
         plan: the recipe's.
+        own: by model, a further plan to time its sampler with, whose key in the record's plans is the model's.
     """
     timed = [_batched(model, opened) for model, opened in models.items()]
     for model, opened in models.items():
-        if opened.runtime == "torch":
+        if opened.runtime == "torch" and opened.denoiser.interface.branches == 2:
             twice = TwoPass(opened.denoiser)
             timed.append(_Timed(model, "two-pass", twice, partial(SOLVERS[plan.solver], twice), opened.device))
     rows: list[LatencyRow] = []
     with progress("latency", total=len(SCOPES) * len(config.batch_sizes)) as advance:
         for batch_size in config.batch_sizes:
             calls = {(one.model, one.branches): _calls(one, batch_size, plan, seed=seed) for one in timed}
-            graphs = {(one.model, one.branches): models[one.model].graph_for(plan, batch_size) for one in timed}
             for step, _ in calls.values():
                 for _ in range(config.warmup):
                     step()
             steps = {key: step for key, (step, _) in calls.items()}
             for (model, branches), times in interleave(steps, repeats=config.repeats).items():
-                rows.append(row(times, model, branches, "step", batch_size, plan=None, graph=None, seed=seed))
-            advance(1)
-            samplers = {key: sampler for key, (_, sampler) in calls.items()}
-            for (model, branches), times in _sampler_times(samplers, graphs, config).items():
-                graph = graphs[model, branches]
+                once = models[model].denoiser.interface.branches
                 rows.append(
-                    row(times, model, branches, "sampler", batch_size, plan=RECIPE_PLAN, graph=graph, seed=seed)
+                    row(times, model, branches, "step", batch_size, plan=None, graph=None, evaluations=once, seed=seed)
+                )
+            advance(1)
+            # (model, branches, key of the plan) -> the sampler; its turns come after those of the step.
+            samplers = {(*key, RECIPE_PLAN): sampler for key, (_, sampler) in calls.items()}
+            used = dict.fromkeys(samplers, plan)
+            for one in timed:
+                if one.model in (own or {}):
+                    key = (one.model, one.branches, one.model)
+                    used[key] = (own or {})[one.model]
+                    samplers[key] = _calls(one, batch_size, used[key], seed=seed)[1]
+            graphs = {key: models[key[0]].graph_for(run, batch_size) for key, run in used.items()}
+            for key, times in _sampler_times(samplers, graphs, config).items():
+                model, branches, name = key
+                count = evaluations(models[model], used[key], batch_size)
+                rows.append(
+                    row(
+                        times,
+                        model,
+                        branches,
+                        "sampler",
+                        batch_size,
+                        plan=name,
+                        graph=graphs[key],
+                        evaluations=count,
+                        seed=seed,
+                    )
                 )
             advance(1)
     return rows
+
+
+def evaluations(model: Model, plan: Plan, batch_size: int | None = None) -> int:
+    """How often a model's network runs for an image: once a step with one branch, twice with two.
+
+    A step whose guidance scale is 1 runs the conditional branch alone, but in a sampler graph and without a cond graph.
+    batch_size None: a large one.
+    """
+    steps = len(plan.timesteps)
+    if model.denoiser.interface.branches == 1:
+        return steps
+    can_run_one = not isinstance(model.denoiser, GraphDenoiser) or "cond" in model.denoiser.graphs
+    alone = can_run_one and model.graph_for(plan, batch_size) != "sampler"
+    return 2 * steps - (plan.weights.count(1.0) if alone else 0)
 
 
 def measure_plans(name: str, model: Model, config: Latency, plans: dict[str, Plan], *, seed: int) -> list[LatencyRow]:
@@ -110,7 +150,20 @@ def measure_plans(name: str, model: Model, config: Latency, plans: dict[str, Pla
         graphs = {key: model.graph_for(plan, batch_size) for key, plan in plans.items()}
         calls = {key: _calls(timed, batch_size, plan, seed=seed)[1] for key, plan in plans.items()}
         for key, times in _sampler_times(calls, graphs, config).items():
-            rows.append(row(times, name, "batched", "sampler", batch_size, plan=key, graph=graphs[key], seed=seed))
+            count = evaluations(model, plans[key], batch_size)
+            rows.append(
+                row(
+                    times,
+                    name,
+                    "batched",
+                    "sampler",
+                    batch_size,
+                    plan=key,
+                    graph=graphs[key],
+                    evaluations=count,
+                    seed=seed,
+                )
+            )
     return rows
 
 
@@ -150,29 +203,36 @@ def interleave(
     return times
 
 
+def fitting(plan: Plan, interface: Interface) -> Plan:
+    """The plan; for the teacher beside a consistency student as many steps of DDIM, which take as long."""
+    return plan if plan.solver in interface.solvers else replace(plan, solver="ddim")
+
+
 def _calls(timed: _Timed, batch_size: int, plan: Plan, *, seed: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """(a guided step, the whole sampler), each of which returns when the device has finished."""
     interface = timed.denoiser.interface
+    plan = fitting(plan, interface)
     generator = torch.Generator().manual_seed(seeds.derive(seed, "latency", batch_size))
-    noise = torch.randn((batch_size, *interface.image_shape), generator=generator).to(timed.device)
+    noise = torch.randn((batch_size, *interface.noise_shape(plan)), generator=generator).to(timed.device)
     y = (torch.arange(batch_size) % interface.num_classes).to(timed.device)
     t = torch.full_like(y, plan.timesteps[len(plan.timesteps) // 2])
     w = torch.full(y.shape, 2.0, device=timed.device)
 
     @torch.inference_mode()
     def step() -> None:
-        timed.denoiser.guided(noise, t, y, w)
-        _wait(timed.device)
+        timed.denoiser.guided(plan.start(noise), t, y, w)
+        wait(timed.device)
 
     @torch.inference_mode()
     def sampler() -> None:
         timed.sample(noise, y, plan)
-        _wait(timed.device)
+        wait(timed.device)
 
     return step, sampler
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until the device has finished."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 
@@ -186,6 +246,7 @@ def row(
     *,
     plan: str | None,
     graph: GraphName | None,
+    evaluations: int,
     seed: int,
 ) -> LatencyRow:
     """The figures of raw times in seconds."""
@@ -200,6 +261,7 @@ def row(
         batch_size=batch_size,
         plan=plan,
         graph=graph,
+        evaluations=evaluations,
         p50_ms=p50,
         p50_low_ms=low,
         p50_high_ms=high,

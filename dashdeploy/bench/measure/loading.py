@@ -34,13 +34,19 @@ MODULES = {
 
 
 def load_times(
-    folders: dict[str, Path], runtimes: Iterable[str], sampling: Sampling, *, threads: int, repeats: int = REPEATS
+    folders: dict[str, Path],
+    runtimes: Iterable[str],
+    samplings: dict[str, Sampling],
+    *,
+    threads: int,
+    repeats: int = REPEATS,
 ) -> dict[str, tuple[float, float]]:
     """By model, medians in ms: (time to open it until the sampler's graph is ready, time of the first image then).
 
     Args:
         folders: by model.
         runtimes: of all these models.
+        samplings: by model.
 
     Raises:
         RuntimeError: a model cannot be opened in the measuring process.
@@ -48,7 +54,7 @@ def load_times(
     job = {
         "folders": [str(folder.absolute()) for folder in folders.values()],
         "runtimes": sorted(set(runtimes)),
-        "sampling": sampling.model_dump(mode="json"),
+        "samplings": [samplings[name].model_dump(mode="json") for name in folders],
         "threads": threads,
         "repeats": repeats,
     }
@@ -74,8 +80,8 @@ def main(job: dict[str, Any]) -> None:
             importlib.import_module(MODULES[runtime])
     seconds: list[list[tuple[float, float]]] = [[] for _ in job["folders"]]
     for _ in range(job["repeats"]):
-        for times, folder in zip(seconds, job["folders"], strict=True):
-            times.append(_forked(Path(folder), Sampling.model_validate(job["sampling"]), job["threads"]))
+        for times, folder, sampling in zip(seconds, job["folders"], job["samplings"], strict=True):
+            times.append(_forked(Path(folder), Sampling.model_validate(sampling), job["threads"]))
     print(json.dumps(seconds))
 
 
@@ -116,11 +122,11 @@ def timed(folder: Path, sampling: Sampling, threads: int) -> tuple[float, float]
     start = time.perf_counter()
     model = open_path(folder, threads=threads)
     interface = model.denoiser.interface
-    run = plan(sampling, interface.schedule.num_train_timesteps)
+    run = plan(sampling, interface.schedule.num_train_timesteps, grids=interface.grids)
     if isinstance(model.sampler, GraphSampler):
         model.sampler.graphs[model.graph_for(run)]  # sessions are opened when they are first asked for
     opened = time.perf_counter() - start
-    noise, y = torch.zeros((1, *interface.image_shape)), torch.zeros(1, dtype=torch.int64)
+    noise, y = torch.zeros((1, *interface.noise_shape(run))), torch.zeros(1, dtype=torch.int64)
     start = time.perf_counter()
     with torch.inference_mode():
         # Taken to the host: the image is there when the call returns.

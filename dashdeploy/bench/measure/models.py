@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dashdeploy.artifact import GraphName
-from dashdeploy.bench.measure import artifact_checks, loading, memory
-from dashdeploy.bench.record.parts import ModelInfo
+from dashdeploy.bench.measure import artifact_checks, loading, memory, quality
+from dashdeploy.bench.measure.latency import evaluations
+from dashdeploy.bench.record.parts import RECIPE_PLAN, ModelInfo
+from dashdeploy.bench.record.record import STUDENT
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.errors import UserError
 from dashdeploy.manifest import Manifest
@@ -49,17 +51,18 @@ def describe(
     folders: dict[str, Path],
     manifests: dict[str, Manifest],
     recipe: Recipe,
-    plan: Plan,
+    plans: Mapping[str, Plan],
     threads: int,
 ) -> dict[str, ModelInfo]:
     """Sizes by model; and if the recipe measures times, memory and load times, each in separate processes.
 
     Args:
         manifests: of the artifacts, by model.
+        plans: by model; the key of one that is not the student's is the model's.
     """
     sizes = recipe.bench.latency.batch_sizes
     opened = {name: folders[name] for name in models}
-    graphs = {name: model.graph_for(plan) for name, model in models.items()}
+    graphs = {name: model.graph_for(plans[name]) for name, model in models.items()}
     cost = _cost_to_hold(opened, models, manifests, graphs, recipe, threads=threads) if sizes else {}
     described = {}
     for name, model in models.items():
@@ -76,6 +79,8 @@ def describe(
             peak_rss_mib=peak_rss_mib,
             precision=model.precision,
             graph=graphs[name],
+            plan=RECIPE_PLAN if plans[name] == plans[STUDENT] else name,
+            evaluations=evaluations(model, plans[name]),
             load_ms=load_ms,
             first_call_ms=first_call_ms,
             build_s=build_s,
@@ -97,7 +102,8 @@ def _cost_to_hold(
     largest = max(recipe.bench.latency.batch_sizes)
     with progress("loading and memory", total=1 + len(models)) as advance:
         runtimes = {model.runtime for model in models.values()}
-        load_times = loading.load_times(folders, runtimes, recipe.sampling, threads=threads)
+        samplings = {name: quality.sampling_of(recipe, model) for name, model in models.items()}
+        load_times = loading.load_times(folders, runtimes, samplings, threads=threads)
         advance(1)
         cost = {}
         for name, folder in folders.items():

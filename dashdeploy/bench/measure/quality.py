@@ -1,10 +1,12 @@
-"""Sample quality over guidance: FID and KID to real images, FID to the teacher's, and a classifier's accuracy."""
+"""Sample quality over guidance: distances to real images and to the teacher's, and what a classifier makes of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +14,17 @@ from numpy.typing import NDArray
 
 from dashdeploy import seeds
 from dashdeploy.bench.measure import samples
-from dashdeploy.bench.record.parts import Estimate, QualityRow, SeedFigures
+from dashdeploy.bench.record.parts import Estimate, NeighbourFigures, QualityRow, SeedFigures
 from dashdeploy.bench.record.record import STUDENT, TEACHER
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
-from dashdeploy.diffusion.sampling import generate, plan
-from dashdeploy.metrics import frechet, kernel
+from dashdeploy.diffusion.sampling import Plan, generate, plan
+from dashdeploy.locate import expanded
+from dashdeploy.metrics import frechet, kernel, reference
 from dashdeploy.metrics.features import Extractor
+from dashdeploy.metrics.gap import relative_error
+from dashdeploy.metrics.neighbours import Neighbours, neighbours
+from dashdeploy.metrics.reference import Reference
 from dashdeploy.progress import progress
 from dashdeploy.recipe.schema import Guidance, Quality, Recipe, Sampling
 from dashdeploy.runtime.model import Model
@@ -36,25 +42,23 @@ class Measured:
         rows: quality of each job.
         images: of each job at the first sampling seed, (N, C, H, W) uint8.
         labels: (N,) int64 of the images.
-        num_reference: number of real images.
+        reference: what they were compared with; None: they were not scored.
         reused: models whose images were there already, made with the same weights, seed and settings.
     """
 
     rows: dict[Job, QualityRow]
     images: dict[Job, torch.Tensor]
     labels: torch.Tensor
-    num_reference: int
+    reference: Reference | None
     reused: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The real images that samples are compared with: features (M, D), labels (M,), and the names of the classes."""
+class Drawn:
+    """The images of one job, (N, C, H, W) uint8, and their features (N, D), by sampling seed."""
 
-    features: Features
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    statistics: frechet.Statistics
+    images: Sequence[torch.Tensor]
+    features: Sequence[Features]
 
 
 def jobs(recipe: Recipe, models: Iterable[str]) -> dict[Job, Guidance]:
@@ -79,6 +83,7 @@ def measure(
     *,
     folders: dict[str, Path],
     cache: Path,
+    drawn_now: frozenset[str] = frozenset(),
 ) -> Measured:
     """Draw and score the images of every job; the teacher's jobs come first, for the distances to its images.
 
@@ -86,43 +91,50 @@ def measure(
         extractor: None: the images are drawn and not scored.
         folders: by model; images are also looked for in their subfolder `samples`.
         cache: where images are looked for and kept.
+        drawn_now: keys of those in the cache that were drawn for this measurement.
     """
     config, drawn_with = recipe.bench.quality, sampling_seeds(recipe)
     train, _ = data.split(recipe.data.holdout)
-    real, labels = reference(train, extractor) if extractor else None, class_labels(config.num_images, train)
+    real, labels = _reference(config, train, extractor), class_labels(config.num_images, train)
     rows: dict[Job, QualityRow] = {}
     images: dict[Job, torch.Tensor] = {}
-    of_teacher: dict[str, list[Features]] = {}
+    of_teacher: dict[str, Drawn] = {}
     reused = []
-    calls = -(-config.num_images // config.batch_size) * recipe.sampling.num_inference_steps
-    with progress("quality", total=len(wanted) * len(drawn_with) * calls) as advance:
+    batches = -(-config.num_images // config.batch_size)
+    steps = sum(len(plan_of(recipe, models[name], scale).timesteps) for (name, _), scale in wanted.items())
+    with progress("quality", total=steps * len(drawn_with) * batches) as advance:
         for (name, label), scale in wanted.items():
             model = models[name]
-            run = plan(recipe.sampling, model.denoiser.interface.schedule.num_train_timesteps, scale=scale)
-            shape = (config.num_images, *model.denoiser.interface.image_shape)
+            run = plan_of(recipe, model, scale)
+            shape = (config.num_images, *model.denoiser.interface.drawn_shape)
             sets = []
             for seed in drawn_with:
                 key = samples.key(model.sha256, run, labels=labels, seed=seed)
                 drawn = samples.load([folders[name] / samples.FOLDER, cache], key, shape=shape)
                 if drawn is not None:
-                    reused.append(name)
-                    advance(calls)
+                    reused += [] if key in drawn_now else [name]
+                    advance(batches * len(run.timesteps))
                 else:
-                    drawn = sample(
-                        model, scale, config, recipe.sampling, labels=labels, seed=seed, on_step=lambda _: advance(1)
-                    )
+                    drawn = sample(model, run, config, labels=labels, seed=seed, on_step=lambda _: advance(1))
                     samples.save(cache, key, drawn)
                 sets.append(drawn)
             images[name, label] = sets[0]
             if extractor is None or real is None:
                 continue
             teacher = of_teacher.get(label) if name != TEACHER else None
-            row, features = score(name, scale, sets, labels, real, teacher, extractor, config, seeds=drawn_with)
+            row, scored = score(name, scale, sets, labels, real, teacher, extractor, config, seeds=drawn_with)
             if name == TEACHER:
-                of_teacher[label] = features
+                of_teacher[label] = scored
             rows[name, label] = row
-    num_reference = 0 if real is None else len(real.features)
-    return Measured(rows, images, labels, num_reference, tuple(dict.fromkeys(reused)))
+    return Measured(rows, images, labels, real, tuple(dict.fromkeys(reused)))
+
+
+def _reference(config: Quality, train: LabelledImages, extractor: Extractor | None) -> Reference | None:
+    if extractor is None:
+        return None
+    if config.reference is not None:
+        return reference.of_file(expanded(config.reference), train, extractor)
+    return reference.of_images(train, extractor)
 
 
 def sampling_seeds(recipe: Recipe) -> tuple[int, ...]:
@@ -148,17 +160,33 @@ def class_labels(num_images: int, data: LabelledImages) -> torch.Tensor:
     return torch.from_numpy(labels[np.lexsort((labels, places))])
 
 
-def reference(data: LabelledImages, extractor: Extractor) -> Reference:
-    """The real images that samples are compared with."""
-    features, _ = extractor(torch.from_numpy(data.images))
-    return Reference(features, data.labels, data.classes, frechet.statistics(features))
+def sampling_of(recipe: Recipe, model: Model) -> Sampling:
+    """How a model of a run is sampled: as `sampling` says, but the teacher of a few-step student, which takes
+    `bench.teacher_steps` of DDIM.
+    """
+    few = bool(recipe.distill.objective.few_steps) and not model.denoiser.interface.grids
+    changes = {
+        "num_inference_steps": recipe.bench.teacher_steps,
+        "clip_sample": not recipe.data.gives_latents,
+        "solver": "ddim",
+    }
+    return recipe.sampling.model_copy(update=changes) if few else recipe.sampling
+
+
+def plan_of(recipe: Recipe, model: Model, scale: Guidance | None = None) -> Plan:
+    """The plan of a model's sampling, see `sampling_of`.
+
+    Args:
+        scale: in place of the recipe's guidance.
+    """
+    interface = model.denoiser.interface
+    return plan(sampling_of(recipe, model), interface.schedule.num_train_timesteps, scale=scale, grids=interface.grids)
 
 
 def sample(
     model: Model,
-    scale: Guidance,
+    run: Plan,
     config: Quality,
-    sampling: Sampling,
     *,
     labels: torch.Tensor,
     seed: int,
@@ -169,7 +197,7 @@ def sample(
     return generate(
         model.sample,
         interface,
-        plan(sampling, interface.schedule.num_train_timesteps, scale=scale),
+        run,
         labels=labels,
         seed=seed,
         batch_size=config.batch_size,
@@ -184,26 +212,26 @@ def score(
     sets: Sequence[torch.Tensor],
     labels: torch.Tensor,
     real: Reference,
-    teacher: Sequence[Features] | None,
+    teacher: Drawn | None,
     extractor: Extractor,
     config: Quality,
     *,
     seeds: Sequence[int],
-) -> tuple[QualityRow, list[Features]]:
-    """The row of one model's images at one guidance, and their features (N, D) by sampling seed.
+) -> tuple[QualityRow, Drawn]:
+    """The row of one model's images at one guidance, and what the rows of others are compared with.
 
     Args:
         sets: by sampling seed, (N, C, H, W) uint8 of the labels (N,).
-        teacher: features of the teacher's images at this guidance, from the same noise, by sampling seed; None: there
-            are none to compare with.
+        teacher: the teacher's images at this guidance, from the same noise; None: there are none to compare with.
         seeds: of the sets; the first is also that of the resampling.
     """
     extracted = [extractor(images) for images in sets]
     features, strata = [found for found, _ in extracted], labels.numpy()
     judges = extractor.classes == real.classes
-    accuracies = [
-        float((found == strata).mean()) if judges and found is not None else float("nan") for _, found in extracted
-    ]
+    given = [found if judges else None for _, found in extracted]
+    accuracies = [_mean(None if found is None else found.argmax(1) == strata) for found in given]
+    confidences = [_mean(None if found is None else found[np.arange(len(strata)), strata]) for found in given]
+    pixels, in_features = _to_teacher(Drawn(sets, features), teacher)
 
     def fid(
         some: Sequence[Features], to: frechet.Statistics | Sequence[Features], resamples: int = config.bootstrap
@@ -211,19 +239,27 @@ def score(
         return _estimate(frechet.fid(some, to, resamples=resamples, seed=seeds[0], strata=strata))
 
     def kid(some: Sequence[Features]) -> Estimate:
+        if real.features is None:
+            return Estimate(value=math.nan, low=math.nan, high=math.nan)
         of_all = np.tile(strata, len(some))
         return _estimate(
             kernel.kid(np.concatenate(some), real.features, seed=seeds[0], strata=of_all, reference_strata=real.labels)
         )
 
     kids = [kid([one]) for one in features]
+    around = real.surroundings
+    near = [] if around is None else [neighbours(one, around, seed=seeds[0]) for one in features]
     by_seed = [
         SeedFigures(
             seed=seed,
             fid=fid([one], real.statistics, 0).value,
             kid=kids[i].value,
-            fid_to_teacher=None if teacher is None else fid([one], [teacher[i]], 0).value,
+            fid_to_teacher=None if teacher is None else fid([one], [teacher.features[i]], 0).value,
             accuracy=accuracies[i],
+            pixel_distance=pixels[i],
+            feature_distance=in_features[i],
+            confidence=confidences[i],
+            neighbours=NeighbourFigures(**asdict(near[i])) if near else None,
         )
         for i, (seed, one) in enumerate(zip(seeds, features, strict=True))
     ]
@@ -233,11 +269,36 @@ def score(
         w=float(scale) if isinstance(scale, int | float) else None,
         fid=fid(features, real.statistics),
         kid=kids[0] if len(kids) == 1 else kid(features),
-        fid_to_teacher=None if teacher is None else fid(features, teacher),
+        fid_to_teacher=None if teacher is None else fid(features, teacher.features),
         accuracy=float(np.mean(accuracies)),
         by_seed=tuple(by_seed),
+        pixel_distance=None if teacher is None else _mean(pixels),
+        feature_distance=None if teacher is None else _mean(in_features),
+        confidence=float(np.mean(confidences)),
+        neighbours=_mean_neighbours(near) if near else None,
     )
-    return row, features
+    return row, Drawn(sets, features)
+
+
+def _mean_neighbours(near: Sequence[Neighbours]) -> NeighbourFigures:
+    return NeighbourFigures(
+        **{field.name: _mean([getattr(one, field.name) for one in near]) for field in fields(Neighbours)}
+    )
+
+
+def _mean(values: Any) -> float:
+    """NaN of None."""
+    return float("nan") if values is None else float(np.mean(values))
+
+
+def _to_teacher(drawn: Drawn, teacher: Drawn | None) -> tuple[list[float | None], list[float | None]]:
+    """(root mean square of a pixel, relative in features) of the distance to the teacher's images, by sampling seed."""
+    if teacher is None:
+        return [None] * len(drawn.images), [None] * len(drawn.images)
+    pairs = zip(drawn.images, teacher.images, strict=True)
+    pixels = [float(((a.double() - b.double()) / 127.5).square().mean().sqrt()) for a, b in pairs]
+    both = zip(drawn.features, teacher.features, strict=True)
+    return [*pixels], [relative_error(torch.from_numpy(a), torch.from_numpy(b)) for a, b in both]
 
 
 def _estimate(distance: frechet.Estimate) -> Estimate:

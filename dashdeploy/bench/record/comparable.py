@@ -9,9 +9,13 @@ def obstacles(a: Record, b: Record) -> list[str]:
     """In what two records differ so that their figures cannot be compared; empty where they can."""
     differing = [f"recipe ({a.recipe} and {b.recipe})"] if a.recipe != b.recipe else []
     differing += a.plans[RECIPE_PLAN].differences(b.plans[RECIPE_PLAN])
+    differing += [f"the teacher's {what}" for what in a.plan_of(TEACHER).differences(b.plan_of(TEACHER))] * (
+        a.has_own_steps or b.has_own_steps
+    )
     for what, one, two in (
         ("number of images", a.quality.num_images, b.quality.num_images),
         ("number of real images", a.quality.num_reference, b.quality.num_reference),
+        ("file of real images", _reference(a), _reference(b)),
         ("images of each class", a.quality.class_counts, b.quality.class_counts),
     ):
         differing += [f"{what} ({one} and {two})"] if one != two else []
@@ -25,6 +29,11 @@ def obstacles(a: Record, b: Record) -> list[str]:
     if missing := sorted(sizes[0] - sizes[1]):
         differing.append(f"batch sizes (the second lacks {', '.join(map(str, missing))})")
     return differing
+
+
+def _reference(record: Record) -> str:
+    file = record.quality.reference
+    return "none" if file is None else f"SHA-256 {file.sha256[:12]}…"
 
 
 def other_machine(a: Record, b: Record) -> str:
@@ -41,6 +50,16 @@ def other_gap(a: Record, b: Record) -> str:
     if (one.num_pairs, one.guidance) != (two.num_pairs, two.guidance):
         return f"{one.num_pairs} draws at {one.guidance}, and {two.num_pairs} at {two.guidance}"
     return "the seeds of its draws differ" if a.seed != b.seed else ""
+
+
+def other_response(a: Record, b: Record) -> str:
+    """Why the responses to guidance of two records cannot be compared; '' where they can, or one has none."""
+    if a.response is None or b.response is None:
+        return ""
+    one, two = ((r.base, r.prediction, r.num_draws, r.path_steps) for r in (a.response, b.response))
+    names = ("scale that they count from", "prediction", "draws", "steps of the teacher")
+    pairs = ((name, x, y) for name, x, y in zip(names, one, two, strict=True) if x != y)
+    return "; ".join(f"{name}: {x} and {y}" for name, x, y in pairs)
 
 
 def model_notes(a: Record, b: Record) -> list[str]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dashdeploy import stages
-from dashdeploy.bench.record.comparable import model_notes, obstacles, other_gap, other_machine, version_notes
+from dashdeploy.bench.record.comparable import (
+    model_notes,
+    obstacles,
+    other_gap,
+    other_machine,
+    other_response,
+    version_notes,
+)
 from dashdeploy.bench.record.intervals import difference_interval, ratio_interval
 from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import FILE, RECIPE_PLAN, Record, load_record
@@ -148,7 +155,7 @@ def compare(a: Record, b: Record, limits: Limits, *, names: tuple[str, str], onl
     if reason := other_gap(a, b):
         notes.append(f"Guidance fidelity is not compared: {reason}.")
     else:
-        changes += _gap(a, b, limits)
+        changes += [*_gap(a, b, limits), *_response(a, b, limits, notes)]
     changes += _size(a, b, shared, limits)
     changes += [] if elsewhere else _memory(a, b, shared, limits)
     known = [change for change in changes if math.isfinite(change.a)]
@@ -237,23 +244,46 @@ def _quality(a: Record, b: Record, shared: list[str], limits: Limits) -> Iterato
         yield _change("quality", "KID", model, at, row.kid, other.kid, ratio=False, better="low")
         accuracies = (_exact(row.accuracy), _exact(other.accuracy))
         yield _change("quality", "accuracy", model, at, *accuracies, ratio=False, better="high")
+        distances = (_known(row.pixel_distance), _known(other.pixel_distance))
+        yield _change("quality", "pixels to teacher", model, at, *distances, ratio=False, better="low")
+        confidences = (_exact(row.confidence), _exact(other.confidence))
+        yield _change("quality", "confidence", model, at, *confidences, ratio=False, better="high")
+
+
+_GAP: tuple[tuple[str, Better | None, Callable[[Limits], float | None]], ...] = (
+    ("relative_error", "low", lambda limits: limits.max_gap_error_increase),
+    ("energy_cosine", "high", lambda _: None),
+    ("rho", None, lambda _: None),
+)
 
 
 def _gap(a: Record, b: Record, limits: Limits) -> Iterator[Change]:
-    metrics: tuple[tuple[str, Better | None, float | None], ...] = (
-        ("relative_error", "low", limits.max_gap_error_increase),
-        ("energy_cosine", "high", None),
-        ("rho", None, None),
-    )
     for row in a.fidelity.rows:
         if (other := b.fidelity_of(row.model)) is None:
             continue
-        for name, better, limit in metrics:
+        for name, better, limit in _GAP:
             values = [_exact(getattr(r.overall, name)) for r in (row, other)]
-            figure = name.replace("_", " ")
+            figure, at = name.replace("_", " "), a.guidance
             yield _change(
-                "guidance gap", figure, row.model, a.guidance, *values, ratio=False, better=better, limit=limit
+                "guidance gap", figure, row.model, at, *values, ratio=False, better=better, limit=limit(limits)
             )
+
+
+def _response(a: Record, b: Record, limits: Limits, notes: list[str]) -> Iterator[Change]:
+    """Of one branch, at each w over all timesteps: its response takes the place of the gap, and has the gap's limit."""
+    if reason := other_response(a, b):
+        notes.append(f"The response to guidance is not compared: {reason}.")
+    elif a.response and b.response:
+        for row in (row for row in a.response.rows if row.t is None and row.to_target):
+            other = b.response.overall(row.model, row.w)
+            if other is None or other.to_target is None:
+                continue
+            for name, better, limit in _GAP:
+                values = [_exact(getattr(r.decides, name)) for r in (row, other)]
+                figure, at = f"response: {name.replace('_', ' ')}", f"w={row.w:g}"
+                yield _change(
+                    "guidance gap", figure, row.model, at, *values, ratio=False, better=better, limit=limit(limits)
+                )
 
 
 def _size(a: Record, b: Record, shared: list[str], limits: Limits) -> Iterator[Change]:
@@ -274,7 +304,11 @@ def _memory(a: Record, b: Record, shared: list[str], limits: Limits) -> Iterator
 def _of_models(a: Record, b: Record, key: str, name: str) -> tuple[Estimate, Estimate]:
     """One figure of one model in both records."""
     first, second = (getattr(record.models[key], name) for record in (a, b))
-    return _exact(math.nan if first is None else first), _exact(math.nan if second is None else second)
+    return _known(first), _known(second)
+
+
+def _known(value: float | None) -> Estimate:
+    return _exact(math.nan if value is None else value)
 
 
 def _exact(value: float) -> Estimate:

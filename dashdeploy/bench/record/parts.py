@@ -11,8 +11,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from dashdeploy.artifact import EngineLayers, GraphName
-from dashdeploy.figures import GapRow, GateFigures, Number, Parity, SamplingCheck
+from dashdeploy.figures import DecoderCheck, GapRow, GateFigures, Number, Parity, SamplingCheck
 from dashdeploy.recipe.schema import Solver
+
+RECIPE_PLAN = "recipe"
+"""Key of the plan that the recipe's sampling section gives. A model's own plan has the model's key."""
 
 
 class Part(BaseModel):
@@ -83,8 +86,12 @@ class ModelInfo(Part):
         peak_rss_mib: resident memory of a process that runs `graph` at the largest batch. One for ONNX Runtime or
             OpenVINO has loaded its runtime and numpy only; any other torch too.
         precision: fp32, fp16, bf16 or int8.
-        graph: what runs the whole sampler at the recipe's plan: one graph for all steps (sampler), a graph for a step
+        graph: what runs the whole sampler at its plan: one graph for all steps (sampler), a graph for a step
             (step), or a graph for a guided prediction with the update outside (guided).
+        plan: key of the plan that its images are drawn with at the recipe's guidance: the recipe's, but of the teacher
+            of a few-step student.
+        evaluations: of its network for an image with that plan: two a step of two branches, of which a step without
+            guidance runs one where it can; None: a record of before they were counted.
         load_ms: time to open it until that graph is ready; the median over fresh processes that have imported the
             runtime and have the files in the page cache.
         first_call_ms: time of the first image after that, all steps; the median over the same processes.
@@ -101,6 +108,8 @@ class ModelInfo(Part):
     peak_rss_mib: Number
     precision: str | None
     graph: GraphName | None
+    plan: str = RECIPE_PLAN
+    evaluations: int | None = None
     load_ms: Number
     first_call_ms: Number
     build_s: Number
@@ -115,6 +124,15 @@ class Estimate(Part):
     high: Number
 
 
+class NeighbourFigures(Part):
+    """See `metrics.neighbours.Neighbours`. They depend on the numbers of images; NaN where there are too few."""
+
+    precision: Number
+    recall: Number
+    density: Number
+    coverage: Number
+
+
 class SeedFigures(Part):
     """The figures of one sampling seed's images; see QualityRow."""
 
@@ -123,6 +141,10 @@ class SeedFigures(Part):
     kid: Number
     fid_to_teacher: Number | None
     accuracy: Number
+    pixel_distance: Number | None = None
+    feature_distance: Number | None = None
+    confidence: Number = math.nan
+    neighbours: NeighbourFigures | None = None
 
 
 class QualityRow(Part):
@@ -138,6 +160,12 @@ class QualityRow(Part):
         accuracy: share of the images that a classifier takes for their class; NaN without a classifier of the data's
             classes.
         by_seed: the same of each sampling seed's images.
+        pixel_distance: root mean square of the difference of a pixel to the teacher's image of the same noise and
+            guidance; pixels span 2. None: as fid_to_teacher. The mean over the sampling seeds, as those that follow.
+        feature_distance: √(Σ‖φ − φ_T‖²/Σ‖φ_T‖²) over the features φ of the images, φ_T of the teacher's.
+        confidence: mean probability that the classifier gives the class of an image; NaN as accuracy.
+        neighbours: what the nearest neighbours say of num_images images and the real ones, the mean over the sampling
+            seeds; None: a record of before it was measured.
     """
 
     model: str
@@ -148,6 +176,10 @@ class QualityRow(Part):
     fid_to_teacher: Estimate | None
     accuracy: Number
     by_seed: tuple[SeedFigures, ...]
+    pixel_distance: Number | None = None
+    feature_distance: Number | None = None
+    confidence: Number = math.nan
+    neighbours: NeighbourFigures | None = None
 
 
 class Features(Part):
@@ -168,15 +200,27 @@ class Features(Part):
         return f"{self.name} (held-out accuracy {100 * self.held_out_accuracy:.1f} %)"
 
 
+class ReferenceFile(Part):
+    """The file that samples were compared with, in place of the recipe's own images.
+
+    is_images: it holds images; false: published statistics, of which only FID can be computed.
+    """
+
+    file: str
+    sha256: str
+    is_images: bool
+
+
 class Quality(Part):
     """Quality of all models.
 
     Attributes:
         features: None: none were wanted, and there are no rows.
         num_images: of each model at each guidance and sampling seed.
-        num_reference: real images.
+        num_reference: real images; 0: not known, of published statistics.
         class_counts: images of each class among the num_images.
         seeds: of the sampling.
+        reference: None: the real images are the recipe's.
     """
 
     features: Features | None
@@ -185,6 +229,16 @@ class Quality(Part):
     class_counts: tuple[int, ...]
     seeds: tuple[int, ...]
     rows: tuple[QualityRow, ...]
+    reference: ReferenceFile | None = None
+
+    @property
+    def compared_with(self) -> str:
+        """The real images in words."""
+        if self.reference is None:
+            return f"{self.num_reference} real ones"
+        if self.reference.is_images:
+            return f"the {self.num_reference} of {self.reference.file} (SHA-256 {self.reference.sha256[:12]}…)"
+        return f"the statistics of {self.reference.file} (SHA-256 {self.reference.sha256[:12]}…)"
 
 
 class FidelityRow(Part):
@@ -252,6 +306,7 @@ class ArtifactChecks(Part):
         sampling: of the cond, step and sampler graphs that it has.
         float_layers: layers of an int8 artifact that were left in float; None: it is not int8.
         layers: types of the layers of its engines, by graph.
+        decoder: of an artifact that decodes latents.
     """
 
     model: str
@@ -262,3 +317,4 @@ class ArtifactChecks(Part):
     sampling: tuple[SamplingCheck, ...]
     float_layers: tuple[str, ...] | None
     layers: dict[GraphName, EngineLayers]
+    decoder: DecoderCheck | None = None

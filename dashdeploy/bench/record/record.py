@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import AwareDatetime, ValidationError, model_validator
 
 from dashdeploy.bench.record import speed
+from dashdeploy.bench.record.parts import RECIPE_PLAN as RECIPE_PLAN
 from dashdeploy.bench.record.parts import (
     ArtifactChecks,
     Baselines,
@@ -25,7 +26,8 @@ from dashdeploy.bench.record.parts import (
     Settings,
     TrainingPoint,
 )
-from dashdeploy.bench.record.times import RATIO_TOLERANCE, GuidanceIntervalStudy, LatencyRow, Pair, Scope
+from dashdeploy.bench.record.response import Response
+from dashdeploy.bench.record.times import RATIO_TOLERANCE, DecodingRow, GuidanceIntervalStudy, LatencyRow, Pair, Scope
 from dashdeploy.errors import UserError, reading
 from dashdeploy.figures import Number
 from dashdeploy.recipe.schema import Solver
@@ -33,9 +35,7 @@ from dashdeploy.recipe.schema import Solver
 FORMAT = 4
 FILE = "bench.json"
 TEACHER, STUDENT = "teacher", "student"
-RECIPE_PLAN = "recipe"
-"""Key of the plan that the recipe's sampling section gives."""
-SOLVER_LABELS: dict[Solver, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++(2M)"}
+SOLVER_LABELS: dict[Solver, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++(2M)", "consistency": "consistency"}
 """Solver -> its name in tables and on pages."""
 
 
@@ -48,6 +48,7 @@ class Record(Part):
         checks: what the export measured of every artifact, also of one that does not run on this machine.
         compression: parameters of the teacher / parameters of the student.
         guidance_interval: None: it was not tried.
+        response: None: no guidance scale but 1 was asked for, or the record was written before there were any.
     """
 
     format: Literal[4]
@@ -72,12 +73,15 @@ class Record(Part):
     baselines: Baselines | None
     notes: tuple[str, ...]
     pairs: tuple[Pair, ...]
+    response: Response | None = None
+    decoding: tuple[DecodingRow, ...] = ()
 
     @model_validator(mode="after")
     def _refers_to_known_models(self) -> Record:
         used = {TEACHER, STUDENT, *(key for p in self.pairs for key in (p.slow, p.fast))}
-        used |= {row.model for row in self.latency}
+        used |= {row.model for row in self.latency} | {row.model for row in self.decoding}
         used |= {row.model for row in self.quality.rows} | {row.model for row in self.fidelity.rows}
+        used |= {row.model for row in self.response.rows} if self.response else set()
         if study := self.guidance_interval:
             used |= {study.model, *(row.model for row in study.latency), *(row.model for row in study.quality)}
         if missing := sorted(used - self.models.keys()):
@@ -89,6 +93,7 @@ class Record(Part):
         study = self.guidance_interval
         rows = (*self.latency, *(study.latency if study else ()))
         used = {RECIPE_PLAN, *(row.plan for row in rows if row.plan is not None)}
+        used |= {model.plan for model in self.models.values()}
         used |= {study.constant_plan, study.interval_plan} if study else set()
         if missing := sorted(used - self.plans.keys()):
             raise ValueError(f"plans lacks {', '.join(map(repr, missing))}, which the rows refer to")
@@ -132,6 +137,15 @@ class Record(Part):
         """The recipe's solver, by its label."""
         return SOLVER_LABELS[self.plans[RECIPE_PLAN].solver]
 
+    def plan_of(self, model: str) -> PlanInfo:
+        """What a model's images were drawn with, at the recipe's guidance."""
+        return self.plans[self.models[model].plan]
+
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether the teacher's images were drawn in other steps than the students'."""
+        return self.models[TEACHER].plan != RECIPE_PLAN
+
     @property
     def students(self) -> list[str]:
         """Every model but the teacher."""
@@ -162,8 +176,8 @@ class Record(Part):
         return next((row for row in self.fidelity.rows if row.model == model), None)
 
     def fastest(self, model: str, scope: Scope, batch_size: int) -> LatencyRow | None:
-        """At the recipe's plan, the faster of a model's rows with batched and with two-pass branches."""
-        wanted = (model, scope, batch_size, None if scope == "step" else RECIPE_PLAN)
+        """At the model's own plan, the faster of its rows with batched and with two-pass branches."""
+        wanted = (model, scope, batch_size, None if scope == "step" else self.models[model].plan)
         rows = [r for r in self.latency if (r.model, r.scope, r.batch_size, r.plan) == wanted]
         return min(rows, key=lambda row: row.p50_ms, default=None)
 

@@ -39,9 +39,20 @@ class Ratio:
 
 
 def ratio(plans: Mapping[str, PlanInfo], slow: LatencyRow, fast: LatencyRow) -> Ratio:
-    """The only place where one model's time is divided by another's: same scope, batch and plan, or no figure."""
+    """A speed-up: same scope, batch and plan, or no figure."""
     if reasons := differences(plans, slow, fast):
         return Ratio(math.nan, refused=f"{', '.join(reasons)} differ")
+    return _of_medians(slow, fast)
+
+
+def at_own_steps(slow: LatencyRow, fast: LatencyRow) -> Ratio:
+    """The ratio of two whole samplers at one batch, each with its own steps: only beside the quality of both."""
+    if (slow.scope, fast.scope) != ("sampler", "sampler") or slow.batch_size != fast.batch_size:
+        return Ratio(math.nan, refused="not two whole samplers at one batch")
+    return _of_medians(slow, fast)
+
+
+def _of_medians(slow: LatencyRow, fast: LatencyRow) -> Ratio:
     if not (math.isfinite(slow.p50_ms) and fast.p50_ms > 0):
         return Ratio(math.nan, refused="a median is missing")
     low, high = (1.0, 1.0) if slow is fast else ratio_interval(fast.p50, slow.p50)

@@ -27,6 +27,7 @@ class LatencyRow(Part):
         graph: what ran the sampler; None for a step.
         p50_low_ms, p50_high_ms: 95 % confidence interval of the median; NaN where there were too few runs for one.
         p90_ms, p99_ms: NaN where there were too few runs for them.
+        evaluations: of the network for an image; None: a record of before they were counted.
         images_per_s: images that went through the scope, one step or the whole sampler.
     """
 
@@ -36,6 +37,7 @@ class LatencyRow(Part):
     batch_size: int
     plan: str | None
     graph: GraphName | None
+    evaluations: int | None = None
     p50_ms: Number
     p50_low_ms: Number
     p50_high_ms: Number
@@ -50,6 +52,22 @@ class LatencyRow(Part):
         if (self.plan is None) != (self.scope == "step"):
             raise ValueError(f"plan is {self.plan!r} for the scope {self.scope}; samplers have one and steps have none")
         return self
+
+    @property
+    def p50(self) -> Estimate:
+        """The median in ms, with its confidence interval."""
+        return Estimate(value=self.p50_ms, low=self.p50_low_ms, high=self.p50_high_ms)
+
+
+class DecodingRow(Part):
+    """Wall time of decoding a batch of latents, which the sampler's time includes; see `LatencyRow`."""
+
+    model: str
+    batch_size: int
+    p50_ms: Number
+    p50_low_ms: Number
+    p50_high_ms: Number
+    repeats: int
 
     @property
     def p50(self) -> Estimate:

@@ -84,6 +84,18 @@ def graphs_table(record: Record) -> Table:
     return plain("Other graphs against torch fp32, from the same noise", headings, rows, text_columns=(0, 1))
 
 
+def decoder_table(record: Record) -> Table:
+    """The decoder of every artifact that has one; no rows where none has."""
+    rows = []
+    for checks in record.checks:
+        if (found := checks.decoder) is not None:
+            figures = (error(found.relative_error), error(found.limit), error(found.max_difference))
+            own = MISSING if found.psnr_to_own is None else fixed(found.psnr_to_own, 1)
+            rows.append((record.label(checks.model), found.precision, *figures, own))
+    headings = ("Model", "Precision", "Error of an image", "Limit", "Largest difference of a pixel", "PSNR to own (dB)")
+    return plain("Decoders against torch fp32, on the student's latents", headings, rows, text_columns=(0, 1))
+
+
 def layers_table(record: Record) -> Table:
     """The layers of every engine, counted by type; no rows without engines."""
     rows = []

@@ -9,12 +9,14 @@ from typing import Any, Generic, TypeVar
 from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import Record
 from dashdeploy.bench.record.speed import FEW_RUNS, Ratio, Saving
-from dashdeploy.bench.record.times import LatencyRow
+from dashdeploy.bench.record.times import DecodingRow, LatencyRow
 from dashdeploy.report import cells
 from dashdeploy.report.cells import MISSING
 from dashdeploy.report.table import Table
 
 Row = TypeVar("Row")
+EVALUATIONS = "Evaluations an image"
+"""The heading of how often a network runs for an image."""
 NONE = "none"
 """A difference that was looked for and not seen."""
 
@@ -61,7 +63,7 @@ def estimate(figure: Estimate | None) -> str:
     return MISSING if figure is None else cells.estimate(figure.value, figure.low, figure.high)
 
 
-def median_ms(row: LatencyRow | None) -> str:
+def median_ms(row: LatencyRow | DecodingRow | None) -> str:
     """A row's median and its confidence interval, in ms; – for None."""
     return MISSING if row is None else estimate(row.p50)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashdeploy.bench.record.record import Record
-from dashdeploy.bench.report import tables
+from dashdeploy.bench.report import overview, response_tables, tables
 from dashdeploy.report.table import Table, escape, to_markdown
 
 
 def summary(record: Record) -> list[Table]:
     """What the terminal and the results pages show; tables without rows are left out."""
     return _with_rows(
-        tables.overview_table(record),
+        overview.overview_table(record),
+        overview.own_steps_table(record),
         tables.models_table(record),
         tables.quality_table(record),
+        response_tables.confidence_table(record),
         tables.fidelity_table(record),
+        response_tables.response_table(record),
         tables.latency_table(record),
+        tables.decoding_table(record),
         tables.guidance_interval_table(record),
         tables.guidance_interval_quality_table(record),
         tables.baselines_table(record),
@@ -34,9 +38,11 @@ def markdown_overview(record: Record) -> str:
     return _markdown(
         record,
         _with_rows(
-            tables.overview_table(record),
+            overview.overview_table(record),
+            overview.own_steps_table(record),
             tables.guidance_interval_table(record),
             tables.fidelity_table(record),
+            response_tables.response_table(record),
             tables.baselines_table(record),
             tables.recovery_table(record),
         ),
@@ -59,7 +65,7 @@ def _markdown(record: Record, shown: Sequence[Table]) -> str:
     if features is not None:
         intro += (
             f" FID and KID in features of {features.title} (SHA-256 `{features.sha256[:12]}…`), "
-            f"{record.quality.num_images} images against {record.quality.num_reference} real ones; intervals of FID "
+            f"{record.quality.num_images} images against {record.quality.compared_with}; intervals of FID "
             "are of the expectation at that number of images."
         )
     parts = [escape(intro)]

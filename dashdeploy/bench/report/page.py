@@ -16,11 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dashdeploy.bench.record import grids
+from dashdeploy.bench.record.front import front_of
 from dashdeploy.bench.record.grids import Grids, read_grids
 from dashdeploy.bench.record.parts import ArtifactChecks
 from dashdeploy.bench.record.record import Record, load_record
 from dashdeploy.bench.record.times import SCOPES
-from dashdeploy.bench.report import check_tables, plots, tables, verdict
+from dashdeploy.bench.report import check_tables, overview, plots, response_tables, tables, verdict
+from dashdeploy.bench.report.front import front_plot, front_table
 from dashdeploy.files import write_whole
 from dashdeploy.report.cells import count, fixed, significant
 from dashdeploy.report.grid import grid_png
@@ -61,7 +63,9 @@ def render(record: Record, samples: Grids) -> str:
         record=record,
         sections=_sections(record),
         verdict={"sentence": verdict.sentence(record), "cards": verdict.cards(record)},
-        overview=tables.overview_table(record),
+        overview=overview.overview_table(record),
+        front=_front(record),
+        own_steps=overview.own_steps_table(record),
         grids=_grids(record, samples),
         quality=_quality(record),
         fidelity=_fidelity(record),
@@ -81,7 +85,8 @@ def render(record: Record, samples: Grids) -> str:
 def _sections(record: Record) -> list[str]:
     """Titles of the sections that there is something to show in, in their order."""
     shown = {
-        "Overview": tables.overview_table(record).rows,
+        "Overview": overview.overview_table(record).rows,
+        "Front": front_of(record),
         "Samples": True,
         "Quality": record.quality.rows,
         "Guidance fidelity": record.fidelity.rows,
@@ -93,6 +98,11 @@ def _sections(record: Record) -> list[str]:
         "Conditions": True,
     }
     return [title for title, content in shown.items() if content]
+
+
+def _front(record: Record) -> dict[str, Any]:
+    found = front_of(record)
+    return {"panels": _inline([front_plot(found)]), "table": front_table(found)} if found else {}
 
 
 def _grids(record: Record, samples: Grids) -> dict[str, Any]:
@@ -118,7 +128,9 @@ def _quality(record: Record) -> dict[str, Any]:
     drawn = [plots.fid_by_guidance(record)]
     if any(row.fid_to_teacher for row in record.quality.rows):
         drawn.append(plots.fid_to_teacher(record))
-    return {"panels": _inline(drawn), "table": tables.quality_table(record, full=True)}
+    return {"panels": _inline(drawn), "table": tables.quality_table(record, full=True)} | {
+        "confidence": response_tables.confidence_table(record)
+    }
 
 
 def _fidelity(record: Record) -> dict[str, Any]:
@@ -128,6 +140,8 @@ def _fidelity(record: Record) -> dict[str, Any]:
         "panels": _inline(plots.gap_by_timestep(record, metric) for metric in plots.GAP_METRICS),
         "table": tables.fidelity_table(record, full=True),
         "by_timestep": [tables.bins_table(record, row) for row in record.fidelity.rows],
+        "response": response_tables.response_table(record, full=True),
+        "response_by_timestep": [response_tables.response_by_timestep(record, key) for key in record.students],
     }
 
 
@@ -137,6 +151,7 @@ def _checks(record: Record) -> dict[str, Any]:
         "tables": [
             check_tables.parity_table(record),
             check_tables.graphs_table(record),
+            check_tables.decoder_table(record),
             check_tables.layers_table(record),
         ],
     }
@@ -159,6 +174,7 @@ def _latency(record: Record) -> dict[str, Any]:
         "panels": _inline(plots.latency_by_batch(record, scope) for scope in scopes),
         "table": tables.latency_table(record, full=True),
         "pairs": tables.pairs_table(record),
+        "decoding": tables.decoding_table(record),
         "models": tables.models_table(record),
     }
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from dashdeploy.bench.record.parts import QualityRow
-from dashdeploy.bench.record.record import Record
+from dashdeploy.bench.record.record import RECIPE_PLAN, Record
 from dashdeploy.bench.record.times import Scope
 from dashdeploy.figures import GapRow
 from dashdeploy.report.plots import GRID, INK, MARKERS, SERIES, TERMS, log_y, panel, scale_y
@@ -139,7 +139,7 @@ def gap_by_timestep(record: Record, metric: GapMetric) -> str:
 def latency_by_batch(record: Record, scope: Scope) -> str:
     """Median time against batch, both axes logarithmic; two passes are dashed and hollow."""
     what = "one guided step" if scope == "step" else f"the whole sampler, {record.num_inference_steps} steps"
-    rows = [row for row in record.latency if row.scope == scope]
+    rows = [row for row in record.latency if row.scope == scope and row.plan in (None, RECIPE_PLAN)]
     with panel(f"latency-{scope}", f"Median time (ms), {what}") as (ax, finish):
         for model in record.models:
             for branches in ("batched", "two-pass"):

@@ -7,9 +7,21 @@ from collections.abc import Callable
 
 from dashdeploy.bench.record import speed
 from dashdeploy.bench.record.parts import FidelityRow, Quality, QualityRow
-from dashdeploy.bench.record.record import SOLVER_LABELS, STUDENT, TEACHER, Record
+from dashdeploy.bench.record.record import RECIPE_PLAN, STUDENT, TEACHER, Record
 from dashdeploy.bench.record.times import LatencyRow, Pair
-from dashdeploy.bench.report.columns import NONE, Column, build, estimate, explained, median_ms, ratio, saving, t_range
+from dashdeploy.bench.report.columns import (
+    EVALUATIONS,
+    NONE,
+    Column,
+    build,
+    estimate,
+    explained,
+    median_ms,
+    ratio,
+    saving,
+    t_range,
+)
+from dashdeploy.bench.report.response_tables import TO_TEACHER
 from dashdeploy.figures import GapRow
 from dashdeploy.report.cells import MISSING, count, fixed, kilobytes, percent, significant, span, times
 from dashdeploy.report.table import Table, plain
@@ -73,6 +85,12 @@ MODELS: tuple[Column[str], ...] = (
     ),
     Column("SHA-256", lambda r, key: r.models[key].sha256 or MISSING, numeric=False, full=True),
 )
+
+
+def _neighbours(name: str) -> Callable[[Record, QualityRow], str]:
+    return lambda _, row: MISSING if row.neighbours is None else fixed(getattr(row.neighbours, name), 3)
+
+
 QUALITY: tuple[Column[QualityRow], ...] = (
     Column("Guidance", lambda r, q: q.guidance, "how strongly the class is pushed; w = 1 is off", numeric=False),
     Column("Model", lambda r, q: r.label(q.model), numeric=False),
@@ -88,6 +106,7 @@ QUALITY: tuple[Column[QualityRow], ...] = (
         "distance to the teacher's images of the same noise and guidance: what the compression lost; 0 is best",
         optional=True,
     ),
+    *TO_TEACHER,
     Column(
         "KID [95 %]",
         lambda r, q: estimate(q.kid),
@@ -99,6 +118,18 @@ QUALITY: tuple[Column[QualityRow], ...] = (
         lambda r, q: percent(q.accuracy),
         "share that a classifier of the data's classes takes for the requested class",
         optional=True,
+    ),
+    *(
+        Column(name.capitalize(), _neighbours(name), meaning, optional=True, full=True)
+        for name, meaning in (
+            (
+                "precision",
+                "share of its images that are as near to a real one as real ones are to each other; 1 is best",
+            ),
+            ("recall", "share of the real images that are as near to one of its images as these are to each other"),
+            ("density", "how many real images one of its images is near to, over what is expected of real ones, 1"),
+            ("coverage", "share of the real images that have one of its images near to them; 1 is best"),
+        )
     ),
 )
 _GAP: tuple[tuple[str, str, int, bool, str], ...] = (
@@ -132,10 +163,16 @@ GAP_BINS: tuple[Column[GapRow], ...] = (
     *GAP,
     Column("Draws", lambda r, g: count(g.num), full=True),
 )
+EVALUATIONS_OF_ROW: Column[LatencyRow] = Column(
+    EVALUATIONS,
+    lambda r, row: count(row.evaluations),
+    "how often the network runs for an image: twice a guided step, once with one branch",
+    optional=True,
+)
 LATENCY: tuple[Column[LatencyRow], ...] = (
     Column(
         "What",
-        lambda r, row: "step" if row.scope == "step" else f"{r.num_inference_steps} steps",
+        lambda r, row: "step" if row.plan is None else f"{len(r.plans[row.plan].timesteps)} steps",
         "one guided denoising step, or the whole sampler",
         numeric=False,
     ),
@@ -153,6 +190,7 @@ LATENCY: tuple[Column[LatencyRow], ...] = (
         "the one that ran: of all steps (sampler), of one step (step), or of one guided prediction (guided)",
         numeric=False,
     ),
+    EVALUATIONS_OF_ROW,
     Column("p50 (ms)", lambda r, row: significant(row.p50_ms), "half of the runs took at most this"),
     Column(
         "p50, 95 % (ms)",
@@ -210,44 +248,6 @@ def images(quality: Quality) -> str:
     return f"{quality.num_images} images{seeds}"
 
 
-def overview_table(record: Record, *, full: bool = False) -> Table:
-    """A row for each model: the sampler at the largest batch, quality at the recipe's guidance, size, memory."""
-    batch_size = max((row.batch_size for row in record.latency if row.scope == "sampler"), default=None)
-    solver = "" if record.solver == SOLVER_LABELS["ddim"] else f"{record.solver} "
-    at = f", {record.num_inference_steps} {solver}steps at batch {batch_size}" if batch_size else ""
-    columns = overview_columns(record, batch_size) if record.latency or record.quality.rows else ()
-    rows = record.models if columns else ()
-    of = f"; FID of {images(record.quality)}" if record.quality.rows else ""
-    return explained(build(record, f"Overview at {record.guidance}{at}{of}", columns, rows, full=full), NO_RATIO)
-
-
-def overview_columns(record: Record, batch_size: int | None) -> tuple[Column[str], ...]:
-    """Columns of figures that `record` has of each model at this batch."""
-    fast = {key: record.fastest(key, "sampler", batch_size) if batch_size else None for key in record.models}
-    quality = {key: record.quality_at(key, record.guidance) for key in record.models}
-    gaps = {row.model: row.overall for row in record.fidelity.rows}
-
-    def of_row(say: Callable[[LatencyRow], str]) -> Callable[[Record, str], str]:
-        return lambda _, key: say(row) if (row := fast[key]) else MISSING
-
-    def fid(_: Record, key: str) -> str:
-        return estimate(row.fid) if (row := quality[key]) else MISSING
-
-    return (
-        Column("Model", lambda r, key: r.label(key), numeric=False),
-        Column("Precision", lambda r, key: r.models[key].precision or MISSING, numeric=False, optional=True),
-        Column("Graph", of_row(lambda row: row.graph or MISSING), numeric=False, optional=True),
-        Column("Sampler p50 (ms)", lambda r, key: median_ms(fast[key]), optional=True),
-        Column("Images/s", of_row(lambda row: significant(row.images_per_s)), optional=True),
-        Column("Teacher ÷ this", of_row(lambda row: ratio(record.speedup(TEACHER, row), row)), optional=True),
-        Column("Torch ÷ this", of_row(lambda row: over_torch(record, row)), optional=True),
-        Column("FID [95 %]", fid, optional=True),
-        Column("Gap error", lambda r, key: fixed(gaps[key].relative_error) if key in gaps else MISSING, optional=True),
-        Column("Size (kB)", lambda r, key: kilobytes(r.models[key].file_bytes)),
-        Column("Memory (MiB)", lambda r, key: fixed(r.models[key].peak_rss_mib, 0), optional=True),
-    )
-
-
 def guidance_interval_table(record: Record) -> Table:
     """What guidance in an interval saves over constant guidance of the same scale; no rows where it was not tried."""
     if (study := record.guidance_interval) is None:
@@ -294,9 +294,23 @@ def bins_table(record: Record, row: FidelityRow) -> Table:
 
 
 def latency_table(record: Record, *, full: bool = False) -> Table:
-    """Models of one scope and batch stand together."""
-    rows = sorted(record.latency, key=lambda row: (row.scope != "step", row.batch_size))
+    """Models of one scope, plan and batch stand together."""
+    rows = sorted(
+        record.latency, key=lambda row: (row.scope != "step", row.plan not in (None, RECIPE_PLAN), row.batch_size)
+    )
     return explained(build(record, f"Latency, {record.threads} threads", LATENCY, rows, full=full), NO_RATIO)
+
+
+def decoding_table(record: Record) -> Table:
+    """The decoder's part of each sampler; no rows of models that make images without one."""
+    rows = []
+    for row in record.decoding:
+        whole = record.fastest(row.model, "sampler", row.batch_size)
+        share = percent(row.p50_ms / whole.p50_ms) if whole is not None else MISSING
+        texts = (count(row.batch_size), record.label(row.model), median_ms(row), median_ms(whole), share)
+        rows.append((*texts, count(row.repeats)))
+    headings = ("Batch", "Model", "Decoder p50 (ms)", "Sampler p50 (ms)", "Decoder's share (%)", "Runs")
+    return plain("Decoding, a part of the sampler", headings, rows, text_columns=(1,))
 
 
 def pairs_table(record: Record) -> Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dashdeploy.bench.record.parts import QualityRow
 from dashdeploy.bench.record.record import STUDENT, TEACHER, Record, speedups
 from dashdeploy.bench.report.columns import NONE, estimate
+from dashdeploy.bench.report.response_tables import response_row
 from dashdeploy.report.cells import MISSING, count, fixed, kilobytes, significant, times
 from dashdeploy.report.table import Table, plain
 
@@ -40,7 +41,13 @@ def sentence(record: Record) -> str:
         if same := [str(s.batch_size) for s in measured if s.is_noise]:
             size += f" (no difference was seen at batch {', '.join(same)})"
     parts = [size, *_quality_words(record, student)]
-    if row := record.fidelity_of(student):
+    if response := response_row(record):
+        found = response.decides
+        parts.append(
+            f"Guidance changes its prediction with a cosine of {fixed(found.energy_cosine)} to the teacher's change "
+            f"and {fixed(found.rho)} of its strength (1 and 1 would be a perfect copy)"
+        )
+    elif row := record.fidelity_of(student):
         parts.append(
             f"Its guidance has a cosine of {fixed(row.overall.energy_cosine)} with the teacher's "
             f"and {fixed(row.overall.rho)} of its strength (1 and 1 would be a perfect copy)"
@@ -134,6 +141,15 @@ def _chosen(record: Record) -> str:
 
 
 def _guidance_card(record: Record) -> Card:
+    if response := response_row(record):
+        found, worst = response.decides, record.response and record.response.weakest(response.model, response.w)
+        lines = (
+            f"cosine of its response to guidance with the teacher's; strength ρ {fixed(found.rho)}",
+            f"relative error {fixed(found.relative_error)}",
+            *([f"least at t {worst.t}: cosine {fixed(worst.decides.energy_cosine)}"] if worst else []),
+            "A perfect student has cosine 1, ρ 1, error 0.",
+        )
+        return Card("Guidance kept", fixed(found.energy_cosine), lines=lines)
     row = record.fidelity_of(record.deployed)
     if row is None:
         return Card("Guidance kept", MISSING, lines=("Guidance fidelity was not measured.",))

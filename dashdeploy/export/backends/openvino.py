@@ -9,7 +9,7 @@ from typing import Any
 from dashdeploy.artifact import Graph, GraphName
 from dashdeploy.errors import UserError
 from dashdeploy.export.backends import Backend
-from dashdeploy.export.int8 import quantize, quantize_nncf
+from dashdeploy.export.int8 import quantize_nncf
 from dashdeploy.export.int8.decide import Int8
 from dashdeploy.lazy import require
 from dashdeploy.progress import Progress
@@ -37,7 +37,11 @@ class OpenVino(Backend):
         self, folder: Path, graphs: dict[GraphName, Graph], *, int8: Int8 | None, progress: Progress
     ) -> dict[GraphName, Graph]:
         by_nncf = int8 if self.target.calibration.quantizer == "nncf" else None
-        return {name: self._convert(folder, name, graph, by_nncf) for name, graph in graphs.items()}
+        return {
+            # NNCF has no draws of latents: the decoder stays in float.
+            name: self._convert(folder, name, graph, None if name == "decoder" else by_nncf)
+            for name, graph in graphs.items()
+        }
 
     def _convert(self, folder: Path, name: GraphName, graph: Graph, by_nncf: Int8 | None) -> Graph:
         openvino: Any = require("openvino", extra="openvino")
@@ -61,5 +65,4 @@ class OpenVino(Backend):
 
 
 def _by_nncf(source: Path, name: GraphName, int8: Int8) -> Any:
-    nodes = quantize.layers_of(source)
-    return quantize_nncf.quantize(source, int8.draws.reader(name), [nodes[layer] for layer in int8.float_layers])
+    return quantize_nncf.quantize(source, int8.draws.reader(name), int8.float_layers)

@@ -11,7 +11,7 @@ from dashdeploy.export.engine import build as engine_build
 from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.int8.decide import Int8
 from dashdeploy.progress import Progress
-from dashdeploy.target import Target
+from dashdeploy.target import Profile, Target
 
 
 class TensorRT(Backend):
@@ -38,15 +38,19 @@ class TensorRT(Backend):
     ) -> Graph:
         title = f"{self.target.name}: engine {name}"
         task = progress.add_task(title, total=1.0)
-        engine = folder / f"{name}.plan"
+        engine, settings = folder / f"{name}.plan", self.target.engine
+        if name == "decoder":
+            assert self.target.vae is not None
+            most = self.target.vae.at_once
+            settings = settings.model_copy(update={"profiles": (Profile(min=1, opt=most, max=most),)})
         record = engine_build.build(
             folder / graph.file,
             engine,
-            self.target.engine,
+            settings,
             flavour=self.flavour,
-            precision=self.target.precision,
+            precision=self.target.precision_of(name),
             cache=self.cache,
-            float_layers=float_layers,
+            float_layers=() if name == "decoder" else float_layers,
             on_progress=lambda phase, share: progress.update(task, completed=share, description=f"{title}, {phase}"),
         )
         progress.update(task, completed=1.0)

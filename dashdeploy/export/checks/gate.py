@@ -1,9 +1,10 @@
 """The guidance gate: what a lower precision costs the guidance, by branch and range of t, and whether that is too much.
 
-A guided prediction is eps_uncond + w·Δ with the gap Δ = eps_cond − eps_uncond. Δ is small beside either branch,
-so an error that is nothing to a branch may be as large as Δ itself. The gate measures both branches, the gap and
-the guided prediction at the recipe's w against the student in torch, float32, rung by rung:
-torch float32 → ONNX float32 → the artifact.
+A guided prediction is uncond + w·Δ with the gap Δ = cond − uncond. Δ is small beside either branch, so an error that is
+nothing to a branch may be as large as Δ itself. The gate measures both branches, the gap and the guided prediction at
+the recipe's w against the student in torch, float32, rung by rung: torch float32 → ONNX float32 → the artifact. It does
+so in what the student predicts (eps, v or x_0), as the network's output. Of one branch its response to guidance takes
+the place of the gap, see `gap.as_branches`, and is asked for over the whole range of scales, see `asked`.
 
 It judges on draws that had part in no choice, and compares with each limit not the figure, but its bound on other
 draws: an artifact whose figure lies at a limit would exceed it on half of them.
@@ -20,8 +21,7 @@ from typing import NamedTuple
 import torch
 
 from dashdeploy import seeds
-from dashdeploy.diffusion import guidance
-from dashdeploy.diffusion.denoiser import Denoiser
+from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.export.checks import interval, trajectories
 from dashdeploy.figures import Bounds, GapRow, Rung
 from dashdeploy.metrics import gap
@@ -61,13 +61,15 @@ class Gate:
 
     def judge(self, denoiser: Denoiser, name: str) -> Rung:
         """Measure a denoiser; no failures are a pass."""
-        outputs = gap.predict(denoiser, self.probes, batch_size=self.batch_size)
+        w = asked(denoiser.interface, self.scale, self.probes)
+        own = denoiser.interface.prediction
+        outputs = gap.predict(denoiser, self.probes, batch_size=self.batch_size, w=w, prediction=own)
         broken = [p for part, out in zip(("uncond", "cond"), outputs, strict=True) for p in unusable(out, part)]
         overall, all_bins = gap.fidelity(
             outputs,
             self.reference,
             self.probes,
-            scale=self.scale,
+            scale=w,
             num_train_timesteps=self.num_train_timesteps,
             bins=self.limits.t_bins,
         )
@@ -75,7 +77,6 @@ class Gate:
         if broken:
             return Rung(name=name, overall=overall, bins=bins, excess=math.inf, failures=tuple(broken))
         edges = [(row.t_low, row.t_high) for row in (overall, *bins)]
-        w = torch.tensor([guidance.weight(self.scale, int(t), self.num_train_timesteps) for t in self.probes.t])
         bounds = tuple(interval.bounds(outputs, self.reference, self.probes, w=w, ranges=edges))
         held = over_limits([overall, *bins], bounds, self.limits, margin=self.margin)
         return Rung(
@@ -89,10 +90,29 @@ class Gate:
         )
 
 
+def asked(interface: Interface, scale: Guidance, probes: Probes) -> torch.Tensor:
+    """The guidance scale that each probe is judged at, (N,) float32: of two branches the recipe's.
+
+    Of one branch w goes through the network, which may be right at one scale and wrong at another. So every third
+    trajectory is judged at the recipe's scale, every third at each end of the range; where that is the scale that the
+    response counts from, in the middle between it and the other end. Neighbouring probes have other scales: an artifact
+    that takes one for a whole batch has another response, however small that is beside its output.
+    """
+    w = gap.scales(scale, probes, interface.schedule.num_train_timesteps)
+    if interface.guidance_range is None:
+        return w
+    low, high = interface.guidance_range
+    ends = [(low + high) / 2 if abs(end - interface.base_scale) <= gap.NEAR else end for end in (low, high)]
+    turn = (torch.arange(len(w)) if probes.trajectory is None else probes.trajectory) % 3
+    return torch.where(turn == 0, w, torch.where(turn == 1, ends[1], ends[0]))
+
+
 def prepare(reference: Denoiser, probes: Probes, limits: GateLimits, *, scale: Guidance) -> Gate:
     """The gate of a student in torch, float32."""
-    outputs = gap.predict(reference, probes, batch_size=BATCH)
-    return Gate(probes, outputs, limits, scale, reference.interface.schedule.num_train_timesteps)
+    total, own = reference.interface.schedule.num_train_timesteps, reference.interface.prediction
+    w = asked(reference.interface, scale, probes)
+    outputs = gap.predict(reference, probes, batch_size=BATCH, w=w, prediction=own)
+    return Gate(probes, outputs, limits, scale, total)
 
 
 def for_target(reference: Denoiser, sampling: Sampling, target: Target, *, seed: int, search: bool = False) -> Gate:

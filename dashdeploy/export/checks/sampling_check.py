@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import onnx
 import torch
 
 from dashdeploy import seeds
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser
-from dashdeploy.diffusion.sampling import Plan, ddim_step, to_uint8
+from dashdeploy.diffusion.grids import CLEAN
+from dashdeploy.diffusion.pixels import from_uint8, to_uint8
+from dashdeploy.diffusion.sampling import Plan
+from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
+from dashdeploy.export.graph import sampler_graph
 from dashdeploy.figures import SamplingCheck
 from dashdeploy.metrics.gap import relative_error
-from dashdeploy.recipe.schema import Guidance
-from dashdeploy.runtime.graphs_model import Session
+from dashdeploy.recipe.schema import Guidance, Solver
+from dashdeploy.runtime.sessions import Session
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One torch trajectory: noise, labels, w (B, N), and x after each step, (N, B, C, H, W)."""
+    """One torch trajectory: noise, labels, w (B, N), and x (B, C, H, W) before and after each of the N steps.
+
+    They differ by the noise that the solver consistency adds in between.
+    """
 
     noise: torch.Tensor
     y: torch.Tensor
     w: torch.Tensor
-    states: list[torch.Tensor]
+    before: list[torch.Tensor]
+    after: list[torch.Tensor]
 
 
 @torch.no_grad()
@@ -32,18 +42,20 @@ def trajectory(reference: Denoiser, plan: Plan, *, scale: Guidance, seed: int, b
     """Torch's run; neighbouring images differ in label and in guidance, so that a graph with one for all must fail."""
     interface = reference.interface
     generator = torch.Generator().manual_seed(seeds.derive(seed, "sampling-check"))
-    noise = torch.randn((batch_size, *interface.image_shape), generator=generator)
+    noise = torch.randn((batch_size, *interface.noise_shape(plan)), generator=generator)
     y = torch.arange(batch_size) % interface.num_classes
     total = interface.schedule.num_train_timesteps
     w = torch.tensor([guidance.weight(scale, t, total) for t in plan.timesteps])
-    w = w[None] + (torch.arange(batch_size) % 3)[:, None] * 0.5
+    w = torch.stack([interface.varied(scale.expand(batch_size), by=0.5) for scale in w], dim=1)
     alpha_bar = interface.schedule.alphas_cumprod_from_clean
-    x, states = noise, []
+    x, before, after = plan.start(noise), [], []
     for i, (t, t_prev, _) in enumerate(plan.steps()):
-        eps = reference.guided(x, torch.full_like(y, t), y, w[:, i])
-        x = ddim_step(x, eps, alpha_bar[t + 1], alpha_bar[t_prev + 1], clip_sample=plan.clip_sample)
-        states.append(x)
-    return Trajectory(noise, y, w.float(), states)
+        before.append(x)
+        output = reference.guided(x, torch.full_like(y, t), y, w[:, i])
+        x = plan.move(x, output, t, t_prev, alpha_bar, prediction=interface.prediction)
+        after.append(x)
+        x = plan.renoise(x, i, noise, alpha_bar)
+    return Trajectory(noise, y, w.float(), before, after)
 
 
 def check_cond(session: Session, reference: Denoiser, path: Trajectory, plan: Plan) -> SamplingCheck:
@@ -51,23 +63,22 @@ def check_cond(session: Session, reference: Denoiser, path: Trajectory, plan: Pl
     worst = 0.0
     null = torch.full_like(path.y, reference.interface.null_class)
     with torch.no_grad():
-        for x, now in zip([path.noise, *path.states], plan.timesteps, strict=False):
+        for x, now in zip(path.before, plan.timesteps, strict=True):
             t = torch.full_like(path.y, now)
             for y in (path.y, null):
                 worst = max(worst, _error(session(x, t, y), reference(x, t, y)))
     return SamplingCheck(graph="cond", step_error=worst)
 
 
-def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
+def check_step(session: Session, path: Trajectory, plan: Plan, schedule: NoiseSchedule) -> SamplingCheck:
     """Each step from torch's x_t, and all steps fed back."""
-    x, before, worst = path.noise, path.noise, 0.0
+    x, worst = plan.start(path.noise), 0.0
     for i, (now, previous, _) in enumerate(plan.steps()):
         t, t_prev, w = torch.full_like(path.y, now), torch.full_like(path.y, previous), path.w[:, i].contiguous()
-        one_step = session(before, t, t_prev, path.y, w)
-        worst = max(worst, _error(one_step, path.states[i]))
-        before = path.states[i]
-        x = session(x, t, t_prev, path.y, w)
-    images, expected = x, path.states[-1]
+        one_step = session(path.before[i], t, t_prev, path.y, w)
+        worst = max(worst, _error(one_step, path.after[i]))
+        x = plan.renoise(session(x, t, t_prev, path.y, w), i, path.noise, schedule.alphas_cumprod_from_clean)
+    images, expected = x, path.after[-1]
     return SamplingCheck(
         graph="step",
         step_error=worst,
@@ -76,13 +87,36 @@ def check_step(session: Session, path: Trajectory, plan: Plan) -> SamplingCheck:
     )
 
 
-def check_sampler(session: Session, path: Trajectory) -> SamplingCheck:
-    """Final images of the whole sampler; bytes are taken back to [−1, 1], and compared with torch's bytes."""
-    images, expected = session(path.noise, path.y, path.w), path.states[-1]
+def check_sampler(session: Session, path: Trajectory, expected: torch.Tensor | None = None) -> SamplingCheck:
+    """Final images of the whole sampler; bytes are taken back to [−1, 1], and compared with torch's bytes.
+
+    Args:
+        expected: what it ends in; None: torch's last x.
+    """
+    images, expected = session(path.noise, path.y, path.w), path.after[-1] if expected is None else expected
     if images.dtype == torch.uint8:
-        images, expected = images.float() / 127.5 - 1, to_uint8(expected).float() / 127.5 - 1
+        images, expected = from_uint8(images), from_uint8(to_uint8(expected))
     difference = float((images - expected).abs().max())
     return SamplingCheck(graph="sampler", image_error=_error(images, expected), max_difference=difference)
+
+
+def require_timesteps(sampler: onnx.ModelProto, timesteps: Sequence[int], *, solver: Solver) -> None:
+    """Hold the timesteps in a sampler graph to its plan's: one that is off changes images by less than int8 does.
+
+    Args:
+        solver: every step of consistency goes to the clean image, of others each to the next.
+
+    Raises:
+        UserError: they are others.
+    """
+    after = (CLEAN,) * len(timesteps) if solver == "consistency" else (*timesteps[1:], CLEAN)
+    held, expected = sampler_graph.timesteps_of(sampler), (tuple(timesteps), after)
+    if held != expected:
+        raise UserError(
+            f"the sampler graph steps at {', '.join(map(str, held[0][:8]))} to {', '.join(map(str, held[1][:8]))}, and "
+            f"its plan at {', '.join(map(str, expected[0][:8]))} to {', '.join(map(str, after[:8]))}. No artifact was "
+            "written."
+        )
 
 
 def require(check: SamplingCheck, *, step_error: float, image_error: float, max_difference: float | None) -> None:

@@ -51,7 +51,8 @@ def draw(
 ) -> Probes:
     """num_images·num_points draws: each trajectory at num_points steps, spread evenly from noise to image.
 
-    Classes come in turn; every second image is drawn without guidance, the others with the recipe's.
+    Classes come in turn; every second image is drawn without guidance (of one branch: at the scale of its range that is
+    nearest to 1), the others with the recipe's.
     x_t: (N, C, H, W) float32; t, y, trajectory: (N,) int64.
     """
     interface: Interface = denoiser.interface
@@ -60,14 +61,15 @@ def draw(
     points = {round(i * (steps - 1) / max(1, num_points - 1)) for i in range(num_points)}
     draws: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     trajectories: list[torch.Tensor] = []
-    for half, scale in enumerate((sampling.guidance, 1.0)):
+    for half, scale in enumerate((sampling.guidance, interface.base_scale)):
         labels = torch.arange(half, num_images, 2) // 2 % interface.num_classes
         for start in range(0, len(labels), batch_size):
             y = labels[start : start + batch_size]
             generator = torch.Generator().manual_seed(seeds.derive(seed, "trajectories", half, start))
-            noise = torch.randn((len(y), *interface.image_shape), generator=generator)
+            run = plan(sampling, total, scale=scale, grids=interface.grids)
+            noise = torch.randn((len(y), *interface.noise_shape(run)), generator=generator)
             recorder = Recorder(denoiser, points.__contains__)
-            SOLVERS[sampling.solver](recorder, noise, y, plan(sampling, total, scale=scale))
+            SOLVERS[sampling.solver](recorder, noise, y, run)
             draws += recorder.seen
             trajectories += [torch.arange(len(y)) + half * num_images + start] * len(recorder.seen)
     x_t, t, y = (torch.cat(parts) for parts in zip(*draws, strict=True))

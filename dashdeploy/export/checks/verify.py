@@ -11,8 +11,10 @@ from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser, TorchDenoiser
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
+from dashdeploy.export import decoder
 from dashdeploy.export.checks import parity, sampling_check, worst_layer
 from dashdeploy.export.checks.gate import Gate, failure
+from dashdeploy.export.decoder import Decoding
 from dashdeploy.export.graph import rewrite
 from dashdeploy.figures import Checks, GateFigures, Parity, Rung, SamplingCheck
 from dashdeploy.lazy import resolve
@@ -34,6 +36,7 @@ def verify(
     folder: Path,
     artifact: Artifact,
     reference: TorchDenoiser,
+    decoding: Decoding | None,
     target: Target,
     sampling: Sampling,
     *,
@@ -45,6 +48,7 @@ def verify(
     """Parity (fp32) or the guidance gate (others), batch sizes, and the cond, step and sampler graphs.
 
     Args:
+        decoding: of latents, by its decoder graph.
         sampling: the recipe's, with the sampler graph's number of steps.
         gate: what a lower precision must pass; None for fp32.
         float_graph: the guided graph in float32, the ladder's first rung; None for fp32 itself.
@@ -61,14 +65,19 @@ def verify(
         else:
             progress.add_task(f"{target.name}: guidance gate", total=None)
             gate_rungs = check_gate(gate, denoiser, reference, target, float_graph=float_graph)
-            check_batches(denoiser, target, seed=seed)
-        graphs = check_sampling(model, reference, target, sampling, seed=seed)
+            check_batches(denoiser, reference, target, seed=seed)
+        decoded = None
+        if decoding is not None:
+            session = SessionOnHost(model, "decoder")
+            decoded = decoder.check(session, decoding, target, reference, sampling, seed=seed)
+        graphs = check_sampling(model, reference, decoding, target, sampling, seed=seed)
     names = {name for graph in artifact.graphs.values() for name in graph.files}
     return Checks(
         verified=elsewhere,
         sampling=graphs,
         parity=parity_rows,
         gate=gate_rungs,
+        decoder=decoded,
         file_bytes=sum((folder / name).stat().st_size for name in names),
     )
 
@@ -200,36 +209,47 @@ def _worst(reference: TorchDenoiser, target: Target, gate: Gate) -> str:
     )
 
 
-def check_batches(denoiser: Denoiser, target: Target, *, seed: int) -> None:
-    """At every batch size, and with other guidance for each image, the guided output must be uncond + w·gap.
+def check_batches(denoiser: Denoiser, reference: TorchDenoiser, target: Target, *, seed: int) -> None:
+    """At every batch size, and with other guidance for each image, the guided output must be that of each image's w.
+
+    Of two branches it is uncond + w·gap of the artifact's own; of one, that of the student in torch.
 
     Raises:
         UserError: it names the batch size.
     """
+    interface = denoiser.interface
     for size in batch_sizes(target):
-        x, t, y = parity.draw(denoiser, size, 0, denoiser.interface.schedule.num_train_timesteps, seed=seed)
-        w = 1.0 + torch.arange(size) % 3
-        expected = guidance.combine(*denoiser.branches(x, t, y), w)
-        guided = denoiser.guided(x, t, y, w.float())
+        x, t, y = parity.draw(denoiser, size, 0, interface.schedule.num_train_timesteps, seed=seed)
+        w = interface.varied(torch.ones(size))
+        two = interface.branches == 2
+        expected = guidance.combine(*denoiser.branches(x, t, y), w) if two else reference.guided(x, t, y, w)
+        guided = denoiser.guided(x, t, y, w)
         if guided.shape != expected.shape or not relative_error(guided, expected) <= target.gate.guided_error:
             raise UserError(
-                f"{target.name}: at batch {size} the guided output is not uncond + w·(cond − uncond) of each image. "
-                "No artifact was written. Its batch is fixed, or one w is used for all."
+                f"{target.name}: at batch {size} the guided output is not that of each image's own w. No artifact was "
+                "written. Its batch is fixed, or one w is used for all."
             )
 
 
 def check_sampling(
-    model: Model, reference: TorchDenoiser, target: Target, sampling: Sampling, *, seed: int
+    model: Model,
+    reference: TorchDenoiser,
+    decoding: Decoding | None,
+    target: Target,
+    sampling: Sampling,
+    *,
+    seed: int,
 ) -> tuple[SamplingCheck, ...]:
     """The cond, step and sampler graphs that the target has.
 
     Raises:
         UserError: one does not follow torch within the target's limits.
     """
-    others = [name for name in target.graphs if name != "guided"]
+    others = [name for name in target.graphs if name not in ("guided", "decoder")]
     if not others:
         return ()
-    steps = plan(sampling, reference.interface.schedule.num_train_timesteps)
+    interface = reference.interface
+    steps = plan(sampling, interface.schedule.num_train_timesteps, grids=interface.grids)
     path = sampling_check.trajectory(reference, steps, scale=sampling.guidance, seed=seed, batch_size=IMAGES)
     exact = target.precision == "fp32"
     checks = []
@@ -238,14 +258,17 @@ def check_sampling(
         if name == "cond":
             check = sampling_check.check_cond(session, reference, path, steps)
         elif name == "step":
-            check = sampling_check.check_step(session, path, steps)
+            check = sampling_check.check_step(session, path, steps, interface.schedule)
         else:
-            check = sampling_check.check_sampler(session, path)
+            ends = decoding.taken.decode(path.after[-1]) if decoding and target.sampler.decode else path.after[-1]
+            check = sampling_check.check_sampler(session, path, ends)
+        # Of bytes, a value on the border between two levels may fall to either side.
+        level = 2 / 255 if name == "sampler" and target.sampler.output == "uint8" else 0.0
         sampling_check.require(
             check,
             step_error=target.parity.relative_error if exact else target.gate.step_error,
             image_error=target.parity.sampler_error if exact else target.gate.image_error,
-            max_difference=target.parity.sampler_error if exact else None,
+            max_difference=target.parity.sampler_error + level if exact else None,
         )
         checks.append(check)
     return tuple(checks)

@@ -19,7 +19,8 @@ LAYERS = (nn.Conv2d, nn.Linear)
 def find(reference: TorchDenoiser, rewritten: TorchDenoiser, probes: Probes, *, num: int = 32) -> tuple[str, float]:
     """(layer, relative error of its gap): the difference that its output makes between the two branches.
 
-    Infinite where its output overflows. `rewritten` is `rewrite.for_export` of the reference in another precision.
+    Of one branch: between the ends of its range of guidance scales. Infinite where its output overflows. `rewritten` is
+    `rewrite.for_export` of the reference in another precision.
     """
     half: InPrecision = rewritten.unet
     others = {name: layer for name, layer in half.unet.named_modules() if isinstance(layer, LAYERS)}
@@ -39,7 +40,12 @@ def find(reference: TorchDenoiser, rewritten: TorchDenoiser, probes: Probes, *, 
     ]
     try:
         part = slice(0, len(probes.t), max(1, len(probes.t) // num))
-        reference.branches(probes.x_t[part], probes.t[part], probes.y[part])
+        x, t, y = probes.x_t[part], probes.t[part], probes.y[part]
+        if reference.interface.guidance_range is None:
+            reference.branches(x, t, y)
+        else:
+            w = torch.tensor(reference.interface.guidance_range).repeat_interleave(len(y))
+            reference.guided(x.repeat(2, 1, 1, 1), t.repeat(2), y.repeat(2), w)
     finally:
         for hook in hooks:
             hook.remove()

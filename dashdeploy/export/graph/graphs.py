@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from dashdeploy.artifact import SIGNATURES, GraphName
+from dashdeploy.autoencoder import finite_clip
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import ddim_step
 
 
 class Guided(nn.Module):
-    """x, t, y, w -> guided eps (B, C, H, W) float32, from both branches in one batch of 2B."""
+    """x, t, y, w -> the guided prediction (B, C, H, W) float32: two branches in one batch of 2B, or one at w."""
 
     def __init__(self, denoiser: TorchDenoiser) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class Guided(nn.Module):
 
 
 class Cond(nn.Module):
-    """x, t, y -> eps of the conditional branch (y = K: of the unconditional one): half the work of `Guided`."""
+    """x, t, y -> one of two branches (y = K: the unconditional one): half the work of `Guided`."""
 
     def __init__(self, denoiser: TorchDenoiser) -> None:
         super().__init__()
@@ -55,28 +56,43 @@ class Step(nn.Module):
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, t_prev: torch.Tensor, y: torch.Tensor, w: torch.Tensor
     ) -> torch.Tensor:
-        eps = self.denoiser.guided(x, t, y, w)
+        output = self.denoiser.guided(x, t, y, w)
         now, previous = (self.alphas[i + 1].view(-1, 1, 1, 1) for i in (t, t_prev))
-        x_prev = ddim_step(x, eps, now, previous, clip_sample=self.clip_sample)
-        # Clipping makes an infinite eps a finite x, and in some runtimes NaN too: a host could not tell.
-        return torch.where(eps.abs() <= torch.finfo(eps.dtype).max, x_prev, eps)
+        predicts = self.denoiser.interface.prediction
+        x_prev = ddim_step(x, output, now, previous, clip_sample=self.clip_sample, prediction=predicts)
+        # Clipping makes an infinite output a finite x, and in some runtimes NaN too: a host could not tell.
+        return torch.where(output.abs() <= torch.finfo(output.dtype).max, x_prev, output)
+
+
+class Decode(nn.Module):
+    """latents (B, c, h, w) float32 -> images (B, C, H, W) float32 in [−1, 1]; NaN and Inf stay.
+
+    Args:
+        autoencoder: an `Autoencoder`, or what `rewrite.autoencoder_for_export` has made of it.
+    """
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return finite_clip(self.autoencoder(latents).float())
 
 
 @dataclass(frozen=True)
 class TracedGraph:
-    """How a graph is made and called: its module, and the names of what goes in and comes out, in order."""
+    """How a graph is made and called: its module, and the names of what goes in, in order."""
 
     module: Callable[..., nn.Module]
     inputs: tuple[str, ...]
-    output: str
 
 
 GRAPHS: dict[GraphName, TracedGraph] = {
-    "guided": TracedGraph(Guided, *SIGNATURES["guided"]),
-    "cond": TracedGraph(Cond, *SIGNATURES["cond"]),
-    "step": TracedGraph(Step, *SIGNATURES["step"]),
+    "guided": TracedGraph(Guided, SIGNATURES["guided"][0]),
+    "cond": TracedGraph(Cond, SIGNATURES["cond"][0]),
+    "step": TracedGraph(Step, SIGNATURES["step"][0]),
 }
-"""What torch.onnx traces. The sampler is not here: `sampler_graph` makes it from the step's ONNX graph."""
+"""What torch.onnx traces of the student. The sampler is not here: `sampler_graph` makes it from the step's graph."""
 SAMPLER_INPUTS, SAMPLER_OUTPUT = SIGNATURES["sampler"]
 
 

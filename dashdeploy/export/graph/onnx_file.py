@@ -18,7 +18,7 @@ import onnx.numpy_helper
 import torch
 from torch import nn
 
-from dashdeploy.artifact import GraphName, Precision
+from dashdeploy.artifact import GraphName, Precision, output_name
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.errors import UserError
 from dashdeploy.export.graph.graphs import GRAPHS, example_inputs
@@ -90,7 +90,7 @@ def export_graph(
         example_inputs(rewritten, graph.inputs),
         path,
         inputs=graph.inputs,
-        output=graph.output,
+        output=output_name(name, rewritten.interface.prediction),
         opset=opset,
         metadata={},
         single_file_mb=single_file_mb,
@@ -111,10 +111,13 @@ def save(model: onnx.ModelProto, path: Path, *, metadata: dict[str, Any], single
     return path
 
 
-def convolution_types(model: onnx.ModelProto) -> dict[str, int]:
+def convolution_types(model: onnx.ModelProto, *, products: bool = False) -> dict[str, int]:
     """How many convolutions compute in which type, as their weights have it, loop bodies included.
 
     Quantized weights (int8 through DequantizeLinear) count as int8.
+
+    Args:
+        products: count matrix products by a constant as well.
     """
     types: Counter[str] = Counter()
     graphs = [model.graph]
@@ -124,7 +127,8 @@ def convolution_types(model: onnx.ModelProto) -> dict[str, int]:
         made_by = {out: node for node in graph.node for out in node.output}
         for node in graph.node:
             graphs += [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-            if node.op_type == "Conv":
+            by_constant = node.op_type == "MatMul" and products and _is_constant(node.input[1], weights, made_by)
+            if node.op_type == "Conv" or by_constant:
                 name = node.input[1]
                 while name not in weights and name in made_by:
                     name = made_by[name].input[0]
@@ -133,13 +137,25 @@ def convolution_types(model: onnx.ModelProto) -> dict[str, int]:
     return dict(types)
 
 
+def _is_constant(name: str, weights: dict[str, int], made_by: dict[str, onnx.NodeProto]) -> bool:
+    made = made_by.get(name)
+    return name in weights or (
+        made is not None and made.op_type == "DequantizeLinear" and _is_constant(made.input[0], weights, made_by)
+    )
+
+
 def require_precision(model: onnx.ModelProto, precision: Precision, *, graph: str) -> dict[str, int]:
     """The convolutions' types, which must be those of the precision; beside int8 some may be in float.
+
+    Where no convolution is int8, the matrix products by constants are counted too: of a DiT they are what is quantized.
 
     Raises:
         UserError: it gives the counts.
     """
     types = convolution_types(model)
+    if precision == "int8" and "int8" not in types:
+        with_products = convolution_types(model, products=True)
+        types = with_products if "int8" in with_products else types
     expected = {"fp32": "float", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}[precision]
     others = sum(types.values()) - types.get(expected, 0)
     if not types.get(expected) or (others and precision != "int8"):

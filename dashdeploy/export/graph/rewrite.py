@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from dashdeploy.autoencoder import Autoencoder
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 
 GroupNormForm = Literal["native", "instance"]
@@ -102,6 +103,18 @@ def for_export(denoiser: TorchDenoiser, *, group_norm: GroupNormForm, precision:
         unet.time_proj, unet.time_embedding = Integers(table), AsIs()
     replace_norms(unet, group_norm, half=dtype != torch.float32)
     return denoiser.around(unet if dtype == torch.float32 else InPrecision(unet, dtype))
+
+
+def autoencoder_for_export(
+    autoencoder: Autoencoder, *, group_norm: GroupNormForm, precision: FloatPrecision
+) -> Autoencoder:
+    """A copy of an autoencoder whose decoder computes in `precision`, float32 in and out; see `for_export`."""
+    dtype = DTYPES[precision]
+    made = copy.deepcopy(autoencoder)
+    nn.Module.to(made.inner, dtype)
+    replace_norms(made.inner, group_norm, half=dtype != torch.float32)
+    made.dtype = dtype
+    return made
 
 
 class InPrecision(nn.Module):

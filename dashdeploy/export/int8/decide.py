@@ -6,12 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from dashdeploy import seeds
 from dashdeploy.artifact import GraphName
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.export.checks import trajectories
-from dashdeploy.export.checks.gate import Gate
+from dashdeploy.export.checks.gate import Gate, asked
 from dashdeploy.export.graph import graphs, onnx_file
 from dashdeploy.export.int8 import quantize, quantize_nncf, sensitivity
 from dashdeploy.figures import Int8Figures
@@ -26,10 +28,10 @@ from dashdeploy.target import TENSORRT, Target
 
 @dataclass(frozen=True)
 class Draws:
-    """What the activations' ranges come from: probes of both branches, and w of the graphs that combine them."""
+    """What the activations' ranges come from: probes of both branches, and w of the graphs that have it as an input."""
 
     probes: Probes
-    scale: float
+    scale: float | torch.Tensor
     null_class: int
 
     def reader(self, name: GraphName) -> quantize.Reader:
@@ -60,7 +62,10 @@ class Int8:
 
 
 def draw(denoiser: Denoiser, sampling: Sampling, target: Target, *, seed: int) -> Draws:
-    """Draws along the student's trajectories, at the guidance scale of the middle timestep."""
+    """Draws along the student's trajectories, at the guidance scale of the middle timestep.
+
+    Of one branch, through whose network w goes: at the scales that the gate judges at.
+    """
     probes = trajectories.draw(
         denoiser,
         sampling,
@@ -69,7 +74,9 @@ def draw(denoiser: Denoiser, sampling: Sampling, target: Target, *, seed: int) -
         seed=seeds.derive(seed, "calibration"),
     )
     steps = denoiser.interface.schedule.num_train_timesteps
-    scale = guidance.weight(sampling.guidance, steps / 2, steps)
+    scale: float | torch.Tensor = guidance.weight(sampling.guidance, steps / 2, steps)
+    if denoiser.interface.branches == 1:
+        scale = asked(denoiser.interface, sampling.guidance, probes)
     return Draws(probes, scale, denoiser.interface.null_class)
 
 
@@ -103,8 +110,8 @@ def decide(
         return open_guided(trial, interface)
 
     def by_nncf(chosen: Collection[str]) -> GraphDenoiser:
-        nodes = [node for layer, node in quantize.layers_of(guided).items() if layer not in chosen]
-        model = quantize_nncf.quantize(guided, draws.reader("guided"), nodes)
+        left = [layer for layer in calibrated.layers if layer not in chosen]
+        model = quantize_nncf.quantize(guided, draws.reader("guided"), left)
         return openvino_model.of_guided(model, interface)
 
     search = sensitivity.search(

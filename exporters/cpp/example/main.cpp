@@ -28,9 +28,9 @@ int main(int count, char **values) {
     for (std::size_t i = 0; i < labels.size(); ++i) {
       std::cout << "\nclass " << dd_class_name(model.get(), labels[i]) << "\n";
       const float *image = images.data() + i * model.image_size();  // the first channel is shown
-      for (std::int64_t y = 0; y < info.height; ++y, std::cout << "\n")
-        for (std::int64_t x = 0; x < info.width; ++x)
-          std::cout << " .:-=+*#%@"[std::clamp(static_cast<int>((image[y * info.width + x] + 1) * 5), 0, 9)];
+      for (std::int64_t y = 0; y < info.image_height; ++y, std::cout << "\n")
+        for (std::int64_t x = 0; x < info.image_width; ++x)
+          std::cout << " .:-=+*#%@"[std::clamp(static_cast<int>((image[y * info.image_width + x] + 1) * 5), 0, 9)];
     }
   } catch (const dashdeploy::Error &error) {
     std::cerr << error.what() << "\n";

@@ -1,5 +1,6 @@
 // The C interface: arguments in, statuses and messages out, and no exception past this file.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <new>
@@ -123,6 +124,13 @@ dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message)
     filled.num_inference_steps = static_cast<int64_t>(manifest.sampling.timesteps.size());
     filled.max_batch = model->sampler.max_batch();
     filled.parameters = manifest.parameters;
+    filled.solver = manifest.sampling.consistency ? "consistency" : "ddim";
+    filled.latents = manifest.latents ? 1 : 0;
+    filled.decodes = manifest.decoder ? 1 : 0;
+    const bool decodes = manifest.decoder.has_value();
+    filled.image_channels = decodes ? manifest.decoder->channels : manifest.channels;
+    filled.image_height = decodes ? manifest.decoder->height : manifest.height;
+    filled.image_width = decodes ? manifest.decoder->width : manifest.width;
     std::memcpy(info, &filled, std::min(size, sizeof filled));
   });
 }
@@ -135,7 +143,9 @@ const char *dd_class_name(const dd_model *model, int64_t label) {
 dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message) {
   return guarded(message, [&] {
     need(model, "model");
-    model->sampler.sample(known(request, "request"), images);
+    dd_request asked = known(request, "request");
+    if (request->size <= offsetof(dd_request, latents)) asked.latents = 1;  // its caller knows no other shape
+    model->sampler.sample(asked, images);
   });
 }
 
@@ -144,6 +154,13 @@ dd_status dd_step(dd_model *model, int64_t count, float *x, const int64_t *t, co
   return guarded(message, [&] {
     need(model, "model");
     model->sampler.step(count, x, t, t_prev, labels, w);
+  });
+}
+
+dd_status dd_decode(dd_model *model, int64_t count, const float *latents, float *images, dd_message *message) {
+  return guarded(message, [&] {
+    need(model, "model");
+    model->sampler.decode(count, latents, images);
   });
 }
 
@@ -164,11 +181,18 @@ dd_status dd_plan(const dd_model *model, int32_t steps, const dd_guidance *guida
 
 dd_status dd_noise(uint64_t seed, uint64_t first, int64_t count, int64_t image_size, float *noise,
                    dd_message *message) {
+  return dd_noises(seed, first, count, 1, image_size, noise, message);
+}
+
+dd_status dd_noises(uint64_t seed, uint64_t first, int64_t count, int32_t steps, int64_t image_size, float *noise,
+                    dd_message *message) {
   return guarded(message, [&] {
     need(noise, "noise");
     if (count < 0 || image_size < 1) fail(DD_ARGUMENT, "count is ", count, " and image_size ", image_size);
-    for (int64_t i = 0; i < count; ++i)
-      dashdeploy::detail::normal(seed, first + static_cast<uint64_t>(i), image_size, noise + i * image_size);
+    if (steps < 1) fail(DD_ARGUMENT, "steps is ", steps, "; expected 1 or more");
+    for (int64_t i = 0; i < count * steps; ++i)
+      dashdeploy::detail::normal(seed, first + static_cast<uint64_t>(i / steps), static_cast<uint32_t>(i % steps),
+                                 image_size, noise + i * image_size);
   });
 }
 

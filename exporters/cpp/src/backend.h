@@ -29,8 +29,12 @@ class Loop {
   // The same without guidance, by only the conditional branch; only where Backend::has_cond.
   virtual void step_cond(const std::int64_t *t, const std::int64_t *t_prev) = 0;
 
-  // x <- images, by all steps of the sampler graph with the scales w, one a step; only where Backend::has_sampler.
-  virtual void sample(const float *w) = 0;
+  // x <- images, by all steps of the sampler graph with the scales w, one a step; only where Backend::has_sampler. It
+  // starts from x, or with the solver consistency from `noise` (batch, steps, C, H, W).
+  virtual void sample(const float *noise, const float *w) = 0;
+
+  // Images in [-1, 1] of so many latents, at most Decoder::at_once; only where Backend::has_decoder. x stays.
+  virtual void decode(const float *latents, std::int64_t count, float *images) = 0;
 
   // Whether what the last call gave is finite: eps too, because clipping makes a finite x of an infinite eps. x that
   // stays on a GPU is looked at when it comes back.
@@ -56,6 +60,8 @@ class Backend {
   virtual bool has_cond() const = 0;
 
   virtual bool has_sampler() const = 0;
+
+  virtual bool has_decoder() const = 0;
 };
 
 // Each in its own file, built where CMake finds its library.

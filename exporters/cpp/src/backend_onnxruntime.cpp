@@ -57,7 +57,7 @@ class Calls final : public HostCalls {
   }
 
   void bind(std::int64_t batch) override {
-    for (std::size_t i = 0; i < kGraphs; ++i) {
+    for (std::size_t i = 0; i < static_cast<std::size_t>(Which::decoder); ++i) {
       if (!sessions_[i].session) continue;
       Bound &bound = bound_[i];
       bound = Bound{};
@@ -69,6 +69,20 @@ class Calls final : public HostCalls {
       bound.owned.push_back(image(buffers_.out, batch));
       bound.out = bound.owned.back().get();
     }
+  }
+
+  void bind_decoder(std::int64_t batch) override {
+    const auto at = static_cast<std::size_t>(Which::decoder);
+    const Decoder &decoder = *manifest_.decoder;
+    const std::vector<std::int64_t> images = {batch, decoder.channels, decoder.height, decoder.width};
+    Bound &bound = bound_[at];
+    bound = Bound{};
+    bound.names.push_back(sessions_[at].inputs.front().c_str());
+    bound.owned.push_back(image(buffers_.latents, batch));
+    bound.values.push_back(bound.owned.back().get());
+    bound.owned.push_back(decoder.bytes ? view(buffers_.bytes, images, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8)
+                                        : view(buffers_.images, images, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
+    bound.out = bound.owned.back().get();
   }
 
   void run(Which graph) override {
@@ -106,6 +120,10 @@ class Calls final : public HostCalls {
   }
 
   Owned<OrtValue> tensor(const std::string &name, std::int64_t batch, bool whole) const {
+    if (name == "noise" && manifest_.sampling.consistency)
+      return view(buffers_.noise,
+                  {batch, manifest_.sampler_steps(), manifest_.channels, manifest_.height, manifest_.width},
+                  ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     if (name == "x" || name == "noise") return image(buffers_.x, batch);
     if (name == "w" && whole)
       return view(buffers_.schedule, {batch, manifest_.sampler_steps()}, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
@@ -156,6 +174,8 @@ class OnnxRuntime final : public Backend {
   bool has_cond() const override { return !names_[1].empty(); }
 
   bool has_sampler() const override { return !names_[2].empty(); }
+
+  bool has_decoder() const override { return !names_[3].empty(); }
 
  private:
   const Sessions &open(bool narrow) {
@@ -243,7 +263,7 @@ class OnnxRuntime final : public Backend {
     opened.output = text(name);
     OrtTypeInfo *info = nullptr;
     check(api().SessionGetOutputTypeInfo(opened.session.get(), 0, &info), file);
-    if (!fits(owned(info, api().ReleaseTypeInfo), "x", false))
+    if (!fits(owned(info, api().ReleaseTypeInfo), known.front() == "latents" ? "images" : "x", false))
       fail(DD_DAMAGED, file, ": its output is not what the manifest says");
   }
 
@@ -257,10 +277,18 @@ class OnnxRuntime final : public Backend {
     check(api().GetDimensionsCount(tensor, &count), "types");
     std::vector<std::int64_t> sides(count);
     check(api().GetDimensions(tensor, sides.data(), count), "types");
-    const bool image = name == "x" || name == "noise", real = image || name == "w";
-    if (type != (real ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64)) return false;
+    const bool decoded = name == "images", image = decoded || name == "x" || name == "noise" || name == "latents",
+               real = image || name == "w";
+    if (decoded && manifest_.decoder->bytes) {
+      if (type != ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) return false;
+    } else if (type != (real ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64)) {
+      return false;
+    }
     if (!image) return count == (name == "w" && whole ? 2U : 1U);
-    const std::vector<std::int64_t> wanted = {-1, manifest_.channels, manifest_.height, manifest_.width};
+    std::vector<std::int64_t> wanted = {-1, manifest_.channels, manifest_.height, manifest_.width};
+    if (decoded)
+      wanted = {-1, manifest_.decoder->channels, manifest_.decoder->height, manifest_.decoder->width};
+    if (name == "noise" && manifest_.sampling.consistency) wanted.insert(wanted.begin() + 1, manifest_.sampler_steps());
     if (count != wanted.size()) return false;
     for (std::size_t i = 1; i < count; ++i)  // an output's sides may be unnamed
       if (sides[i] != wanted[i] && sides[i] != -1) return false;

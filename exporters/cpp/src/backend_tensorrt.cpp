@@ -45,11 +45,13 @@ class Logger final : public nvinfer1::ILogger {
   std::string last_;
 };
 
-using Engines = std::vector<std::shared_ptr<nvinfer1::ICudaEngine>>;  // by Which, without the sampler graph
+using EnginePtr = std::shared_ptr<nvinfer1::ICudaEngine>;
+using Engines = std::vector<EnginePtr>;  // guided and cond, by Which
 
 class TensorRtLoop final : public Loop {
  public:
-  TensorRtLoop(const Manifest &manifest, const Engines &engines, const Logger &logger, const Options &options)
+  TensorRtLoop(const Manifest &manifest, const Engines &engines, const EnginePtr &decoder, const Logger &logger,
+               const Options &options)
       : manifest_(manifest),
         logger_(logger),
         device_(options.device),
@@ -79,6 +81,18 @@ class TensorRtLoop final : public Loop {
       if (!contexts_.back()) fail(DD_BACKEND, kTitle, ": no execution context (", logger_.last(), ")");
       address(*engine, *contexts_.back());
     }
+    if (!decoder) return;
+    const Decoder &known = *manifest.decoder;
+    const auto most = static_cast<std::size_t>(known.at_once);
+    const std::size_t latents = most * size() * sizeof(float), images = most * decoded_bytes();
+    latents_ = on_device(latents);
+    images_ = on_device(images);
+    host_latents_ = pinned(latents);
+    host_images_ = pinned(images);
+    decoder_.reset(decoder->createExecutionContext());
+    if (!decoder_) fail(DD_BACKEND, kTitle, ": no execution context (", logger_.last(), ")");
+    if (!decoder_->setTensorAddress("latents", latents_.get()) || !decoder_->setTensorAddress("images", images_.get()))
+      fail(DD_DAMAGED, "the decoder engine's tensors are not the contract's");
   }
 
   ~TensorRtLoop() override {
@@ -121,7 +135,29 @@ class TensorRtLoop final : public Loop {
     in_backend_ += std::chrono::steady_clock::now() - before;
   }
 
-  void sample(const float *) override { fail(DD_INTERNAL, "the whole sampler is not run by ", kTitle); }
+  void sample(const float *, const float *) override { fail(DD_INTERNAL, "the whole sampler is not run by ", kTitle); }
+
+  void decode(const float *latents, std::int64_t count, float *images) override {
+    const auto before = std::chrono::steady_clock::now();
+    check(cudaSetDevice(device_), "device");
+    const auto rows = static_cast<std::size_t>(count);
+    const std::size_t values = rows * static_cast<std::size_t>(manifest_.decoder->image_size());
+    std::memcpy(host_latents_.get(), latents, rows * size() * sizeof(float));
+    copy(latents_.get(), host_latents_.get(), rows * size() * sizeof(float), cudaMemcpyHostToDevice);
+    nvinfer1::Dims sides = decoder_->getEngine().getTensorShape("latents");
+    sides.d[0] = count;
+    if (!decoder_->setInputShape("latents", sides) || !decoder_->enqueueV3(stream_.get()))
+      fail(DD_BACKEND, kTitle, ", decoder: ", logger_.last());
+    copy(host_images_.get(), images_.get(), rows * decoded_bytes(), cudaMemcpyDeviceToHost);
+    check(cudaStreamSynchronize(stream_.get()), "decoder");
+    in_backend_ += std::chrono::steady_clock::now() - before;
+    if (!manifest_.decoder->bytes) {
+      std::copy_n(static_cast<const float *>(host_images_.get()), values, images);
+      return;
+    }
+    const auto *bytes = static_cast<const std::uint8_t *>(host_images_.get());
+    for (std::size_t i = 0; i < values; ++i) images[i] = static_cast<float>(bytes[i]) / 127.5F - 1.0F;
+  }
 
   bool finite() const override { return finite_; }
 
@@ -144,6 +180,10 @@ class TensorRtLoop final : public Loop {
   static constexpr std::size_t kScalars = 2 * sizeof(std::int64_t) + sizeof(float);
 
   std::size_t size() const { return static_cast<std::size_t>(manifest_.image_size()); }
+  std::size_t decoded_bytes() const {  // of one image
+    const Decoder &decoder = *manifest_.decoder;
+    return static_cast<std::size_t>(decoder.image_size()) * (decoder.bytes ? sizeof(std::uint8_t) : sizeof(float));
+  }
   std::size_t rows() const { return static_cast<std::size_t>(batch_); }
   std::size_t image_bytes() const { return rows() * size() * sizeof(float); }
   std::size_t t_prev_at() const { return static_cast<std::size_t>(capacity_) * sizeof(std::int64_t); }
@@ -162,6 +202,8 @@ class TensorRtLoop final : public Loop {
                                                   {"t_prev", within(scalars_.get(), t_prev_at())},
                                                   {"w", within(scalars_.get(), w_at())},
                                                   {"eps", out_.get()},
+                                                  {"v", out_.get()},
+                                                  {"x_0", out_.get()},
                                                   {"x_prev", out_.get()}};
     for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
       const char *name = engine.getIOTensorName(i);
@@ -200,17 +242,18 @@ class TensorRtLoop final : public Loop {
     slot_ = (slot_ + 1) % kSlots;
   }
 
-  // The update on the host, for graphs that give eps: the copies are short beside the network.
+  // The update on the host, for graphs that give a prediction: the copies are short beside the network.
   void update(const std::int64_t *t, const std::int64_t *t_prev) {
     copy(host_out_.get(), out_.get(), image_bytes(), cudaMemcpyDeviceToHost);
     copy(host_x_.get(), x_.get(), image_bytes(), cudaMemcpyDeviceToHost);
     check(cudaStreamSynchronize(stream_.get()), "inference");
     auto *x = static_cast<float *>(host_x_.get());
-    const auto *eps = static_cast<const float *>(host_out_.get());
-    finite_ = finite_ && all_finite(eps, batch_ * manifest_.image_size());
+    const auto *output = static_cast<const float *>(host_out_.get());
+    finite_ = finite_ && all_finite(output, batch_ * manifest_.image_size());
     for (std::size_t i = 0; i < rows(); ++i)
-      ddim_update(x + i * size(), eps + i * size(), manifest_.image_size(), alphas_[static_cast<std::size_t>(t[i] + 1)],
-                  alphas_[static_cast<std::size_t>(t_prev[i] + 1)], manifest_.sampling.clip_sample);
+      ddim_update(x + i * size(), output + i * size(), manifest_.image_size(),
+                  alphas_[static_cast<std::size_t>(t[i] + 1)], alphas_[static_cast<std::size_t>(t_prev[i] + 1)],
+                  manifest_.sampling.clip_sample, manifest_.prediction);
     copy(x_.get(), host_x_.get(), image_bytes(), cudaMemcpyHostToDevice);
   }
 
@@ -243,11 +286,12 @@ class TensorRtLoop final : public Loop {
   bool finite_ = true;  // what the host has seen
   std::size_t slot_ = 0;
   Stream stream_;
-  Device x_, out_, y_, scalars_;
-  Pinned host_x_, host_out_, host_y_;
+  Device x_, out_, y_, scalars_, latents_, images_;
+  Pinned host_x_, host_out_, host_y_, host_latents_, host_images_;
   std::array<Pinned, kSlots> slots_;
   std::array<Event, kSlots> copied_;
   std::vector<std::unique_ptr<nvinfer1::IExecutionContext>> contexts_;
+  std::unique_ptr<nvinfer1::IExecutionContext> decoder_;
   std::map<std::int64_t, StepGraph> graphs_;
   std::chrono::steady_clock::duration in_backend_{};
 };
@@ -292,14 +336,18 @@ class TensorRt final : public Backend {
         runtime_->setEngineHostCodeAllowed(graph.engine->version_compatible);
       }
       const std::string serialized = artifact.read(graph.file);
-      engines_.emplace_back(runtime_->deserializeCudaEngine(serialized.data(), serialized.size()));
-      if (!engines_.back()) fail(DD_BACKEND, graph.file, ": ", kTitle, " cannot load it (", logger_.last(), ")");
-      check_tensors(*engines_.back(), graph);
+      EnginePtr engine(runtime_->deserializeCudaEngine(serialized.data(), serialized.size()));
+      if (!engine) fail(DD_BACKEND, graph.file, ": ", kTitle, " cannot load it (", logger_.last(), ")");
+      check_tensors(*engine, graph);
+      if (name == "decoder")
+        decoder_ = std::move(engine);
+      else
+        engines_.push_back(std::move(engine));
     }
   }
 
   std::unique_ptr<Loop> loop(bool) override {
-    return std::make_unique<TensorRtLoop>(manifest_, engines_, logger_, options_);
+    return std::make_unique<TensorRtLoop>(manifest_, engines_, decoder_, logger_, options_);
   }
 
   int lanes() const override { return 1; }  // one stream after another fills a GPU
@@ -308,19 +356,26 @@ class TensorRt final : public Backend {
 
   bool has_sampler() const override { return false; }
 
+  bool has_decoder() const override { return decoder_ != nullptr; }
+
  private:
   // The engine's types and shapes must be the manifest's, which the buffers are made for.
   void check_tensors(const nvinfer1::ICudaEngine &engine, const Graph &graph) const {
     if (engine.getNbIOTensors() != static_cast<std::int32_t>(graph.inputs.size()) + 1)
       fail(DD_DAMAGED, graph.file, ": its inputs and outputs are not what the manifest says");
-    const std::int64_t sides[] = {manifest_.channels, manifest_.height, manifest_.width};
     for (std::int32_t i = 0; i < engine.getNbIOTensors(); ++i) {
       const std::string name = engine.getIOTensorName(i);
-      const bool image = name == "x" || name == "eps" || name == "x_prev", real = image || name == "w";
+      const bool image = name != "t" && name != "t_prev" && name != "y" && name != "w", real = image || name == "w";
+      const bool decoded = name == "images";  // the sampler graph is not loaded here
+      const Decoder decoder = manifest_.decoder.value_or(Decoder{});
+      const std::int64_t sides[] = {decoded ? decoder.channels : manifest_.channels,
+                                    decoded ? decoder.height : manifest_.height,
+                                    decoded ? decoder.width : manifest_.width};
+      const nvinfer1::DataType type = decoded && decoder.bytes ? nvinfer1::DataType::kUINT8
+                                      : real                   ? nvinfer1::DataType::kFLOAT
+                                                               : nvinfer1::DataType::kINT64;
       const nvinfer1::Dims shape = engine.getTensorShape(name.c_str());
-      bool fits =
-          shape.nbDims == (image ? 4 : 1) &&
-          engine.getTensorDataType(name.c_str()) == (real ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kINT64);
+      bool fits = shape.nbDims == (image ? 4 : 1) && engine.getTensorDataType(name.c_str()) == type;
       for (int k = 1; fits && image && k < 4; ++k) fits = shape.d[k] == sides[k - 1];
       if (!fits) fail(DD_DAMAGED, graph.file, ": its tensor ", name, " is not what the manifest says");
     }
@@ -331,6 +386,7 @@ class TensorRt final : public Backend {
   Logger logger_;
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   Engines engines_;
+  EnginePtr decoder_;
 };
 
 }  // namespace

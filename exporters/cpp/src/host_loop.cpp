@@ -35,11 +35,27 @@ void HostLoop::step_cond(const std::int64_t *t, const std::int64_t *t_prev) {
   update();
 }
 
-void HostLoop::sample(const float *w) {
+void HostLoop::sample(const float *noise, const float *w) {
   const auto steps = manifest_.sampler_steps();
+  if (manifest_.sampling.consistency)
+    std::copy_n(noise, batch_ * steps * manifest_.image_size(), buffers_->noise.begin());
   for (std::int64_t i = 0; i < batch_; ++i) std::copy_n(w, steps, buffers_->schedule.begin() + i * steps);
   run(Which::sampler);
   std::copy_n(buffers_->out.begin(), batch_ * manifest_.image_size(), buffers_->x.begin());
+}
+
+void HostLoop::decode(const float *latents, std::int64_t count, float *images) {
+  if (count != decoded_) calls_->bind_decoder(count);
+  decoded_ = count;
+  std::copy_n(latents, count * manifest_.image_size(), buffers_->latents.begin());
+  run(Which::decoder);
+  const std::int64_t values = count * manifest_.decoder->image_size();
+  if (!manifest_.decoder->bytes) {
+    std::copy_n(buffers_->images.begin(), values, images);
+    return;
+  }
+  for (std::int64_t i = 0; i < values; ++i)
+    images[i] = static_cast<float>(buffers_->bytes[static_cast<std::size_t>(i)]) / 127.5F - 1.0F;
 }
 
 bool HostLoop::finite() const {
@@ -67,14 +83,17 @@ void HostLoop::update() {
     const auto at = static_cast<std::size_t>(i);
     ddim_update(buffers_->x.data() + i * size, buffers_->out.data() + i * size, size,
                 alphas_[static_cast<std::size_t>(buffers_->t[at] + 1)],
-                alphas_[static_cast<std::size_t>(buffers_->t_prev[at] + 1)], manifest_.sampling.clip_sample);
+                alphas_[static_cast<std::size_t>(buffers_->t_prev[at] + 1)], manifest_.sampling.clip_sample,
+                manifest_.prediction);
   }
 }
 
 std::array<std::string, kGraphs> used_graphs(const Manifest &manifest) {
   const bool by_host = manifest.backend == "openvino" || manifest.backend == "onnxruntime";
-  const bool sampler = by_host && manifest.has("sampler") && manifest.sampler->output == "float32";
-  return {manifest.has("step") ? "step" : "guided", manifest.has("cond") ? "cond" : "", sampler ? "sampler" : ""};
+  const bool sampler =
+      by_host && manifest.has("sampler") && manifest.sampler->output == "float32" && !manifest.sampler->decode;
+  return {manifest.has("step") ? "step" : "guided", manifest.has("cond") ? "cond" : "", sampler ? "sampler" : "",
+          manifest.has("decoder") ? "decoder" : ""};
 }
 
 }  // namespace dashdeploy::detail

@@ -106,6 +106,8 @@ class JsonReader {
     refuse_as(status, "is '", name.substr(0, 60), "'; known: ", listed);
   }
 
+  bool is_null() const { return value_.is_null(); }
+
   bool is_number() const { return value_.is_number(); }
 
  private:

@@ -2,6 +2,7 @@
 #include "manifest.h"
 
 #include <algorithm>
+#include <array>
 
 #include "json_reader.h"
 
@@ -19,13 +20,14 @@ struct Signature {
   std::string output;
 };
 
-// Graph -> its inputs, in order, and its output.
+// Graph -> its inputs, in order, and its output; of guided and cond it is what the student predicts.
 const std::map<std::string, Signature> &signatures() {
   static const std::map<std::string, Signature> by_name = {
       {"guided", {{"x", "t", "y", "w"}, "eps"}},
       {"cond", {{"x", "t", "y"}, "eps"}},
       {"step", {{"x", "t", "t_prev", "y", "w"}, "x_prev"}},
       {"sampler", {{"noise", "y", "w"}, "images"}},
+      {"decoder", {{"latents"}, "images"}},
   };
   return by_name;
 }
@@ -83,14 +85,35 @@ std::vector<std::int64_t> timesteps(const JsonReader &value, const Manifest &man
   return read;
 }
 
+// Refuse steps that a few-step student, or scales that one branch was not trained for.
+void trained_for(const JsonReader &value, const std::vector<std::int64_t> &steps, const std::vector<double> &scales,
+                 const Manifest &manifest) {
+  const auto &grids = manifest.grids;
+  if (!grids.empty() && std::find(grids.begin(), grids.end(), steps) == grids.end())
+    value.at("timesteps").refuse("must be one of grids");
+  for (const double w : scales)
+    if (w < manifest.guidance_low || w > manifest.guidance_high)
+      value.at("guidance_scales").refuse("must be within guidance_range");
+}
+
+// A scale for each of so many steps.
+std::vector<double> scales(const JsonReader &value, std::size_t steps) {
+  std::vector<double> read;
+  const auto count = static_cast<std::int64_t>(steps);
+  for (const JsonReader &item : value.items(count, count)) read.push_back(item.number(0, kMostScale));
+  return read;
+}
+
 SamplingPlan sampling_plan(const JsonReader &value, const Manifest &manifest) {
   SamplingPlan read;
   read.timesteps = timesteps(value.at("timesteps"), manifest);
-  const auto steps = static_cast<std::int64_t>(read.timesteps.size());
-  for (const JsonReader &item : value.at("guidance_scales").items(steps, steps))
-    read.guidance_scales.push_back(static_cast<float>(item.number(0, kMostScale)));
+  const std::vector<double> given = scales(value.at("guidance_scales"), read.timesteps.size());
+  trained_for(value, read.timesteps, given, manifest);
+  for (const double w : given) read.guidance_scales.push_back(static_cast<float>(w));
   read.timestep_spacing = value.at("timestep_spacing").one_of({"trailing", "leading", "linspace"});
-  value.at("solver").one_of({"ddim"}, DD_UNSUPPORTED);  // all that this library runs
+  read.consistency = value.at("solver").one_of({"ddim", "consistency"}, DD_UNSUPPORTED) == "consistency";
+  if (read.consistency && manifest.grids.empty())
+    value.at("solver").refuse("consistency is of a few-step student, and grids is empty");
   read.guidance = guidance(value.at("guidance"));
   read.clip_sample = value.at("clip_sample").boolean();
   return read;
@@ -99,7 +122,34 @@ SamplingPlan sampling_plan(const JsonReader &value, const Manifest &manifest) {
 WholeSampler whole_sampler(const JsonReader &value, const Manifest &manifest) {
   WholeSampler read;
   read.timesteps = timesteps(value.at("timesteps"), manifest);
+  trained_for(value, read.timesteps, scales(value.at("guidance_scales"), read.timesteps.size()), manifest);
   read.output = value.at("output").one_of({"float32", "uint8"});
+  read.decode = value.at("decode").boolean();
+  if (read.decode && !manifest.decoder) value.at("decode").refuse("is true, and there is no decoder");
+  return read;
+}
+
+// (C, H, W).
+std::array<std::int64_t, 3> image_shape(const JsonReader &value) {
+  const auto sides = value.items(0, 8);
+  if (sides.size() != 3) value.refuse("must be (channels, height, width)");
+  std::array<std::int64_t, 3> read{};
+  for (std::size_t i = 0; i < 3; ++i) read[i] = sides[i].integer(1, 1 << 16);
+  if (read[0] * read[1] * read[2] > kMostPixels) value.refuse("has more than ", kMostPixels, " values");
+  return read;
+}
+
+Decoder decoder(const JsonReader &value) {
+  Decoder read;
+  const auto shape = image_shape(value.at("image_shape"));
+  read.channels = shape[0];
+  read.height = shape[1];
+  read.width = shape[2];
+  if (read.channels != 1 && read.channels != 3) value.at("image_shape").refuse("must have 1 or 3 channels");
+  read.bytes = value.at("output").one_of({"float32", "uint8"}) == "uint8";
+  read.at_once = value.at("at_once").integer(1, 4096);
+  read.precision = value.at("precision").one_of({"fp32", "fp16", "bf16", "int8"});
+  sha256(value.at("sha256"));
   return read;
 }
 
@@ -112,13 +162,15 @@ Host host(const JsonReader &value) {
 }
 
 // One tensor of a graph: its name, type and shape are those of the signature, or the graph is another one.
-void tensor(const JsonReader &value, const std::string &name, const Manifest &manifest, bool in_sampler) {
-  const bool image = name != "t" && name != "t_prev" && name != "y" && name != "w";
-  const std::string dtype = name == "images"       ? manifest.sampler->output
-                            : image || name == "w" ? "float32"
-                                                   : "int64";
+void tensor(const JsonReader &value, const std::string &name, const Manifest &manifest, const std::string &graph) {
+  const bool in_sampler = graph == "sampler", image = name != "t" && name != "t_prev" && name != "y" && name != "w";
+  std::string dtype = image || name == "w" ? "float32" : "int64";
+  if (name == "images") dtype = in_sampler ? manifest.sampler->output : manifest.decoder->bytes ? "uint8" : "float32";
   std::vector<std::int64_t> sides;  // after the batch
   if (image) sides = {manifest.channels, manifest.height, manifest.width};
+  if (name == "images" && (!in_sampler || manifest.sampler->decode))
+    sides = {manifest.decoder->channels, manifest.decoder->height, manifest.decoder->width};
+  if (name == "noise" && manifest.sampling.consistency) sides.insert(sides.begin(), manifest.sampler_steps());
   if (in_sampler && name == "w") sides = {static_cast<std::int64_t>(manifest.sampler->timesteps.size())};
   if (value.at("name").text() != name) value.at("name").refuse("must be ", name);
   if (value.at("dtype").text() != dtype) value.at("dtype").refuse("of ", name, " must be ", dtype);
@@ -149,11 +201,17 @@ Engine engine(const JsonReader &value, const std::string &backend) {
   return read;
 }
 
+const char *predicted(Prediction prediction) {
+  return prediction == Prediction::v ? "v" : prediction == Prediction::sample ? "x_0" : "eps";
+}
+
 Graph graph(const std::string &name, const JsonReader &value, const Manifest &manifest) {
   const auto known = signatures().find(name);
-  if (known == signatures().end()) value.refuse("is not a graph; known: guided, cond, step, sampler");
+  if (known == signatures().end()) value.refuse("is not a graph; known: guided, cond, step, sampler, decoder");
   const bool is_sampler = name == "sampler";
+  if (name == "cond" && manifest.branches == 1) value.refuse("is there, and a student of one branch has none");
   if (is_sampler && !manifest.sampler) value.refuse("is there, and artifact.sampler does not say its timesteps");
+  if (name == "decoder" && !manifest.decoder) value.refuse("is there, and artifact.decoder does not say its images");
   Graph read;
   read.inputs = known->second.inputs;
   read.file = file_name(value.at("file"), value.at("file").text());
@@ -167,8 +225,9 @@ Graph graph(const std::string &name, const JsonReader &value, const Manifest &ma
   const auto inputs = value.at("inputs").items(1, 16), outputs = value.at("outputs").items(1, 1);
   if (inputs.size() != read.inputs.size())
     value.refuse("has ", inputs.size(), " inputs; expected ", read.inputs.size());
-  for (std::size_t i = 0; i < inputs.size(); ++i) tensor(inputs[i], read.inputs[i], manifest, is_sampler);
-  tensor(outputs[0], known->second.output, manifest, is_sampler);
+  for (std::size_t i = 0; i < inputs.size(); ++i) tensor(inputs[i], read.inputs[i], manifest, name);
+  const bool predicts = known->second.output == "eps";
+  tensor(outputs[0], predicts ? predicted(manifest.prediction) : known->second.output, manifest, name);
   if (runs_engines(manifest))
     read.engine = engine(value.at("engine"), manifest.backend);
   else if (value.has_value("engine"))
@@ -178,14 +237,17 @@ Graph graph(const std::string &name, const JsonReader &value, const Manifest &ma
 
 void student(const JsonReader &value, Manifest &manifest) {
   manifest.precision = value.at("precision").one_of({"fp32", "fp16", "bf16", "int8"});
-  value.at("prediction_type").one_of({"epsilon"});
-  const JsonReader image_shape = value.at("image_shape");
-  const auto sides = image_shape.items(0, 8);
-  if (sides.size() != 3) image_shape.refuse("must be (channels, height, width)");
-  manifest.channels = sides[0].integer(1, 1 << 16);
-  manifest.height = sides[1].integer(1, 1 << 16);
-  manifest.width = sides[2].integer(1, 1 << 16);
-  if (manifest.image_size() > kMostPixels) image_shape.refuse("has more than ", kMostPixels, " values");
+  const std::string &predicts = value.at("prediction_type").one_of({"epsilon", "v_prediction", "sample"});
+  manifest.prediction = predicts == "v_prediction" ? Prediction::v
+                        : predicts == "sample"     ? Prediction::sample
+                                                   : Prediction::epsilon;
+  const auto shape = image_shape(value.at("image_shape"));
+  manifest.channels = shape[0];
+  manifest.height = shape[1];
+  manifest.width = shape[2];
+  manifest.latents = value.at("latents").boolean();
+  if (!value.at("decoder").is_null()) manifest.decoder = decoder(value.at("decoder"));
+  if (manifest.decoder && !manifest.latents) value.at("decoder").refuse("is of latents, and latents is false");
   manifest.num_classes = value.at("num_classes").integer(1, kMostClasses);
   for (const JsonReader &item : value.at("classes").items(0, kMostClasses)) manifest.classes.push_back(item.text());
   if (static_cast<std::int64_t>(manifest.classes.size()) != manifest.num_classes)
@@ -193,12 +255,26 @@ void student(const JsonReader &value, Manifest &manifest) {
   if (value.at("null_class").integer(0, kMostCount) != manifest.num_classes)
     value.at("null_class").refuse("must be num_classes, ", manifest.num_classes);
   manifest.num_train_timesteps = value.at("num_train_timesteps").integer(1, kMostTimesteps);
-  for (const JsonReader &item : value.at("betas").items(0, kMostTimesteps)) {
+  const auto betas = value.at("betas").items(0, kMostTimesteps);
+  for (const JsonReader &item : betas) {
     manifest.betas.push_back(item.number(0, 1));
-    if (manifest.betas.back() <= 0 || manifest.betas.back() >= 1) item.refuse("must be between 0 and 1");
+    const double beta = manifest.betas.back();
+    const bool ends = manifest.betas.size() == betas.size() && manifest.prediction != Prediction::epsilon;
+    if (beta <= 0 || (beta >= 1 && !ends)) item.refuse("must be between 0 and 1");
   }
   if (static_cast<std::int64_t>(manifest.betas.size()) != manifest.num_train_timesteps)
     value.at("betas").refuse("has ", manifest.betas.size(), " values for ", manifest.num_train_timesteps, " timesteps");
+  manifest.branches = value.at("branches").integer(1, 2);
+  if (value.at("guidance_range").is_null() != (manifest.branches == 2))
+    value.at("guidance_range").refuse("is of a student of one branch, and null of one of two");
+  if (manifest.branches == 1) {
+    const auto range = value.at("guidance_range").items(2, 2);
+    manifest.guidance_low = range[0].number(0, kMostScale);
+    manifest.guidance_high = range[1].number(0, kMostScale);
+    if (manifest.guidance_low >= manifest.guidance_high)
+      value.at("guidance_range").refuse("must be two scales, the lower one first");
+  }
+  for (const JsonReader &item : value.at("grids").items(0, 64)) manifest.grids.push_back(timesteps(item, manifest));
   manifest.parameters = value.at("parameters").integer(0, kMostCount);
 }
 
@@ -214,6 +290,7 @@ void artifact(const JsonReader &value, Manifest &manifest) {
   if (value.has_value("sampler")) manifest.sampler = whole_sampler(value.at("sampler"), manifest);
   for (const auto &[name, entry] : value.at("graphs").entries())
     manifest.graphs.emplace(name, graph(name, entry, manifest));
+  if (manifest.decoder && !manifest.has("decoder")) value.at("graphs").refuse("has no decoder, which artifact.decoder is");
   if (!manifest.has("guided")) value.at("graphs").refuse("has no guided graph");
 }
 

@@ -1,4 +1,5 @@
-// Noise by image: Philox4x32-10 (Salmon et al. 2011) with Box-Muller, as dashdeploy/diffusion/noise.py draws it.
+// Noise by image and step: Philox4x32-10 (Salmon et al. 2011) with Box-Muller, as dashdeploy/diffusion/noise.py draws
+// it.
 #pragma once
 
 #include <array>
@@ -21,11 +22,12 @@ inline Words philox4x32(Words counter, std::uint32_t k0, std::uint32_t k1) {
   return counter;
 }
 
-// The noise of one image: block b of four numbers has the counter (b, 0, image mod 2^32, image div 2^32).
-inline void normal(std::uint64_t seed, std::uint64_t image, std::int64_t size, float *out) {
+// The noise of one image at one step, 0 being the start: block b of four numbers has the counter
+// (b, step, image mod 2^32, image div 2^32).
+inline void normal(std::uint64_t seed, std::uint64_t image, std::uint32_t step, std::int64_t size, float *out) {
   constexpr double two_pi = 6.283185307179586;
   for (std::int64_t at = 0; at < size; at += 4) {
-    const Words words = philox4x32({static_cast<std::uint32_t>(at / 4), 0, static_cast<std::uint32_t>(image),
+    const Words words = philox4x32({static_cast<std::uint32_t>(at / 4), step, static_cast<std::uint32_t>(image),
                                     static_cast<std::uint32_t>(image >> 32)},
                                    static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
     double u[4];

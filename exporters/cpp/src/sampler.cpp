@@ -1,4 +1,4 @@
-// The DDIM loop over batches and threads.
+// The loop over batches and threads: DDIM, or the consistency sampler (arXiv:2303.01469, Algorithm 1).
 #include "sampler.h"
 
 #include <algorithm>
@@ -34,6 +34,7 @@ int available_threads() {
 std::int64_t largest_batch(const Manifest &manifest) {
   std::int64_t largest = 0;
   for (const std::string &name : used_graphs(manifest)) {
+    if (name == "decoder") continue;  // it is called in parts of its own
     const auto graph = manifest.graphs.find(name);
     if (graph == manifest.graphs.end() || !graph->second.engine) continue;
     const std::int64_t accepted = graph->second.engine->largest_batch;
@@ -124,6 +125,7 @@ struct Sampler::Run {
   float *const images;
   const bool narrow;
   const int parts;
+  bool decodes = false;    // images are decoded, and x is not what is written
   bool whole = false;      // by the sampler graph: all steps in one call
   std::int64_t total = 0;  // steps of all chunks
   std::atomic<std::int64_t> done{0};
@@ -138,6 +140,7 @@ struct Sampler::Run {
 Sampler::Sampler(const std::filesystem::path &folder, const dd_open_options &options)
     : artifact_(folder, options.public_key),
       options_(checked(options, artifact_.manifest())),
+      alphas_(alphas_cumprod(artifact_.manifest().betas)),
       backend_(open_backend(artifact_, options_)),
       pool_(std::make_unique<Pool>(backend_->lanes() - 1)) {
   const Lease warm(*this, narrow(1));  // an error in the graphs shows now, not at the first request
@@ -166,17 +169,20 @@ void Sampler::check_labels(const std::int64_t *labels, std::int64_t count) const
 }
 
 void Sampler::sample(const dd_request &request, float *images) {
-  const std::int64_t size = manifest().image_size(), most = (std::int64_t{1} << 40) / size;
+  const bool decodes = backend_->has_decoder() && request.latents == 0;
+  const std::int64_t size = manifest().image_size(),
+                     most = (std::int64_t{1} << 40) / std::max(size, decodes ? manifest().decoder->image_size() : 1);
   if (request.count < 1 || request.count > most)
     fail(DD_ARGUMENT, "count is ", request.count, "; expected 1 ... ", most);
   if (images == nullptr) fail(DD_ARGUMENT, "images is NULL");
   check_labels(request.labels, request.count);
-  if (request.noise != nullptr)
-    for (std::int64_t i = 0; i < request.count * size; ++i)
-      if (!std::isfinite(request.noise[i])) fail(DD_ARGUMENT, "noise[", i, "] is not a finite number");
   const bool narrowly = narrow(request.count);
   const int parts = narrowly && request.count >= backend_->lanes() ? backend_->lanes() : 1;
   Run run(request, plan(manifest(), request.steps, request.guidance), images, narrowly, parts);
+  const std::int64_t values = request.count * size * manifest().noises(static_cast<std::int64_t>(run.plan.steps()));
+  for (std::int64_t i = 0; request.noise != nullptr && i < values; ++i)
+    if (!std::isfinite(request.noise[i])) fail(DD_ARGUMENT, "noise[", i, "] is not a finite number");
+  run.decodes = decodes;
   run.whole = fits_sampler(request, run.plan);
   for (int part = 0; part < parts; ++part) {
     const std::int64_t count = run.begin(part + 1) - run.begin(part);
@@ -207,18 +213,25 @@ void Sampler::draw(Run &run, int part) const {
 void Sampler::draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t batch, bool reports) const {
   const dd_request &request = run.request;
   const std::int64_t size = manifest().image_size();
-  float *const images = run.images + first * size;
-  if (request.noise == nullptr)
-    for (std::int64_t i = 0; i < batch; ++i)
-      normal(request.seed, request.first_image + static_cast<std::uint64_t>(first + i), size, images + i * size);
+  std::vector<float> latents(static_cast<std::size_t>(run.decodes ? batch * size : 0));
+  float *const images = run.decodes ? latents.data() : run.images + first * size;
+  // Of an image that takes one noise, it is drawn where the image will be.
+  const std::int64_t noises = manifest().noises(static_cast<std::int64_t>(run.plan.steps())), stride = noises * size;
+  std::vector<float> drawn(static_cast<std::size_t>(request.noise == nullptr && noises > 1 ? batch * stride : 0));
+  float *const place = drawn.empty() ? images : drawn.data();
+  for (std::int64_t i = 0; request.noise == nullptr && i < batch * noises; ++i)
+    normal(request.seed, request.first_image + static_cast<std::uint64_t>(first + i / noises),
+           static_cast<std::uint32_t>(i % noises), size, place + i * size);
+  const float *const noise = request.noise == nullptr ? place : request.noise + first * stride;
+  for (std::int64_t i = 0; noises > 1 && i < batch; ++i) std::copy_n(noise + i * stride, size, images + i * size);
   std::vector<std::int64_t> t(static_cast<std::size_t>(batch)), t_prev(t.size());
   std::vector<float> w(t.size());
   const bool by_cond = backend_->has_cond();
 
   const auto before = std::chrono::steady_clock::now();
   loop.take_backend_ms();
-  loop.load(request.noise == nullptr ? images : request.noise + first * size, request.labels + first, batch);
-  if (run.whole) loop.sample(run.plan.w.data());
+  loop.load(noises > 1 ? images : noise, request.labels + first, batch);
+  if (run.whole) loop.sample(noise, run.plan.w.data());
   if (run.whole && !loop.finite()) fail(DD_NOT_FINITE, "the sampler graph", kGave);
   for (std::size_t i = 0; !run.whole && i < run.plan.steps() && !run.stop; ++i) {
     std::fill(t.begin(), t.end(), run.plan.t[i]);
@@ -232,19 +245,50 @@ void Sampler::draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t 
     if (!loop.finite())
       fail(DD_NOT_FINITE, "step ", i + 1, " of ", run.plan.steps(), " (t = ", run.plan.t[i], ", w = ", run.plan.w[i],
            ")", kGave);
+    if (noises > 1 && i + 1 < run.plan.steps()) {
+      loop.store(images);
+      const float alpha = alphas_[static_cast<std::size_t>(run.plan.t[i + 1] + 1)];
+      for (std::int64_t k = 0; k < batch; ++k)
+        renoise(images + k * size, noise + k * stride + static_cast<std::int64_t>(i + 1) * size, size, alpha);
+      loop.load(images, request.labels + first, batch);
+    }
     const std::int64_t done = ++run.done;
     if (reports && request.progress != nullptr && (done < run.total || run.parts == 1) &&
         request.progress(request.user, done, run.total) != 0)
       run.cancelled = run.stop = true;
   }
   loop.store(images);
-  const double loop_ms = milliseconds(std::chrono::steady_clock::now() - before), backend_ms = loop.take_backend_ms();
   if (!run.stop && !all_finite(images, batch * size)) fail(DD_NOT_FINITE, "one of the steps", kGave);
+  if (run.decodes && !run.stop)
+    decode(loop, batch, images, run.images + first * manifest().decoder->image_size());
+  const double loop_ms = milliseconds(std::chrono::steady_clock::now() - before), backend_ms = loop.take_backend_ms();
 
   const std::lock_guard<std::mutex> lock(run.mutex);
   run.timing.loop_ms += loop_ms;
   run.timing.backend_ms += backend_ms;
   run.timing.steps += static_cast<std::int64_t>(run.plan.steps());
+}
+
+void Sampler::decode(Loop &loop, std::int64_t count, const float *latents, float *images) const {
+  const Decoder &decoder = *manifest().decoder;
+  for (std::int64_t first = 0; first < count; first += decoder.at_once) {
+    const std::int64_t part = std::min(decoder.at_once, count - first);
+    float *const place = images + first * decoder.image_size();
+    loop.decode(latents + first * manifest().image_size(), part, place);
+    if (!all_finite(place, part * decoder.image_size())) fail(DD_NOT_FINITE, "the decoder", kGave);
+  }
+}
+
+void Sampler::decode(std::int64_t count, const float *latents, float *images) {
+  if (!backend_->has_decoder())
+    fail(DD_ARGUMENT, "decode: the artifact has no decoder", manifest().latents ? "" : "; it draws images as they are");
+  const std::int64_t most = (std::int64_t{1} << 40) / std::max(manifest().image_size(), manifest().decoder->image_size());
+  if (count < 1 || count > most) fail(DD_ARGUMENT, "count is ", count, "; expected 1 ... ", most);
+  if (latents == nullptr || images == nullptr) fail(DD_ARGUMENT, "decode needs latents and images");
+  for (std::int64_t i = 0; i < count * manifest().image_size(); ++i)
+    if (!std::isfinite(latents[i])) fail(DD_ARGUMENT, "latents[", i, "] is not a finite number");
+  const Lease loop(*this, narrow(1));
+  decode(*loop, count, latents, images);
 }
 
 void Sampler::step(std::int64_t count, float *x, const std::int64_t *t, const std::int64_t *t_prev,
@@ -257,7 +301,11 @@ void Sampler::step(std::int64_t count, float *x, const std::int64_t *t, const st
     if (t[i] < 0 || t[i] >= total) fail(DD_ARGUMENT, "t[", i, "] is ", t[i], "; expected 0 ... ", total - 1);
     if (t_prev[i] < -1 || t_prev[i] >= t[i])
       fail(DD_ARGUMENT, "t_prev[", i, "] is ", t_prev[i], "; expected -1 ... t - 1");
+    if (t_prev[i] != -1 && manifest().sampling.consistency)
+      fail(DD_ARGUMENT, "t_prev[", i, "] is ", t_prev[i],
+           "; expected -1: the solver consistency steps to clean images");
     if (!std::isfinite(w[i])) fail(DD_ARGUMENT, "w[", i, "] is not a finite number");
+    check_scale(manifest(), w[i]);
   }
   const Lease loop(*this, narrow(count));
   for (std::int64_t first = 0; first < count; first += max_batch()) {

@@ -1,4 +1,4 @@
-// An opened artifact: draws images with DDIM, several at once, from several threads at once.
+// An opened artifact: draws images, several at once, from several threads at once.
 #pragma once
 
 #include <filesystem>
@@ -23,6 +23,7 @@ class Sampler {
   void sample(const dd_request &request, float *images);
   void step(std::int64_t count, float *x, const std::int64_t *t, const std::int64_t *t_prev, const std::int64_t *labels,
             const float *w);
+  void decode(std::int64_t count, const float *latents, float *images);
 
  private:
   class Lease;
@@ -30,12 +31,14 @@ class Sampler {
 
   void draw(Run &run, int part) const;
   void draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t batch, bool reports) const;
+  void decode(Loop &loop, std::int64_t count, const float *latents, float *images) const;
   void check_labels(const std::int64_t *labels, std::int64_t count) const;
   bool narrow(std::int64_t count) const;
   bool fits_sampler(const dd_request &request, const Plan &plan) const;
 
   const Artifact artifact_;
   const Options options_;
+  const std::vector<float> alphas_;  // see alphas_cumprod
   const std::unique_ptr<Backend> backend_;
   const std::unique_ptr<Pool> pool_;
   mutable std::mutex mutex_;

@@ -79,41 +79,85 @@ std::vector<std::int64_t> timesteps(std::int64_t steps, std::int64_t total, cons
   return descending;
 }
 
-Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &asked) {
+void check_scale(const Manifest &manifest, float w) {
+  if (manifest.branches == 2) return;
+  const auto low = static_cast<float>(manifest.guidance_low), high = static_cast<float>(manifest.guidance_high);
+  if (!(w >= low && w <= high))
+    fail(DD_ARGUMENT, "guidance: the scale ", w, " is out of range: this student has one branch, trained for ", low,
+         " ... ", high);
+}
+
+namespace {
+
+// The plan of these timesteps; `usual`: they are as many as the artifact's, whose scales are the default.
+Plan guided(const Manifest &manifest, const std::vector<std::int64_t> &t, const dd_guidance &asked, bool usual) {
   const SamplingPlan &sampling = manifest.sampling;
-  const std::int64_t total = manifest.num_train_timesteps;
-  const auto usual = static_cast<std::int64_t>(sampling.timesteps.size()), n = steps == 0 ? usual : steps;
-  if (n < 1 || n > total) fail(DD_ARGUMENT, "steps is ", n, "; expected 1 ... ", total, ", or 0 for the artifact's");
   check(asked);
   Plan made;
-  made.t = n == usual ? sampling.timesteps : timesteps(n, total, sampling.timestep_spacing);
+  made.t = t;
   made.t_prev.assign(made.t.begin() + 1, made.t.end());
   made.t_prev.push_back(-1);
-  if (asked.kind == DD_GUIDANCE_DEFAULT && n == usual) {
+  if (sampling.consistency) std::fill(made.t_prev.begin(), made.t_prev.end(), -1);
+  if (asked.kind == DD_GUIDANCE_DEFAULT && usual) {
     made.w = sampling.guidance_scales;
     return made;
   }
   const dd_guidance guidance = asked.kind == DD_GUIDANCE_DEFAULT ? of_artifact(sampling.guidance) : asked;
   for (std::size_t i = 0; i < made.t.size(); ++i) {
     const bool given = guidance.kind == DD_GUIDANCE_SCHEDULE;
+    const std::int64_t total = manifest.num_train_timesteps;
     made.w.push_back(given ? guidance.schedule[i] : static_cast<float>(weight(guidance, made.t[i], total)));
     if (!std::isfinite(made.w.back()) || made.w.back() < 0)
       fail(DD_ARGUMENT, "guidance: the scale of step ", i, " is ", made.w.back(), "; expected a number >= 0");
+    check_scale(manifest, made.w.back());
   }
   return made;
 }
 
-void ddim_update(float *x, const float *eps, std::int64_t size, float alpha, float alpha_prev, bool clip) {
+}  // namespace
+
+Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &asked) {
+  const SamplingPlan &sampling = manifest.sampling;
+  const std::int64_t total = manifest.num_train_timesteps;
+  const auto usual = static_cast<std::int64_t>(sampling.timesteps.size()), n = steps == 0 ? usual : steps;
+  if (!manifest.grids.empty()) {
+    std::string known;
+    for (const auto &grid : manifest.grids) {
+      if (static_cast<std::int64_t>(grid.size()) == n) return guided(manifest, grid, asked, n == usual);
+      known += (known.empty() ? "" : ", ") + std::to_string(grid.size());
+    }
+    fail(DD_ARGUMENT, "steps is ", n, "; this student was trained for ", known);
+  }
+  if (n < 1 || n > total) fail(DD_ARGUMENT, "steps is ", n, "; expected 1 ... ", total, ", or 0 for the artifact's");
+  return guided(manifest, n == usual ? sampling.timesteps : timesteps(n, total, sampling.timestep_spacing), asked,
+                n == usual);
+}
+
+void ddim_update(float *x, const float *output, std::int64_t size, float alpha, float alpha_prev, bool clip,
+                 Prediction prediction) {
   const float signal = std::sqrt(alpha), noise = std::sqrt(1.0F - alpha);
   const float next_signal = std::sqrt(alpha_prev), next_noise = std::sqrt(1.0F - alpha_prev);
   for (std::int64_t i = 0; i < size; ++i) {
-    float x_0 = (x[i] - noise * eps[i]) / signal, direction = eps[i];
+    float x_0 = output[i], direction = output[i];
+    if (prediction == Prediction::epsilon) {
+      x_0 = (x[i] - noise * output[i]) / signal;
+    } else if (prediction == Prediction::v) {
+      x_0 = signal * x[i] - noise * output[i];
+      direction = noise * x[i] + signal * output[i];
+    } else {
+      direction = (x[i] - signal * x_0) / noise;
+    }
     if (clip) {
       x_0 = std::clamp(x_0, -1.0F, 1.0F);
       direction = (x[i] - signal * x_0) / noise;
     }
     x[i] = next_signal * x_0 + next_noise * direction;
   }
+}
+
+void renoise(float *x, const float *noise, std::int64_t size, float alpha) {
+  const float signal = std::sqrt(alpha), sigma = std::sqrt(1.0F - alpha);
+  for (std::int64_t i = 0; i < size; ++i) x[i] = signal * x[i] + sigma * noise[i];
 }
 
 bool all_finite(const float *values, std::int64_t size) {

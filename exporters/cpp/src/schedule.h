@@ -10,7 +10,8 @@
 
 namespace dashdeploy::detail {
 
-// One sampler run: for each step its t, the t it goes to (-1: clean) and its guidance scale.
+// One sampler run: for each step its t, the t it goes to (-1: clean) and its guidance scale. Each step of the solver
+// consistency goes to the clean image, and noise takes that to the next t.
 struct Plan {
   std::vector<std::int64_t> t, t_prev;
   std::vector<float> w;
@@ -29,9 +30,18 @@ std::vector<std::int64_t> timesteps(std::int64_t steps, std::int64_t total, cons
 // Throws Failure(DD_ARGUMENT): too many steps, or a guidance that makes no sense.
 Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &guidance);
 
-// x_t -> x at the previous t, in place, with eta = 0 (arXiv:2010.02502, Eq. 12); with clip, x_0 is clipped to [-1, 1]
-// and eps follows it.
-void ddim_update(float *x, const float *eps, std::int64_t size, float alpha, float alpha_prev, bool clip);
+// x_t -> x at the previous t, in place, with eta = 0 (arXiv:2010.02502, Eq. 12), from what the network predicted; with
+// clip, x_0 is clipped to [-1, 1] and eps follows it. Only of a predicted eps is anything divided by sqrt(alpha).
+void ddim_update(float *x, const float *output, std::int64_t size, float alpha, float alpha_prev, bool clip,
+                 Prediction prediction);
+
+// x <- sqrt(alpha) x + sqrt(1 - alpha) noise: a clean image with noise again, where the solver consistency goes on.
+void renoise(float *x, const float *noise, std::int64_t size, float alpha);
+
+// Refuse a guidance scale that one branch was not trained for.
+//
+// Throws Failure(DD_ARGUMENT): it names the range.
+void check_scale(const Manifest &manifest, float w);
 
 // Whether there is no infinity and no NaN among the values.
 bool all_finite(const float *values, std::int64_t size);

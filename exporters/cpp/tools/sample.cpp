@@ -22,9 +22,10 @@ ARTIFACT             a folder that `dashdeploy export` wrote
   --labels LIST      class indices, as in 0,3,7 or 0-9; default: the first ten classes
   --columns N        images of each class (1); the picture has as many columns
   -w, --guidance W   a number (1 = off), tag, tag:W_MIN:W_MAX, or an interval as in 3@0.2-0.8; default: the artifact's
-  --steps N          DDIM steps; default: the artifact's
+  --steps N          steps of the sampler; default: the artifact's
   --seed N           of the noise (0); the same number gives the same noise in `dashdeploy sample`
-  --noise FILE       start from this noise instead: float32, (images, C, H, W), little-endian
+  --noise FILE       this noise instead: float32, (images, C, H, W), with the solver consistency (images, steps, C, H, W),
+                     little-endian
   --out FILE         .png, .ppm, .pgm, or .f32 for the float32 values (samples.png)
   --scale N          enlarge each pixel (4)
   --threads N        CPU threads; default: all
@@ -181,9 +182,11 @@ std::vector<float> read_noise(const std::string &path, std::size_t values) {
 void print_info(const dashdeploy::Model &model) {
   const dd_info info = model.info();
   std::cout << "target      " << info.name << "\nbackend     " << info.backend << ", " << info.precision
-            << "\nimages      " << info.channels << " x " << info.height << " x " << info.width << "\nclasses     "
+            << (info.latents != 0 && info.decodes == 0 ? "\nlatents     " : "\nimages      ") << info.image_channels
+            << " x " << info.image_height << " x " << info.image_width << "\nclasses     "
             << info.num_classes << "\nsteps       " << info.num_inference_steps << " of " << info.num_train_timesteps
-            << "\nmax batch   " << info.max_batch << "\nparameters  " << info.parameters << "\n";
+            << " by " << info.solver << "\nmax batch   " << info.max_batch << "\nparameters  " << info.parameters
+            << "\n";
 }
 
 int show(void *, std::int64_t done, std::int64_t total) {
@@ -251,7 +254,9 @@ int run(int count, char **values) {
   }
   const std::vector<std::int64_t> chosen = labels(arguments, info.num_classes);
   std::vector<float> images(chosen.size() * model.image_size()), noise;
-  if (!arguments.noise.empty()) noise = read_noise(arguments.noise, images.size());
+  const std::int64_t steps = arguments.steps > 0 ? arguments.steps : info.num_inference_steps;
+  const auto noises = static_cast<std::size_t>(std::string(info.solver) == "consistency" ? steps : 1);
+  if (!arguments.noise.empty()) noise = read_noise(arguments.noise, chosen.size() * model.noise_size() * noises);
   auto request = dashdeploy::sized<dd_request>();
   request.count = static_cast<std::int64_t>(chosen.size());
   request.labels = chosen.data();
@@ -264,7 +269,8 @@ int run(int count, char **values) {
   request.timing = &timing;
   model.sample(request, images.data());
   if (arguments.concurrency > 1) draw_in_threads(model, request, images, arguments.concurrency);
-  write_images(arguments.out, images, info.channels, info.height, info.width, arguments.columns, arguments.scale);
+  write_images(arguments.out, images, info.image_channels, info.image_height, info.image_width, arguments.columns,
+               arguments.scale);
   if (arguments.repeat > 0)
     measure(model, request, arguments.repeat, timing);
   else

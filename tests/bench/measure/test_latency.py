@@ -46,7 +46,7 @@ def test_the_confidence_interval_of_the_median_covers_it_about_as_often_as_it_sa
 
 def test_a_row_holds_the_percentiles_and_the_confidence_interval_in_ms() -> None:
     times = [0.010, 0.011, 0.012, 0.013, 0.014, 0.015, 0.100]
-    measured = row(times, "m", "batched", "sampler", 8, plan="recipe", graph="step", seed=0)
+    measured = row(times, "m", "batched", "sampler", 8, plan="recipe", graph="step", evaluations=8, seed=0)
     assert measured.p50_ms == pytest.approx(13) and measured.images_per_s == pytest.approx(8 / 0.013)
     assert 10 <= measured.p50_low_ms < 13 < measured.p50_high_ms <= 100
     assert math.isnan(measured.p90_ms) and math.isnan(measured.p99_ms) and measured.repeats == 7
@@ -55,7 +55,7 @@ def test_a_row_holds_the_percentiles_and_the_confidence_interval_in_ms() -> None
 @pytest.mark.parametrize(("runs", "has_p90", "has_p99"), [(9, False, False), (10, True, False), (100, True, True)])
 def test_a_percentile_needs_as_many_runs_as_it_has_a_share_of(runs: int, has_p90: bool, has_p99: bool) -> None:
     times = [0.001 * (i + 1) for i in range(runs)]
-    measured = row(times, "m", "batched", "step", 1, plan=None, graph=None, seed=0)
+    measured = row(times, "m", "batched", "step", 1, plan=None, graph=None, evaluations=2, seed=0)
     assert math.isfinite(measured.p90_ms) is has_p90 and math.isfinite(measured.p99_ms) is has_p99
     if has_p99:
         assert (measured.p90_ms, measured.p99_ms) == (pytest.approx(90.1), pytest.approx(99.01))

@@ -10,8 +10,10 @@ import torch
 
 from dashdeploy.bench.bench import _grids
 from dashdeploy.bench.measure import quality
+from dashdeploy.bench.record.parts import QualityRow
 from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
+from dashdeploy.metrics import reference
 from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Data, Quality
 
@@ -76,18 +78,21 @@ def test_several_sampling_seeds_are_scored_one_by_one_and_together(digits: Label
     train = digits.take(np.arange(1200, len(digits)))
     labels = quality.class_labels(200, train)
     extractor = committed("digits")
-    real = quality.reference(train, extractor)
+    real = reference.of_images(train, extractor)
     first, second, *others = sets_of(digits.take(np.arange(1200)), labels, 4)
     config = Quality(num_images=200, bootstrap=20)
     _, of_teacher = quality.score("teacher", 2.0, others, labels, real, None, extractor, config, seeds=(0, 5))
-    row, features = quality.score(
+    row, drawn = quality.score(
         "student", 2.0, [first, second], labels, real, of_teacher, extractor, config, seeds=(0, 5)
     )
-    assert [one.seed for one in row.by_seed] == [0, 5] and [len(f) for f in features] == [200, 200]
+    assert [one.seed for one in row.by_seed] == [0, 5] and [len(f) for f in drawn.features] == [200, 200]
     assert row.fid.value == pytest.approx(np.mean([one.fid for one in row.by_seed]))
     assert row.fid_to_teacher is not None
     assert row.fid_to_teacher.value == pytest.approx(np.mean([one.fid_to_teacher for one in row.by_seed]))
     assert row.accuracy == pytest.approx(np.mean([one.accuracy for one in row.by_seed])) and row.accuracy > 0.95
+    for name in ("precision", "recall", "density", "coverage"):
+        found = [getattr(one.neighbours, name) for one in row.by_seed]
+        assert getattr(row.neighbours, name) == pytest.approx(np.mean(found)) and 0.7 < found[0] < 1.2, name
     alone, _ = quality.score("student", 2.0, [first], labels, real, None, extractor, config, seeds=(0,))
     assert alone.by_seed[0].fid == row.by_seed[0].fid and alone.fid_to_teacher is None
     assert row.kid.high - row.kid.low < alone.kid.high - alone.kid.low
@@ -102,7 +107,7 @@ def test_accuracy_is_of_a_classifier_of_the_datas_classes_only(digits: LabelledI
     config = Quality(num_images=100, bootstrap=0)
     accuracies = []
     for data in (digits, renamed):
-        real = quality.reference(data, extractor)
+        real = reference.of_images(data, extractor)
         row, _ = quality.score("student", 2.0, [images], labels, real, None, extractor, config, seeds=(0,))
         accuracies.append((row.accuracy, row.by_seed[0].accuracy))
     assert accuracies[0][0] > 0.95
@@ -127,3 +132,45 @@ def test_a_grid_has_as_many_images_of_each_class_as_the_rarest_one_that_was_draw
     assert grid.columns == 4 and grid.labels.tolist() == [0] * 4 + [2] * 4 + [3] * 4
     assert list(grid.images) == ["teacher"]
     assert labels[grid.images["teacher"][:, 0, 0, 0].tolist()].tolist() == grid.labels.tolist()
+
+
+def test_images_are_compared_one_by_one_with_the_teachers_of_the_same_noise(digits: LabelledImages) -> None:
+    labels = quality.class_labels(100, digits)
+    first, second = sets_of(digits, labels, 2)
+    extractor = committed("digits")
+    real = reference.of_images(digits, extractor)
+    config = Quality(num_images=100, bootstrap=0)
+
+    def scored(sets: list[torch.Tensor], teacher: quality.Drawn | None) -> tuple[QualityRow, quality.Drawn]:
+        return quality.score("x", 2.0, sets, labels, real, teacher, extractor, config, seeds=range(len(sets)))
+
+    row, teacher = scored([first, second], None)
+    assert row.pixel_distance is None and row.feature_distance is None
+    row, _ = scored([first, second], teacher)
+    assert row.pixel_distance == row.feature_distance == 0
+    # The same images in another order: the same distribution, and no longer the same images.
+    places = torch.arange(100).view(10, 10).roll(1, 0).flatten()
+    assert torch.equal(labels[places], labels)
+    row, _ = scored([first[places], second], teacher)
+    assert row.by_seed[0].fid_to_teacher == pytest.approx(0, abs=1e-6)
+    difference = (first[places].double() - first.double()) / 127.5
+    assert row.by_seed[0].pixel_distance == pytest.approx(float(difference.square().mean().sqrt()))
+    assert row.by_seed[0].feature_distance > 0.05 and row.by_seed[1].feature_distance == 0
+    assert row.pixel_distance == pytest.approx(row.by_seed[0].pixel_distance / 2)
+
+
+def test_confidence_is_of_each_images_own_class_and_falls_as_images_fade(digits: LabelledImages) -> None:
+    labels = quality.class_labels(100, digits)
+    (images,) = sets_of(digits, labels, 1)
+    extractor = committed("digits")
+    real = reference.of_images(digits, extractor)
+    config = Quality(num_images=100, bootstrap=0)
+    grey = images.double().mean().round()
+    found = []
+    for kept in (1.0, 0.4, 0.15):
+        faded = (grey + kept * (images.double() - grey)).round().to(torch.uint8)
+        row, _ = quality.score("x", 2.0, [faded], labels, real, None, extractor, config, seeds=(0,))
+        found.append(row.confidence)
+    assert 1 >= found[0] > found[1] + 0.02 > found[2] + 0.04
+    row, _ = quality.score("x", 2.0, [images.roll(1, 0)], labels, real, None, extractor, config, seeds=(0,))
+    assert row.confidence < 0.2

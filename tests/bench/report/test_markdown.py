@@ -28,7 +28,7 @@ def test_terminal_and_markdown_show_the_same_cells(record: Record) -> None:
 def test_the_summary_holds_every_table_that_has_rows(record: Record) -> None:
     titles = [table.title.split()[0].rstrip(",:") for table in markdown.summary(record)]
     assert titles == [
-        *("Overview", "Models", "Quality", "Guidance", "Latency", "Guidance", "Quality"),
+        *("Overview", "Models", "Quality", "Confidence", "Guidance", "Latency", "Guidance", "Quality"),
         *("Baselines", "Recovery"),
     ]
 
@@ -62,4 +62,4 @@ def test_tables_without_rows_are_left_out(payload: dict[str, Any]) -> None:
     payload["latency"], payload["pairs"], payload["fidelity"]["rows"], payload["baselines"] = [], [], [], None
     payload["guidance_interval"] = None
     titles = [table.title for table in markdown.summary(parse(json.dumps(payload)))]
-    assert [title.split()[0].rstrip(",") for title in titles] == ["Overview", "Models", "Quality"]
+    assert [title.split()[0].rstrip(",:") for title in titles] == ["Overview", "Models", "Quality", "Confidence"]

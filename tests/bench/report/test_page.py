@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dashdeploy.bench.record.front import front
 from dashdeploy.bench.record.record import load_record, parse
-from dashdeploy.bench.report import check_tables, tables, verdict
+from dashdeploy.bench.report import check_tables, overview, tables, verdict
 from dashdeploy.bench.report import page as report
+from dashdeploy.bench.report.front import front_table
 from dashdeploy.errors import UserError
 
 Write = Callable[[dict[str, Any]], Path]
@@ -106,7 +108,8 @@ def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[
         tables.latency_table(record, full=True),
         tables.pairs_table(record),
         tables.models_table(record, full=True),
-        tables.overview_table(record),
+        overview.overview_table(record),
+        front_table(front({record.recipe: record}, batch_size=64)),
         tables.guidance_interval_table(record),
         tables.guidance_interval_quality_table(record),
         check_tables.ladder_table("", gate),
@@ -126,7 +129,7 @@ def test_every_figure_of_the_record_is_shown(write_folder: Write, payload: dict[
     expected += [f"{record.training[-1].loss:.4f}", f"{record.training[0].value('imitation'):.4f}"]
     for piece in expected:
         assert piece in words, piece
-    assert text.count("<svg") == 2 + 4 + 2 + 1
+    assert text.count("<svg") == 1 + 2 + 4 + 2 + 1
 
 
 def test_the_page_opens_with_the_verdict(write_folder: Write, payload: dict[str, Any]) -> None:

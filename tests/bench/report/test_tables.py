@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 from dashdeploy.bench.record.record import Record, parse
-from dashdeploy.bench.report import check_tables, tables
+from dashdeploy.bench.report import check_tables, overview, tables
 
 
 def test_the_overview_names_a_solver_other_than_ddim(payload: dict[str, Any]) -> None:
-    assert "50 steps at batch" in tables.overview_table(parse(json.dumps(payload))).title
+    assert "50 steps at batch" in overview.overview_table(parse(json.dumps(payload))).title
     for plan in payload["plans"].values():
         plan["solver"] = "dpmpp_2m"
-    assert "50 DPM-Solver++(2M) steps at batch" in tables.overview_table(parse(json.dumps(payload))).title
+    assert "50 DPM-Solver++(2M) steps at batch" in overview.overview_table(parse(json.dumps(payload))).title
 
 
 def test_baselines_stand_below_the_teacher_and_the_deployed_student(record: Record) -> None:
@@ -43,7 +43,7 @@ def test_the_ratio_to_torch_is_of_the_same_student_with_its_faster_branches(reco
 
 
 def test_all_models_stand_in_one_overview_with_speed_quality_and_size(record: Record) -> None:
-    table = tables.overview_table(record)
+    table = overview.overview_table(record)
     assert [row[0] for row in table.rows] == [record.label(key) for key in record.models]
     deployed = dict(zip(table.headings, table.rows[2], strict=True))
     assert table.title == "Overview at w=2, 50 steps at batch 64; FID of 1000 images, 2 sampling seeds"
@@ -103,14 +103,14 @@ def test_a_difference_within_the_noise_is_none_and_the_title_says_why(payload: d
     assert cells["step", "1", "student (torch)", "batched"] == "none"
     assert table.title == "Latency, 2 threads; none: the 95 % interval of the ratio holds 1"
     assert tables.pairs_table(record).rows[0][4] == "none [0.97, 1.70]"
-    assert "; none" not in tables.overview_table(record).title
+    assert "; none" not in overview.overview_table(record).title
 
 
 def test_columns_without_figures_are_left_out(payload: dict[str, Any]) -> None:
     assert {"KID [95 %]", "Accuracy (%)"} <= set(tables.quality_table(parse(json.dumps(payload))).headings)
     assert "p99 (ms)" not in tables.latency_table(parse(json.dumps(payload))).headings, "of 20 runs"
     for row in payload["quality"]["rows"]:
-        row |= {"accuracy": None, "kid": {"value": None, "low": None, "high": None}}
+        row |= {"accuracy": None, "kid": {"value": None, "low": None, "high": None}, "pixel_distance": None}
     headings = tables.quality_table(parse(json.dumps(payload))).headings
     assert headings == ("Guidance", "Model", "FID [95 %]", "FID to teacher [95 %]")
     payload["latency"][0] |= {"p99_ms": 9.0, "repeats": 100}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from dashdeploy.export.checks.verify import check_batches
 from dashdeploy.export.graph import rewrite
 from dashdeploy.recipe.schema import Sampling, Tag
 from dashdeploy.runtime.onnxruntime_model import open_guided
-from dashdeploy.target import ParityLimits, Target
+from dashdeploy.target import GateLimits, ParityLimits, Target
 from tests.export.conftest import export_graph
+from tests.made import schedule
 
 
 def test_draws_cover_all_of_t_both_halves_of_guidance_and_every_class(trained: TorchDenoiser) -> None:
@@ -78,9 +80,9 @@ def test_a_frozen_batch_is_refused(trained) -> None:
 
     target = Target(name="t", description="d", precision="fp16", parity=ParityLimits(batch_sizes=(3, 5)))
     with torch.no_grad():
-        check_batches(trained, target, seed=0)
+        check_batches(trained, trained, target, seed=0)
         with pytest.raises(UserError, match="at batch 5"):
-            check_batches(Frozen(), target, seed=0)
+            check_batches(Frozen(), trained, target, seed=0)
 
 
 def test_one_guidance_scale_for_the_whole_batch_is_refused(trained) -> None:
@@ -95,7 +97,7 @@ def test_one_guidance_scale_for_the_whole_batch_is_refused(trained) -> None:
 
     target = Target(name="t", description="d", precision="fp16", parity=ParityLimits(batch_sizes=(1, 3)))
     with torch.no_grad(), pytest.raises(UserError, match="at batch 3"):
-        check_batches(OneW(), target, seed=0)
+        check_batches(OneW(), trained, target, seed=0)
 
 
 def test_float16_overflow_is_refused_and_its_layer_is_named(trained, its_gate, draws) -> None:
@@ -125,3 +127,42 @@ def test_float16_overflow_is_refused_and_its_layer_is_named(trained, its_gate, d
 def test_unusable_outputs_are_named(out: torch.Tensor, what: str) -> None:
     assert what in gate.unusable(out, "cond")[0]
     assert gate.unusable(torch.randn(2, 1, 2, 2), "cond") == []
+
+
+class AtZeroSnr:
+    """A v student whose last timestep has no signal; there it may be broken, and nowhere else."""
+
+    def __init__(self, how: Callable[[torch.Tensor], torch.Tensor] = lambda output: output) -> None:
+        self.interface, self.how = Interface(3, (1, 4, 4), schedule(zero_snr=True), prediction="v_prediction"), how
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        output = torch.sin(3 * x + y.view(-1, 1, 1, 1) + t.view(-1, 1, 1, 1) / 300)
+        return torch.where((t == 999).view(-1, 1, 1, 1), self.how(output), output)
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self(x, t, torch.full_like(y, 3)), self(x, t, y)
+
+    def guided(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        uncond, cond = self.branches(x, t, y)
+        return uncond + w.view(-1, 1, 1, 1) * (cond - uncond)
+
+
+@pytest.mark.parametrize(
+    ("how", "failure"),
+    [
+        (lambda output: output.flip(-1), "uncond branch error"),
+        (torch.zeros_like, "an output that is all zero"),
+        (torch.ones_like, "a constant output"),
+    ],
+)
+def test_damage_where_there_is_no_signal_is_seen_in_what_the_student_predicts(
+    how: Callable[[torch.Tensor], torch.Tensor], failure: str
+) -> None:
+    # As eps it would not be: at zero SNR eps is x_t, whatever the student says.
+    sound = AtZeroSnr()
+    probes = trajectories.draw(
+        sound, Sampling(num_inference_steps=4, guidance=2.0), num_images=16, num_points=4, seed=0
+    )
+    its = gate.prepare(sound, probes, GateLimits(t_bins=4), scale=2.0)
+    assert its.judge(AtZeroSnr(), "sound").failures == ()
+    assert any(failure in line for line in its.judge(AtZeroSnr(how), "broken").failures)

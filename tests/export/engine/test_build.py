@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DModel
 from onnx import TensorProto, helper, numpy_helper
 
-from dashdeploy.artifact import BatchRange, EngineRecord, tensors
+from dashdeploy.artifact import BatchRange, EngineRecord, output_name, tensors
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
@@ -69,7 +69,7 @@ def exported(denoiser: TorchDenoiser, folder: Path, precision: str, opset: int =
         graphs.example_inputs(denoiser, graph.inputs),
         folder / f"guided-{precision}-{opset}.onnx",
         inputs=graph.inputs,
-        output=graph.output,
+        output=output_name("guided", denoiser.interface.prediction),
         opset=opset,
         metadata={},
         single_file_mb=100,
@@ -138,7 +138,8 @@ def test_the_record_says_what_was_built(record: EngineRecord, fp32: Path, folder
     assert record.onnx_sha256 == file_sha256(fp32)
     assert record.compute_capabilities == ("8.9",) and record.from_cache is False
     assert record.profiles == (BatchRange(min=1, opt=8, max=64),)
-    assert (record.inputs, record.outputs) == tensors("guided", image_shape=(1, 8, 8), sampler=None)
+    expected = tensors("guided", image_shape=(1, 8, 8), sampler=None, prediction="epsilon", solver="ddim")
+    assert (record.inputs, record.outputs) == expected
     assert record.layers.heavy == {"convolution": {"float32": 25}, "matmul": {"float32": 32}}
     assert record.build_s > 0 and record.build_peak_mib > 100
     assert record.tensorrt.startswith("1.") and record.flags.strongly_typed

@@ -61,7 +61,7 @@ def test_multiply_adds_are_those_of_a_convolution_by_hand(trained) -> None:
             self.conv = nn.Conv2d(1, 6, 3, padding=1)
             self.interface = trained.interface
 
-        def branches(self, x, t, y):
+        def guided(self, x, t, y, w):
             return self.conv(torch.cat([x, x]))
 
     assert describe.macs(One()) == 2 * 8 * 8 * 6 * 9

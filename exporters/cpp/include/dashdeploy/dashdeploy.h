@@ -3,7 +3,7 @@
  * Every call returns a status; with a dd_message, it also says what was wrong. No exception leaves the library, and it
  * has no global state. The caller owns all buffers. Several threads may use a model at the same time.
  * Images and noise are float32, (count, channels, height, width), C-contiguous. Images lie in [-1, 1] where the
- * manifest has clip_sample, as it has for pixels; without, they are what the last step gives, as latents are. Structs
+ * manifest has clip_sample, as it has for pixels, and where a decoder makes them; latents have no fixed range. Structs
  * begin with their size, so that later versions may add fields: dd_request r = {0}; r.size = sizeof r;
  */
 #ifndef DASHDEPLOY_H
@@ -52,10 +52,14 @@ typedef struct dd_open_options {
 typedef struct dd_info { /* strings live as long as the model */
   size_t size;
   const char *name, *backend, *precision; /* the deployment target; onnxruntime, openvino, tensorrt, tensorrt_rtx */
-  int64_t channels, height, width;
+  int64_t channels, height, width; /* of noise and of x: of latents, where latents is 1 */
   int64_t num_classes, num_train_timesteps, num_inference_steps; /* the last: of the artifact's plan */
   int64_t max_batch;                                             /* images in one call of the network at most */
   int64_t parameters;
+  const char *solver; /* ddim, or consistency: each step goes to a clean image, and fresh noise takes it to the next */
+  int32_t latents;    /* 1: x is an autoencoder's latents, and no picture */
+  int32_t decodes;    /* 1: the artifact has a decoder, and dd_sample gives images */
+  int64_t image_channels, image_height, image_width; /* of what dd_sample writes */
 } dd_info;
 
 typedef enum dd_guidance_kind {
@@ -85,13 +89,14 @@ typedef struct dd_request {
   size_t size;
   int64_t count;         /* images; more than max_batch run in parts */
   const int64_t *labels; /* (count,) in 0 ... num_classes - 1 */
-  const float *noise;    /* (count, C, H, W), or NULL: dd_noise(seed, first_image, ...) */
+  const float *noise;    /* (count, C, H, W), with the solver consistency (count, steps, C, H, W), or NULL: dd_noises */
   uint64_t seed, first_image;
-  int32_t steps; /* DDIM steps; 0: the artifact's */
+  int32_t steps; /* 0: the artifact's */
   dd_guidance guidance;
   dd_progress progress; /* or NULL */
   void *user;
   dd_timing *timing; /* or NULL */
+  int32_t latents;   /* 1: write the latents of an artifact that has a decoder */
 } dd_request;
 
 /* Open an artifact: check its manifest and every file against their SHA-256, and load what sampling needs. Names cannot
@@ -102,13 +107,20 @@ DD_API void dd_close(dd_model *model); /* NULL is allowed; no call on the model 
 DD_API dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message);
 DD_API const char *dd_class_name(const dd_model *model, int64_t label); /* NULL: no such label */
 
-/* Draw images with deterministic DDIM; images: (count, C, H, W), undefined after an error. */
+/* Draw images by the artifact's solver; images: (count, image_channels, image_height, image_width), or with latents
+ * (count, channels, height, width), undefined after an error. Noise and guidance determine them. A request whose size
+ * ends before `latents` is an earlier version's, and gets latents. */
 DD_API dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message);
 
 /* One guided DDIM update in place, for applications that own the loop. x: (count, C, H, W); t, t_prev: (count,), where
- * t_prev = -1 means clean; w: (count,). */
+ * t_prev = -1 means clean, as it must be with the solver consistency: before the next step the application takes that
+ * to sqrt(alpha) x + sqrt(1 - alpha) noise, alpha being the cumulative product of 1 - beta at its t; w: (count,). */
 DD_API dd_status dd_step(dd_model *model, int64_t count, float *x, const int64_t *t, const int64_t *t_prev,
                          const int64_t *labels, const float *w, dd_message *message);
+
+/* The images of latents, for applications that own the loop; latents: (count, channels, height, width) as the last step
+ * left them, images: (count, image_channels, image_height, image_width). */
+DD_API dd_status dd_decode(dd_model *model, int64_t count, const float *latents, float *images, dd_message *message);
 
 /* What dd_sample would do at each step: t, t_prev and w, (steps,) each. */
 DD_API dd_status dd_plan(const dd_model *model, int32_t steps, const dd_guidance *guidance, int64_t *t, int64_t *t_prev,
@@ -118,6 +130,10 @@ DD_API dd_status dd_plan(const dd_model *model, int32_t steps, const dd_guidance
  * image's noise depends only on the seed and the image's number, and equals the Python package's. */
 DD_API dd_status dd_noise(uint64_t seed, uint64_t first, int64_t count, int64_t image_size, float *noise,
                           dd_message *message);
+
+/* The same for the solver consistency, (count, steps, image_size): the noise of each step, dd_noise's at the first. */
+DD_API dd_status dd_noises(uint64_t seed, uint64_t first, int64_t count, int32_t steps, int64_t image_size,
+                           float *noise, dd_message *message);
 
 DD_API const char *dd_status_name(dd_status status);
 DD_API const char *dd_version(void);

@@ -80,15 +80,19 @@ class Model {
     return filled;
   }
 
+  // (C, H, W) of what `sample` gives; `noise_shape`: of noise and of x, which are latents where a decoder makes images.
   std::array<std::int64_t, 3> image_shape() const {
+    const dd_info shape = info();
+    return {shape.image_channels, shape.image_height, shape.image_width};
+  }
+
+  std::array<std::int64_t, 3> noise_shape() const {
     const dd_info shape = info();
     return {shape.channels, shape.height, shape.width};
   }
 
-  std::size_t image_size() const {
-    const auto [c, h, w] = image_shape();
-    return static_cast<std::size_t>(c * h * w);
-  }
+  std::size_t image_size() const { return product(image_shape()); }
+  std::size_t noise_size() const { return product(noise_shape()); }
 
   // Images of `labels`, (labels.size(), C, H, W); see dashdeploy.h for their range. `on_step` gets the done and total
   // steps; false cancels.
@@ -126,9 +130,22 @@ class Model {
     check(dd_step(model_.get(), count, x, t, t_prev, labels, w, &message), message);
   }
 
+  // Images of latents (count, noise_shape()).
+  std::vector<float> decode(const std::vector<float> &latents) {
+    const std::size_t count = latents.size() / noise_size();
+    std::vector<float> images(count * image_size());
+    dd_message message;
+    check(dd_decode(model_.get(), static_cast<std::int64_t>(count), latents.data(), images.data(), &message), message);
+    return images;
+  }
+
   dd_model *get() const noexcept { return model_.get(); }
 
  private:
+  static std::size_t product(const std::array<std::int64_t, 3> &shape) {
+    return static_cast<std::size_t>(shape[0] * shape[1] * shape[2]);
+  }
+
   struct Close {
     void operator()(dd_model *model) const noexcept { dd_close(model); }
   };

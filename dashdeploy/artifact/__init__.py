@@ -11,14 +11,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from dashdeploy.artifact.decoder import DecoderInfo as DecoderInfo
+from dashdeploy.artifact.decoder import Precision as Precision
+from dashdeploy.artifact.decoder import Side, refuse_huge
+from dashdeploy.artifact.engine import BatchRange as BatchRange
+from dashdeploy.artifact.engine import Dtype, EngineRecord, Sha256, TensorSpec, Text
+from dashdeploy.artifact.engine import EngineFlags as EngineFlags
+from dashdeploy.artifact.engine import EngineLayers as EngineLayers
+from dashdeploy.artifact.engine import Flavour as Flavour
 from dashdeploy.figures import Part
-from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Solver, Tag
+from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Prediction, Solver, Tag
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
-Flavour = Literal["tensorrt", "tensorrt_rtx"]
-GraphName = Literal["guided", "cond", "step", "sampler"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Dtype = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+GraphName = Literal["guided", "cond", "step", "sampler", "decoder"]
 TENSORRT: tuple[Backend, ...] = ("tensorrt", "tensorrt_rtx")
 
 SIGNATURES: dict[GraphName, tuple[tuple[str, ...], str]] = {
@@ -26,18 +31,14 @@ SIGNATURES: dict[GraphName, tuple[tuple[str, ...], str]] = {
     "cond": (("x", "t", "y"), "eps"),
     "step": (("x", "t", "t_prev", "y", "w"), "x_prev"),
     "sampler": (("noise", "y", "w"), "images"),
+    "decoder": (("latents",), "images"),
 }
-"""Graph -> the names of its inputs, in order, and of its output."""
-MOST_PIXELS = 1 << 28
-"""Values of one image."""
+"""Graph -> the names of its inputs, in order, and of its output; `output_name` has that of other predictions."""
+PREDICTED = {"epsilon": "eps", "v_prediction": "v", "sample": "x_0"}
+"""What a student predicts -> the name of the guided and the cond graph's output."""
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=255)]
 """A file of the artifact's folder: a name without folders."""
-Text = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=4096)]
-"""Ends where a C string ends."""
-Side = Annotated[int, Field(ge=1, le=1 << 16)]
-Size = Annotated[int, Field(ge=1, le=1 << 31)]
 Timestep = Annotated[int, Field(ge=0, lt=1 << 20)]
 Scale = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -58,89 +59,15 @@ def _spelled_out(guidance: Any) -> Any:
     return guidance
 
 
+def _integer(value: Any) -> Any:
+    """A Literal of integers takes true and 1.0 for 1, in strict mode too; no other reader does."""
+    if type(value) is not int:
+        raise ValueError("must be an integer")
+    return value
+
+
+Branches = Annotated[Literal[1, 2], BeforeValidator(_integer)]
 Timesteps = Annotated[tuple[Timestep, ...], Field(min_length=1), AfterValidator(_descending)]
-
-
-class TensorSpec(Part):
-    """One input or output of a graph; its first dimension is the batch."""
-
-    name: Text
-    dtype: Dtype
-    shape: Annotated[tuple[Literal["batch"] | Size, ...], Field(min_length=1, max_length=8)]
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """The dimensions after the batch."""
-        return tuple(side for side in self.shape if side != "batch")
-
-
-class BatchRange(Part):
-    """One profile of an engine: the batch sizes that it accepts, and the one that it is tuned for."""
-
-    min: Annotated[int, Field(ge=1, le=1 << 20)]
-    opt: Annotated[int, Field(ge=1, le=1 << 20)]
-    max: Annotated[int, Field(ge=1, le=1 << 20)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> BatchRange:
-        if not self.min <= self.opt <= self.max:
-            raise ValueError(f"expected min ≤ opt ≤ max, got {self.min}, {self.opt}, {self.max}")
-        return self
-
-
-class EngineFlags(Part):
-    """What the builder was told beside profiles and devices; workspace_mib None: no limit."""
-
-    strongly_typed: bool
-    tf32: bool
-    workspace_mib: int | None
-    optimization_level: int
-    version_compatible: bool
-    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"]
-
-
-class EngineLayers(Part):
-    """Kind of layer -> type -> number: `heavy` of the network, `engine` as an engine inspector read it, or None."""
-
-    source: str
-    heavy: dict[str, dict[str, int]]
-    engine: dict[str, dict[str, int]] | None = None
-
-
-class EngineRecord(Part):
-    """What a TensorRT engine was built with, and what it runs on. None: not known where it was built.
-
-    Attributes:
-        tensorrt: version of the library that built it.
-        cuda: major version of the library's CUDA.
-        driver_cuda: the newest CUDA of the driver where it was built.
-        compute_capabilities: of the GPUs that it was built for, as in "8.6".
-        onnx_sha256: of the graph that it was built from, with its weights.
-        build_s, build_peak_mib: time and memory of the host that the build took, also where it came from the cache.
-    """
-
-    flavour: Flavour
-    tensorrt: Text
-    cuda: Text | None
-    driver_cuda: Text | None
-    device_name: Text | None
-    compute_capabilities: Annotated[tuple[Text, ...], Field(min_length=1, max_length=64)]
-    profiles: Annotated[tuple[BatchRange, ...], Field(min_length=1, max_length=64)]
-    flags: EngineFlags
-    onnx_sha256: Sha256
-    plan_sha256: Sha256
-    plan_bytes: int
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    build_s: float
-    build_peak_mib: float
-    layers: EngineLayers
-    from_cache: bool
-
-    @property
-    def largest_batch(self) -> int:
-        """What any of its profiles accepts."""
-        return max(profile.max for profile in self.profiles)
 
 
 class Graph(Part):
@@ -191,7 +118,9 @@ class SamplingPlan(Schedule):
     """The recipe's sampling, worked out: what a loop on the host runs where it is told nothing else.
 
     Attributes:
-        solver: the step and sampler graphs hold DDIM's update; another solver loops over the guided graph.
+        solver: the step graph holds DDIM's update, which goes to x_0 where t_prev is −1, as each step of consistency
+            does; the sampler graph that of the solver; dpmpp_2m loops over the guided graph. consistency is of students
+            that were trained for it, and of these it is the only one.
         timestep_spacing, guidance: how a host makes timesteps and scales for another number of steps.
         clip_sample: the predicted x_0 is clipped to [−1, 1], in the graphs and on the host.
     """
@@ -205,11 +134,13 @@ class SamplingPlan(Schedule):
 class WholeSampler(Schedule):
     """The graph of all steps: its timesteps are constants of it, and its input w defaults to guidance_scales.
 
-    output: float32, within [−1, 1] if sampling.clip_sample, or uint8.
+    output: float32, within [−1, 1] if sampling.clip_sample or decode, or uint8.
+    decode: it ends in the decoder, and gives images of a student of latents.
     """
 
     form: Literal["unrolled", "loop"]
     output: Literal["float32", "uint8"]
+    decode: bool
 
 
 class Host(Part):
@@ -231,17 +162,31 @@ class Host(Part):
 
 
 class Student(Part):
-    """What any holder of one of its graphs must know of the student; each ONNX file's metadata says it too."""
+    """What any holder of one of its graphs must know of the student; each ONNX file's metadata says it too.
+
+    Attributes:
+        betas: the last may be 1, where no signal is left (zero terminal SNR), unless the student predicts eps.
+        branches: 2: guidance combines two. 1: w is an input of the network, and nothing is unconditional.
+        guidance_range: of one branch, the lowest and the highest w; None for two.
+        grids: the lists of timesteps that a few-step student was trained for; (): any timesteps.
+        latents: image_shape is of an autoencoder's latents, which have no fixed range.
+        decoder: of these; None: of images, or nothing decodes them.
+    """
 
     precision: Precision
-    prediction_type: Literal["epsilon"]
+    prediction_type: Prediction
     image_shape: tuple[Side, Side, Side]
+    latents: bool
+    decoder: DecoderInfo | None
     num_classes: Annotated[int, Field(ge=1, le=1 << 24)]
     null_class: int
     classes: tuple[Text, ...]
     num_train_timesteps: Annotated[int, Field(ge=1, le=1 << 20)]
-    betas: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    betas: tuple[Annotated[float, Field(gt=0, le=1)], ...]
     schedule_sha256: Sha256
+    branches: Branches
+    guidance_range: tuple[Scale, Scale] | None
+    grids: Annotated[tuple[Timesteps, ...], Field(max_length=64)]
     parameters: Annotated[int, Field(ge=0, le=1 << 31)]
     student_sha256: Sha256
     recipe_sha256: Sha256
@@ -254,9 +199,18 @@ class Student(Part):
             raise ValueError(f"null_class must be num_classes, {self.num_classes}, got {self.null_class}")
         if len(self.betas) != self.num_train_timesteps:
             raise ValueError(f"betas has {len(self.betas)} values for {self.num_train_timesteps} timesteps")
-        channels, height, width = self.image_shape
-        if channels * height * width > MOST_PIXELS:
-            raise ValueError(f"image_shape has more than {MOST_PIXELS} values")
+        if any(beta == 1 for beta in self.betas[:-1]) or (self.betas[-1] == 1 and self.prediction_type == "epsilon"):
+            raise ValueError("betas must be between 0 and 1; the last may be 1 where prediction_type is not epsilon")
+        if (self.branches == 1) != (self.guidance_range is not None):
+            raise ValueError("guidance_range is of a student of one branch, and null of one of two")
+        if self.guidance_range is not None and not self.guidance_range[0] < self.guidance_range[1]:
+            raise ValueError("guidance_range must be two scales, the lower one first")
+        for grid in self.grids:
+            if grid[0] >= self.num_train_timesteps:
+                raise ValueError(f"grids must be below num_train_timesteps, {self.num_train_timesteps}")
+        refuse_huge(self.image_shape)
+        if self.decoder is not None and not self.latents:
+            raise ValueError("decoder is of latents, and latents is false")
         return self
 
 
@@ -278,15 +232,34 @@ class Artifact(Student):
     sampler: WholeSampler | None = None
     graphs: dict[GraphName, Graph]
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of one image's noise in the recipe's plan: (C, H, W); of the solver consistency (N, C, H, W)."""
+        plan = self.sampling
+        return (len(plan.timesteps), *self.image_shape) if plan.solver == "consistency" else self.image_shape
+
     @model_validator(mode="after")
     def _holds_together(self) -> Artifact:
         if "guided" not in self.graphs:
             raise ValueError("graphs has no guided graph")
+        if "cond" in self.graphs and self.branches == 1:
+            raise ValueError("graphs has a cond graph, and a student of one branch has none")
         if "sampler" in self.graphs and self.sampler is None:
             raise ValueError("graphs has a sampler, and sampler does not say its timesteps")
+        if ("decoder" in self.graphs) != (self.decoder is not None):
+            raise ValueError("decoder says what graphs.decoder gives; one of the two is not there")
+        if self.sampler is not None and self.sampler.decode and self.decoder is None:
+            raise ValueError("sampler.decode is true, and there is no decoder")
         for part, schedule in (("sampling", self.sampling), ("sampler", self.sampler)):
             if schedule is not None and schedule.timesteps[0] >= self.num_train_timesteps:
                 raise ValueError(f"{part}.timesteps must be below num_train_timesteps, {self.num_train_timesteps}")
+            if schedule is not None and self.grids and schedule.timesteps not in self.grids:
+                raise ValueError(f"{part}.timesteps must be one of grids")
+            low, high = self.guidance_range or (0.0, float("inf"))
+            if schedule is not None and not all(low <= w <= high for w in schedule.guidance_scales):
+                raise ValueError(f"{part}.guidance_scales must be within guidance_range")
+        if self.sampling.solver == "consistency" and not self.grids:
+            raise ValueError("sampling.solver consistency is of a few-step student, and grids is empty")
         if self.backend == "onnxruntime" and not self.providers:
             raise ValueError("providers is empty")
         for name, graph in self.graphs.items():
@@ -294,7 +267,12 @@ class Artifact(Student):
         return self
 
     def _check_graph(self, name: GraphName, graph: Graph) -> None:
-        inputs, outputs = tensors(name, image_shape=self.image_shape, sampler=self.sampler)
+        inputs, outputs = tensors(
+            name,
+            student=self,
+            sampler=self.sampler,
+            solver=self.sampling.solver,
+        )
         for part, given, expected in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
             if given != expected:
                 raise ValueError(f"graphs.{name}.{part} must be {_listed(expected)}, got {_listed(given)}")
@@ -303,24 +281,41 @@ class Artifact(Student):
             raise ValueError(f"graphs.{name}.engine is {flavour or 'not there'}, and backend is {self.backend}")
 
 
+def output_name(graph: GraphName, prediction: Prediction) -> str:
+    """The name of a graph's output: of the guided and the cond graph, what the student predicts."""
+    name = SIGNATURES[graph][1]
+    return PREDICTED[prediction] if name == "eps" else name
+
+
 def tensors(
-    graph: GraphName, *, image_shape: tuple[int, int, int], sampler: WholeSampler | None
+    graph: GraphName,
+    *,
+    student: Student,
+    sampler: WholeSampler | None,
+    solver: Solver,
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The inputs and outputs that a graph must have; of the sampler's, w is (B, N): a scale for each step."""
-    image, whole = ("batch", *image_shape), sampler if graph == "sampler" else None
+    """The inputs and outputs that a graph must have; of the sampler's, w is (B, N): a scale for each step.
+
+    The noise of a sampler of the solver consistency is (B, N, C, H, W).
+    """
+    image, whole = ("batch", *student.image_shape), sampler if graph == "sampler" else None
     shapes: dict[str, tuple[Any, ...]] = {
-        **dict.fromkeys(("x", "noise", "eps", "x_prev", "images"), image),
+        **dict.fromkeys(("x", "noise", *PREDICTED.values(), "x_prev", "images", "latents"), image),
         "w": ("batch", len(whole.timesteps)) if whole else ("batch",),
     }
     dtypes: dict[str, Dtype] = {**dict.fromkeys(("t", "t_prev", "y"), "int64")}
     if whole:
         dtypes["images"] = whole.output
+        if solver == "consistency":
+            shapes["noise"] = ("batch", len(whole.timesteps), *student.image_shape)
+    if student.decoder is not None and (graph == "decoder" or (whole and whole.decode)):
+        shapes["images"] = ("batch", *student.decoder.image_shape)
+        dtypes["images"] = whole.output if whole else student.decoder.output
 
     def spec(name: str) -> TensorSpec:
         return TensorSpec(name=name, dtype=dtypes.get(name, "float32"), shape=shapes.get(name, ("batch",)))
 
-    inputs, output = SIGNATURES[graph]
-    return tuple(spec(name) for name in inputs), (spec(output),)
+    return tuple(spec(name) for name in SIGNATURES[graph][0]), (spec(output_name(graph, student.prediction_type)),)
 
 
 def _listed(specs: tuple[TensorSpec, ...]) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dashdeploy import stages
+from dashdeploy import ranks, stages
+from dashdeploy.bench.bench import bench
 from dashdeploy.bench.record.record import load_record
 from dashdeploy.errors import UserError
-from dashdeploy.training import ranks
+from dashdeploy.recipe.load import recipe_in
 from tests.training.two import ROOT, launch
 
 pytestmark = pytest.mark.slow
@@ -34,6 +37,20 @@ def test_of_two_processes_one_exports_and_measures_and_both_end(tiny_yaml: Path,
     assert done.stdout.count("report.html") == 1, "one of them prints the tables"
     assert not list(tmp_path.rglob(".work"))
     made = {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
+
+    # Both have drawn a part of each set of images, which are those of one process.
+    record = load_record(run / "bench")
+    assert not [note for note in record.notes if "used again" in note]
+    again = tmp_path / "alone" / "tiny"
+    shutil.copytree(run, again, ignore=shutil.ignore_patterns("bench", ".samples"))
+    alone = load_record(bench(again, recipe_in(stages.read_stage(run / "bench").manifest, source=run)).folder)
+    sets = {path.name for path in (run / ".samples").glob("*.npz")}
+    assert sets == {path.name for path in (again / ".samples").glob("*.npz")} and len(sets) >= 4
+    for name in sets:
+        two, one = (np.load(folder / ".samples" / name)["images"].astype(int) for folder in (run, again))
+        assert two.shape == one.shape and np.abs(two - one).max() <= 1 and (two != one).mean() < 0.01
+    for a, b in zip(record.quality.rows, alone.quality.rows, strict=True):
+        assert a.fid.value == pytest.approx(b.fid.value, rel=0.01)
 
     # The main process alone finds that the student is another; the other one ends with it.
     done = launch(*arguments, "--set", "distill.learning_rate=0.5")

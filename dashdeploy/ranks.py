@@ -73,3 +73,15 @@ def in_main(work: Callable[[], T]) -> T:
         raise
     broadcast_object_list([(None, result)], from_process=0)
     return result
+
+
+def together() -> None:
+    """Wait until all processes are here.
+
+    Raises:
+        UserError: another process has ended before.
+    """
+    try:
+        state().wait_for_everyone()
+    except RuntimeError as error:  # the connection broke
+        raise UserError("another process has ended before its part was done; see what it says") from error
