@@ -23,7 +23,7 @@ from dashdeploy.figures import DecoderCheck
 from dashdeploy.metrics.gap import relative_error
 from dashdeploy.recipe.schema import Recipe, Sampling
 from dashdeploy.runtime.sessions import Session
-from dashdeploy.target import Target
+from dashdeploy.target import TENSORRT, Target
 
 NUM_LATENTS = 9
 """Images that the check decodes: an odd number, and not the one that was traced."""
@@ -121,7 +121,7 @@ def trace(
         return onnx_file.load(path)
     ranges = by_onnxruntime.calibrate(path, work, _Feeds(latents), method=target.calibration.method)
     layers = [name for name in ranges.layers if not name.endswith(FLOAT_LAYERS)]
-    return by_onnxruntime.quantize(ranges, layers=layers, symmetric=target.backend != "onnxruntime")
+    return by_onnxruntime.quantize(ranges, layers=layers, symmetric=target.backend in TENSORRT)
 
 
 class _Feeds:

@@ -95,6 +95,26 @@ def test_what_cannot_be_decoded_is_refused(model: Model, library: Library, packa
             images.decode(np.zeros((1, 1, 8, 8), np.float32))
 
 
+def test_the_cpp_header_refuses_a_part_of_a_latent(released: Path, artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "main.cpp").write_text(
+        "#include <dashdeploy/dashdeploy.hpp>\n#include <iostream>\n"
+        "int main(int, char **arguments) {\n"
+        "  dashdeploy::Model model(arguments[1]);\n"
+        "  std::vector<float> latents(2 * model.noise_size());\n"
+        "  std::cout << model.decode(latents).size() / model.image_size();\n"
+        "  latents.push_back(0);\n"
+        "  try { model.decode(latents); } catch (const dashdeploy::Error &error) { std::cout << error.what(); }\n"
+        "}\n"
+    )
+    built = building.run(
+        *(building.tool("c++"), "-std=c++17", *building.WARNINGS, f"-I{building.SOURCES / 'include'}"),
+        *(tmp_path / "main.cpp", "-o", tmp_path / "main", released / "libdashdeploy.so", f"-Wl,-rpath,{released}"),
+    )
+    assert built.returncode == 0, built.stderr
+    said = building.run(tmp_path / "main", artifact).stdout
+    assert said == "2invalid argument: latents: 129 values are no whole number of latents of 64 values each"
+
+
 def test_the_program_writes_a_picture(released: Path, artifact: Path, tmp_path: Path) -> None:
     done = building.run(released / "dashdeploy-sample", artifact, "--columns", "2", "--out", tmp_path / "x.png")
     assert done.returncode == 0, done.stderr

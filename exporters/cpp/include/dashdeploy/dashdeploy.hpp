@@ -130,9 +130,12 @@ class Model {
     check(dd_step(model_.get(), count, x, t, t_prev, labels, w, &message), message);
   }
 
-  // Images of latents (count, noise_shape()).
+  // Images of latents (count, noise_shape()). Throws Error where the number of values is no multiple of noise_size().
   std::vector<float> decode(const std::vector<float> &latents) {
-    const std::size_t count = latents.size() / noise_size();
+    const std::size_t size = noise_size(), count = latents.size() / size;
+    if (latents.size() % size != 0)
+      throw Error(DD_ARGUMENT, "latents: " + std::to_string(latents.size()) + " values are no whole number of latents of " +
+                                   std::to_string(size) + " values each");
     std::vector<float> images(count * image_size());
     dd_message message;
     check(dd_decode(model_.get(), static_cast<std::int64_t>(count), latents.data(), images.data(), &message), message);
