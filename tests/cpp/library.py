@@ -21,9 +21,12 @@ STATUSES = (
     "cancelled",
     "internal",
     "not_finite",
+    "busy",
+    "deadline",
 )
 KINDS = {"default": 0, "constant": 1, "tag": 2, "interval": 3, "schedule": 4}
 PROGRESS = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int64, c.c_int64)
+PREVIEW = c.CFUNCTYPE(None, c.c_void_p, c.c_int64, c.c_int64, c.POINTER(c.c_float))
 
 
 class Message(c.Structure):
@@ -35,6 +38,7 @@ class OpenOptions(c.Structure):
         ("size", c.c_size_t),
         *((name, c.c_int32) for name in ("threads", "device", "max_batch")),
         ("public_key", c.c_char_p),
+        ("max_waiting", c.c_int32),
     )
 
 
@@ -77,6 +81,9 @@ class Request(c.Structure):
         ("user", c.c_void_p),
         ("timing", c.POINTER(Timing)),
         ("latents", c.c_int32),
+        ("preview_every", c.c_int32),
+        ("preview", PREVIEW),
+        ("deadline_ms", c.c_int64),
     )
 
 
@@ -149,19 +156,41 @@ class Model:
         progress: Callable[[int, int], int] | None = None,
         **fields: Any,
     ) -> NDArray[np.float32]:
+        out, request = self._request(labels, noise=noise, scale=scale, progress=progress, **fields)
+        self.library.call("dd_sample", self.handle, c.byref(request), c.c_void_p(out.ctypes.data))
+        return out
+
+    def submit(self, labels: NDArray[np.int64], /, **fields: Any) -> Ticket:
+        """dd_submit, with the arguments of `sample` and preview(image, step, x_0)."""
+        return Ticket(self, *self._request(labels, **fields))
+
+    def _request(
+        self,
+        labels: NDArray[np.int64],
+        *,
+        noise: NDArray[np.float32] | None = None,
+        scale: Guidance | None = None,
+        progress: Callable[[int, int], int] | None = None,
+        preview: Callable[[int, int, NDArray[np.float32]], None] | None = None,
+        **fields: Any,
+    ) -> tuple[NDArray[np.float32], Request]:
         labels = np.ascontiguousarray(labels, np.int64)
         shape = self.noise_shape if fields.get("latents") else self.image_shape
         out = np.empty((len(labels), *shape), np.float32)
         request = Request(size=c.sizeof(Request), count=len(labels), labels=labels.ctypes.data)
+        request.kept = labels, noise, scale  # as long as the request
         request.guidance = scale or guidance()
         if noise is not None:
             request.noise = noise.ctypes.data
         if progress is not None:
             request.progress = PROGRESS(lambda user, done, total: progress(done, total))
+        if preview is not None:
+            request.preview = PREVIEW(
+                lambda user, image, step, x_0: preview(image, step, np.ctypeslib.as_array(x_0, shape).copy())
+            )
         for name, value in fields.items():
             setattr(request, name, value)
-        self.library.call("dd_sample", self.handle, c.byref(request), c.c_void_p(out.ctypes.data))
-        return out
+        return out, request
 
     def plan(self, steps: int, scale: Guidance) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         count = steps or self.info.num_inference_steps
@@ -179,3 +208,25 @@ class Model:
     def step(self, x: NDArray, t: NDArray, t_prev: NDArray, labels: NDArray, w: NDArray) -> None:
         pointers = [c.c_void_p(array.ctypes.data) for array in (x, t, t_prev, labels, w)]
         self.library.call("dd_step", self.handle, c.c_int64(len(x)), *pointers)
+
+
+class Ticket:
+    """A request of dd_submit."""
+
+    def __init__(self, model: Model, images: NDArray[np.float32], request: Request) -> None:
+        self.library, self.images, self.request = model.library, images, request
+        self.handle = c.c_void_p()
+        pointers = (c.c_void_p(images.ctypes.data), c.byref(self.handle))
+        self.library.call("dd_submit", model.handle, c.byref(request), *pointers)
+
+    def wait(self, timeout_ms: int = -1) -> NDArray[np.float32] | None:
+        """The images; None: it has not ended within the time."""
+        ended = c.c_int32(-1)
+        try:
+            self.library.call("dd_wait", self.handle, c.c_int64(timeout_ms), c.byref(ended))
+        finally:
+            assert ended.value in (0, 1)
+        return self.images if ended.value else None
+
+    def cancel(self) -> None:
+        self.library.dll.dd_cancel(self.handle)

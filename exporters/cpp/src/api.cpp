@@ -3,8 +3,11 @@
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
+#include <memory>
+#include <mutex>
 #include <new>
 
+#include "batcher.h"
 #include "dashdeploy/dashdeploy.h"
 #include "error.h"
 #include "philox.h"
@@ -12,6 +15,13 @@
 
 struct dd_model {
   dashdeploy::detail::Sampler sampler;
+  const int64_t max_waiting;
+  std::once_flag submitted;
+  std::unique_ptr<dashdeploy::detail::Batcher> batcher;  // made by the first dd_submit
+};
+
+struct dd_ticket {
+  std::shared_ptr<dashdeploy::detail::Ticket> ticket;
 };
 
 namespace {
@@ -91,6 +101,12 @@ void need(const void *pointer, const char *name) {
   if (pointer == nullptr) fail(DD_ARGUMENT, name, " is NULL");
 }
 
+dd_request asked(const dd_request *request) {
+  dd_request made = known(request, "request");
+  if (request->size <= offsetof(dd_request, latents)) made.latents = 1;  // its caller knows no other shape
+  return made;
+}
+
 }  // namespace
 
 dd_status dd_open(const char *folder, const dd_open_options *options, dd_model **model, dd_message *message) {
@@ -100,7 +116,8 @@ dd_status dd_open(const char *folder, const dd_open_options *options, dd_model *
     need(folder, "folder");
     dd_open_options chosen{};
     if (options != nullptr) chosen = known(options, "open_options");
-    *model = new dd_model{{std::filesystem::path(folder), chosen}};
+    if (chosen.max_waiting < 0) fail(DD_ARGUMENT, "max_waiting is ", chosen.max_waiting, "; expected 0 or more");
+    *model = new dd_model{{std::filesystem::path(folder), chosen}, chosen.max_waiting, {}, nullptr};
   });
 }
 
@@ -143,10 +160,41 @@ const char *dd_class_name(const dd_model *model, int64_t label) {
 dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message) {
   return guarded(message, [&] {
     need(model, "model");
-    dd_request asked = known(request, "request");
-    if (request->size <= offsetof(dd_request, latents)) asked.latents = 1;  // its caller knows no other shape
-    model->sampler.sample(asked, images);
+    model->sampler.sample(asked(request), images);
   });
+}
+
+dd_status dd_submit(dd_model *model, const dd_request *request, float *images, dd_ticket **ticket,
+                    dd_message *message) {
+  return guarded(message, [&] {
+    need(ticket, "ticket");
+    *ticket = nullptr;
+    need(model, "model");
+    const dd_request wanted = asked(request);
+    std::call_once(model->submitted, [&] {
+      model->batcher = std::make_unique<dashdeploy::detail::Batcher>(model->sampler, model->max_waiting);
+    });
+    auto made = std::make_unique<dd_ticket>();
+    made->ticket = model->batcher->submit(wanted, images);
+    *ticket = made.release();
+  });
+}
+
+dd_status dd_wait(dd_ticket *ticket, int64_t timeout_ms, int32_t *ended, dd_message *message) {
+  bool over = true;
+  const dd_status status = guarded(message, [&] {
+    need(ticket, "ticket");
+    if (ended == nullptr && timeout_ms >= 0) fail(DD_ARGUMENT, "ended is NULL, and timeout_ms is not below 0");
+    over = ticket->ticket->wait(timeout_ms);
+  });
+  if (ticket == nullptr || (ended == nullptr && timeout_ms >= 0)) return status;
+  if (ended != nullptr) *ended = over ? 1 : 0;
+  if (over) delete ticket;
+  return status;
+}
+
+void dd_cancel(dd_ticket *ticket) {
+  if (ticket != nullptr) ticket->ticket->cancel();
 }
 
 dd_status dd_step(dd_model *model, int64_t count, float *x, const int64_t *t, const int64_t *t_prev,
@@ -218,6 +266,10 @@ const char *dd_status_name(dd_status status) {
       return "internal error";
     case DD_NOT_FINITE:
       return "not finite";
+    case DD_BUSY:
+      return "busy";
+    case DD_DEADLINE:
+      return "deadline passed";
   }
   return "unknown status";
 }

@@ -19,8 +19,6 @@ namespace dashdeploy::detail {
 namespace {
 
 constexpr std::int64_t kUsualMaxBatch = 64;
-constexpr const char *kGave =
-    " gave a value that is not finite: noise must be standard normal, guidance not too large, and the weights finite";
 
 int available_threads() {
 #if defined(__linux__)
@@ -168,20 +166,28 @@ void Sampler::check_labels(const std::int64_t *labels, std::int64_t count) const
       fail(DD_ARGUMENT, "labels[", i, "] is ", labels[i], "; the artifact has the classes 0 ... ", classes - 1);
 }
 
-void Sampler::sample(const dd_request &request, float *images) {
-  const bool decodes = backend_->has_decoder() && request.latents == 0;
+Plan Sampler::checked_plan(const dd_request &request, bool decodes) const {
   const std::int64_t size = manifest().image_size(),
                      most = (std::int64_t{1} << 40) / std::max(size, decodes ? manifest().decoder->image_size() : 1);
   if (request.count < 1 || request.count > most)
     fail(DD_ARGUMENT, "count is ", request.count, "; expected 1 ... ", most);
-  if (images == nullptr) fail(DD_ARGUMENT, "images is NULL");
   check_labels(request.labels, request.count);
-  const bool narrowly = narrow(request.count);
-  const int parts = narrowly && request.count >= backend_->lanes() ? backend_->lanes() : 1;
-  Run run(request, plan(manifest(), request.steps, request.guidance), images, narrowly, parts);
-  const std::int64_t values = request.count * size * manifest().noises(static_cast<std::int64_t>(run.plan.steps()));
+  Plan made = plan(manifest(), request.steps, request.guidance);
+  const std::int64_t values = request.count * size * manifest().noises(static_cast<std::int64_t>(made.steps()));
   for (std::int64_t i = 0; request.noise != nullptr && i < values; ++i)
     if (!std::isfinite(request.noise[i])) fail(DD_ARGUMENT, "noise[", i, "] is not a finite number");
+  return made;
+}
+
+void Sampler::sample(const dd_request &request, float *images) {
+  const bool decodes = backend_->has_decoder() && request.latents == 0;
+  if (images == nullptr) fail(DD_ARGUMENT, "images is NULL");
+  if (request.preview != nullptr || request.preview_every != 0 || request.deadline_ms != 0)
+    fail(DD_ARGUMENT, "preview, preview_every and deadline_ms are of dd_submit; leave them 0");
+  Plan planned = checked_plan(request, decodes);
+  const bool narrowly = narrow(request.count);
+  const int parts = narrowly && request.count >= backend_->lanes() ? backend_->lanes() : 1;
+  Run run(request, std::move(planned), images, narrowly, parts);
   run.decodes = decodes;
   run.whole = fits_sampler(request, run.plan);
   for (int part = 0; part < parts; ++part) {

@@ -12,7 +12,15 @@
 
 namespace dashdeploy::detail {
 
+// After the step, or whatever else it was, that gave it.
+constexpr const char *kGave =
+    " gave a value that is not finite: noise must be standard normal, guidance not too large, and the weights finite";
+
+class Batcher;
+
 class Sampler {
+  friend class Batcher;
+
  public:
   // Throws Failure.
   Sampler(const std::filesystem::path &folder, const dd_open_options &options);
@@ -28,6 +36,9 @@ class Sampler {
  private:
   class Lease;
   struct Run;
+
+  // A request's plan, after every check of the request but that of its images.
+  Plan checked_plan(const dd_request &request, bool decodes) const;
 
   void draw(Run &run, int part) const;
   void draw_chunk(Run &run, Loop &loop, std::int64_t first, std::int64_t batch, bool reports) const;

@@ -30,9 +30,11 @@ typedef enum dd_status {
   DD_UNSUPPORTED = 4, /* another format, a backend or solver that this library lacks, an engine for another machine */
   DD_BACKEND = 5,     /* the inference library failed */
   DD_MEMORY = 6,
-  DD_CANCELLED = 7, /* the progress callback asked for it */
-  DD_INTERNAL = 8,  /* a mistake in this library */
-  DD_NOT_FINITE = 9 /* a step gave a value that is not a finite number */
+  DD_CANCELLED = 7,  /* the progress callback or dd_cancel asked for it, or the model was closed */
+  DD_INTERNAL = 8,   /* a mistake in this library */
+  DD_NOT_FINITE = 9, /* a step gave a value that is not a finite number */
+  DD_BUSY = 10,      /* dd_submit: as many images wait as max_waiting allows */
+  DD_DEADLINE = 11   /* dd_submit: the request's deadline passed */
 } dd_status;
 
 typedef struct dd_message {
@@ -47,6 +49,7 @@ typedef struct dd_open_options {
   int32_t device;         /* GPU backends: CUDA device */
   int32_t max_batch;      /* CPU backends: images in one call of the network at most; 0: 64 */
   const char *public_key; /* a minisign public key or its file, which must have signed manifest.json; NULL: no matter */
+  int32_t max_waiting;    /* images of dd_submit that may wait for a place in the running batch; 0: any number */
 } dd_open_options;
 
 typedef struct dd_info { /* strings live as long as the model */
@@ -80,6 +83,9 @@ typedef struct dd_guidance {
  * A value other than 0 cancels. */
 typedef int (*dd_progress)(void *user, int64_t done, int64_t total);
 
+/* Called with what one image would be by now, its x_0 after so many of its steps: (image_channels, ...) as in images. */
+typedef void (*dd_preview)(void *user, int64_t image, int64_t step, const float *x_0);
+
 typedef struct dd_timing {    /* summed over the threads that worked, milliseconds */
   double loop_ms, backend_ms; /* whole loops; the part of them inside the inference library */
   int64_t steps;
@@ -97,6 +103,10 @@ typedef struct dd_request {
   void *user;
   dd_timing *timing; /* or NULL */
   int32_t latents;   /* 1: write the latents of an artifact that has a decoder */
+  /* Of dd_submit only: */
+  int32_t preview_every; /* steps between two calls of preview */
+  dd_preview preview;    /* or NULL */
+  int64_t deadline_ms;   /* from dd_submit on; 0: none */
 } dd_request;
 
 /* Open an artifact: check its manifest and every file against their SHA-256, and load what sampling needs. Names cannot
@@ -111,6 +121,18 @@ DD_API const char *dd_class_name(const dd_model *model, int64_t label); /* NULL:
  * (count, channels, height, width), undefined after an error. Noise and guidance determine them. A request whose size
  * ends before `latents` is an earlier version's, and gets latents. */
 DD_API dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message);
+
+/* The same for applications that draw a few images at a time from several threads: the images of all requests run in one
+ * batch, whatever their numbers of steps. An image joins between two steps, first come, first served, and leaves after its
+ * own last step. dd_submit returns at once; `images` must stay until dd_wait has ended the ticket, and the request need
+ * not. Callbacks come from a thread of the library, one at a time for each request. */
+typedef struct dd_ticket dd_ticket;
+DD_API dd_status dd_submit(dd_model *model, const dd_request *request, float *images, dd_ticket **ticket,
+                           dd_message *message);
+/* Wait for a request, at most timeout_ms (below 0: as long as it takes). `*ended` 1: this was the request's status, and
+ * the ticket is gone; 0, with DD_OK: it is still under way. Every ticket has to be waited for, also after dd_close. */
+DD_API dd_status dd_wait(dd_ticket *ticket, int64_t timeout_ms, int32_t *ended, dd_message *message);
+DD_API void dd_cancel(dd_ticket *ticket); /* its places are free after the step under way; dd_wait: DD_CANCELLED */
 
 /* One guided DDIM update in place, for applications that own the loop. x: (count, C, H, W); t, t_prev: (count,), where
  * t_prev = -1 means clean, as it must be with the solver consistency: before the next step the application takes that

@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dashdeploy/dashdeploy.h"
@@ -57,15 +58,71 @@ struct Guidance : dd_guidance {
       : dd_guidance{kind, w, w_min, beta, low, high, nullptr} {}
 };
 
+// A request of Model::submit that is under way. Its destructor cancels it, and waits until nothing writes its images.
+class Ticket {
+ public:
+  Ticket(Ticket &&) noexcept = default;
+  Ticket &operator=(Ticket &&other) noexcept {
+    if (this != &other) {
+      end();
+      state_ = std::move(other.state_);
+    }
+    return *this;
+  }
+  ~Ticket() { end(); }
+
+  // Whether it ended within so many milliseconds. Throws Error: it ended by one.
+  bool wait_for(std::int64_t milliseconds) { return wait(milliseconds < 0 ? 0 : milliseconds); }
+
+  // Its images, once, when they are done; as Model::sample gives them. Throws Error.
+  std::vector<float> get() {
+    wait(-1);
+    return std::move(state_->images);
+  }
+
+  void cancel() noexcept { dd_cancel(state_->ticket); }
+
+ private:
+  friend class Model;
+  struct State {
+    dd_ticket *ticket = nullptr;
+    std::vector<float> images;
+    std::function<bool(std::int64_t, std::int64_t)> on_step;
+  };
+
+  explicit Ticket(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+  bool wait(std::int64_t milliseconds) {
+    if (state_->ticket == nullptr) return true;
+    dd_message message;
+    std::int32_t ended = 0;
+    const dd_status status = dd_wait(state_->ticket, milliseconds, &ended, &message);
+    if (ended != 0) state_->ticket = nullptr;
+    check(status, message);
+    return ended != 0;
+  }
+
+  void end() noexcept {
+    if (!state_ || state_->ticket == nullptr) return;
+    dd_cancel(state_->ticket);
+    dd_wait(state_->ticket, -1, nullptr, nullptr);
+    state_->ticket = nullptr;
+  }
+
+  std::unique_ptr<State> state_;
+};
+
 class Model {
  public:
   // public_key: a minisign public key, or its file, that must have signed the artifact; "": none must.
+  // max_waiting: images of `submit` that may wait, 0: any number.
   explicit Model(const std::string &folder, int threads = 0, int device = 0, int max_batch = 0,
-                 const std::string &public_key = "") {
+                 const std::string &public_key = "", int max_waiting = 0) {
     auto options = sized<dd_open_options>();
     options.threads = threads;
     options.device = device;
     options.max_batch = max_batch;
+    options.max_waiting = max_waiting;
     options.public_key = public_key.empty() ? nullptr : public_key.c_str();
     dd_model *opened = nullptr;
     dd_message message;
@@ -99,24 +156,22 @@ class Model {
   std::vector<float> sample(const std::vector<std::int64_t> &labels, std::uint64_t seed, Guidance guidance = {},
                             int steps = 0, const std::function<bool(std::int64_t, std::int64_t)> &on_step = nullptr) {
     std::vector<float> images(labels.size() * image_size());
-    auto request = sized<dd_request>();
-    request.count = static_cast<std::int64_t>(labels.size());
-    request.labels = labels.data();
-    request.seed = seed;
-    request.guidance = guidance;
-    request.steps = steps;
-    if (on_step) {
-      request.progress = [](void *user, std::int64_t done, std::int64_t total) noexcept {
-        try {
-          return (*static_cast<const std::function<bool(std::int64_t, std::int64_t)> *>(user))(done, total) ? 0 : 1;
-        } catch (...) {
-          return 1;
-        }
-      };
-      request.user = const_cast<void *>(static_cast<const void *>(&on_step));
-    }
-    sample(request, images.data());
+    sample(request_of(labels, seed, guidance, steps, on_step), images.data());
     return images;
+  }
+
+  // The same, without waiting: the images of all tickets run in one batch, see dd_submit. `on_step` is called in a thread
+  // of the library. deadline_ms: from now on, 0: none.
+  Ticket submit(const std::vector<std::int64_t> &labels, std::uint64_t seed, Guidance guidance = {}, int steps = 0,
+                std::function<bool(std::int64_t, std::int64_t)> on_step = nullptr, std::int64_t deadline_ms = 0) {
+    auto state = std::make_unique<Ticket::State>();
+    state->images.resize(labels.size() * image_size());
+    state->on_step = std::move(on_step);
+    dd_request request = request_of(labels, seed, guidance, steps, state->on_step);
+    request.deadline_ms = deadline_ms;
+    dd_message message;
+    check(dd_submit(model_.get(), &request, state->images.data(), &state->ticket, &message), message);
+    return Ticket(std::move(state));
   }
 
   void sample(const dd_request &request, float *images) {
@@ -145,6 +200,28 @@ class Model {
   dd_model *get() const noexcept { return model_.get(); }
 
  private:
+  // `labels` and `on_step` have to outlive it.
+  static dd_request request_of(const std::vector<std::int64_t> &labels, std::uint64_t seed, const Guidance &guidance,
+                               int steps, const std::function<bool(std::int64_t, std::int64_t)> &on_step) {
+    auto request = sized<dd_request>();
+    request.count = static_cast<std::int64_t>(labels.size());
+    request.labels = labels.data();
+    request.seed = seed;
+    request.guidance = guidance;
+    request.steps = steps;
+    if (on_step) {
+      request.progress = [](void *user, std::int64_t done, std::int64_t total) noexcept {
+        try {
+          return (*static_cast<const std::function<bool(std::int64_t, std::int64_t)> *>(user))(done, total) ? 0 : 1;
+        } catch (...) {
+          return 1;
+        }
+      };
+      request.user = const_cast<void *>(static_cast<const void *>(&on_step));
+    }
+    return request;
+  }
+
   static std::size_t product(const std::array<std::int64_t, 3> &shape) {
     return static_cast<std::size_t>(shape[0] * shape[1] * shape[2]);
   }

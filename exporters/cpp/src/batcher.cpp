@@ -1,0 +1,373 @@
+// The running batch. One worker for each lane of the backend; each step of a worker is one call of the step graph.
+#include "batcher.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.h"
+#include "philox.h"
+
+namespace dashdeploy::detail {
+namespace {
+
+constexpr double kMeasuring_ms = 500;  // in all
+constexpr double kNearlyBest = 0.95;   // of the images that a step makes in a second
+
+double milliseconds(std::chrono::steady_clock::duration time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
+
+// x_0 of a DDIM step, from where it began and where it went: both are mixtures of the same x_0 and the same direction.
+void predicted_clean(float *x_0, const float *x, const float *x_prev, std::int64_t size, float alpha, float alpha_prev,
+                     bool clip) {
+  const double signal = std::sqrt(double{alpha}), sigma = std::sqrt(1.0 - double{alpha});
+  const double next_signal = std::sqrt(double{alpha_prev}), next_sigma = std::sqrt(1.0 - double{alpha_prev});
+  const double determinant = sigma * next_signal - next_sigma * signal;
+  for (std::int64_t i = 0; i < size; ++i) {
+    const auto value = static_cast<float>((sigma * x_prev[i] - next_sigma * x[i]) / determinant);
+    x_0[i] = clip ? std::clamp(value, -1.0F, 1.0F) : value;
+  }
+}
+
+}  // namespace
+
+bool Ticket::wait(std::int64_t timeout_ms) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto ended = [this] { return ended_; };
+  if (timeout_ms < 0)
+    changed_.wait(lock, ended);
+  else if (!changed_.wait_for(lock, std::chrono::milliseconds(std::min<std::int64_t>(timeout_ms, 1LL << 40)), ended))
+    return false;
+  if (status_ != DD_OK) throw Failure(status_, text_);
+  return true;
+}
+
+void Ticket::fail(dd_status status, const std::string &text) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (failed_) return;
+  status_ = status;
+  text_ = text;
+  failed_ = true;
+}
+
+void Ticket::end() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ended_ = true;
+  changed_.notify_all();
+}
+
+// One image in the batch.
+struct Batcher::Place {
+  std::shared_ptr<Ticket> ticket;
+  std::int64_t image = 0;  // in its request
+  std::size_t step = 0;    // the next one
+  std::vector<float> x;
+
+  bool last() const { return step == ticket->plan_.steps(); }
+};
+
+// A worker's loop with the buffers of a step.
+class Batcher::Batch {
+ public:
+  Batch(const Batcher &owner, std::unique_ptr<Loop> loop)
+      : sampler_(owner.sampler_), manifest_(sampler_.manifest()), size_(manifest_.image_size()), loop_(std::move(loop)) {}
+
+  Loop &loop() { return *loop_; }
+
+  // Take every place one step further. A place whose image is not finite fails its own request.
+  void step(std::vector<Place> &places) {
+    const auto count = static_cast<std::int64_t>(places.size());
+    x_.resize(static_cast<std::size_t>(count * size_));
+    t_.resize(places.size());
+    t_prev_ = labels_ = t_;
+    w_.resize(places.size());
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const Ticket &ticket = *places[i].ticket;
+      std::copy(places[i].x.begin(), places[i].x.end(), x_.begin() + static_cast<std::ptrdiff_t>(i) * size_);
+      t_[i] = ticket.plan_.t[places[i].step];
+      t_prev_[i] = ticket.plan_.t_prev[places[i].step];
+      w_[i] = ticket.plan_.w[places[i].step];
+      labels_[i] = ticket.labels_[static_cast<std::size_t>(places[i].image)];
+    }
+    loop_->load(x_.data(), labels_.data(), count);
+    loop_->step(t_.data(), t_prev_.data(), w_.data());
+    const bool finite = loop_->finite();
+    loop_->store(x_.data());
+    bool found = finite;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const float *const now = x_.data() + static_cast<std::int64_t>(i) * size_;
+      if (!all_finite(now, size_)) {
+        not_finite(places[i]);
+        found = true;
+      }
+    }
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      if (!found) not_finite(places[i]);  // a prediction was, and clipping hid whose
+      moved(places[i], x_.data() + static_cast<std::int64_t>(i) * size_);
+    }
+  }
+
+  // Write the image of a place that has made its last step.
+  void finish(const Place &place) {
+    Ticket &ticket = *place.ticket;
+    const std::int64_t size = ticket.decodes_ ? manifest_.decoder->image_size() : size_;
+    float *const image = ticket.images_ + place.image * size;
+    if (ticket.decodes_)
+      decode(ticket, place.x.data(), image);
+    else
+      std::copy(place.x.begin(), place.x.end(), image);
+  }
+
+ private:
+  static void not_finite(const Place &place) {
+    std::ostringstream text;
+    text << "step " << place.step + 1 << " of " << place.ticket->plan_.steps() << " (t = "
+         << place.ticket->plan_.t[place.step] << ", w = " << place.ticket->plan_.w[place.step] << ")" << kGave;
+    place.ticket->fail(DD_NOT_FINITE, text.str());
+  }
+
+  // A place after a step: its callbacks, and the noise that the solver consistency goes on with.
+  void moved(Place &place, const float *now) {
+    Ticket &ticket = *place.ticket;
+    if (ticket.over()) return;
+    const auto done = static_cast<std::int64_t>(place.step) + 1;
+    if (ticket.preview_ != nullptr && done % ticket.preview_every_ == 0) preview(place, now);
+    std::copy_n(now, size_, place.x.begin());
+    ++place.step;
+    if (manifest_.sampling.consistency && !place.last()) renoise_place(place);
+    if (ticket.progress_ == nullptr) return;
+    const std::lock_guard<std::mutex> lock(ticket.calling_);
+    const auto total = static_cast<std::int64_t>(ticket.plan_.steps() * ticket.labels_.size());
+    if (ticket.progress_(ticket.user_, ++ticket.steps_done_, total) != 0 && ticket.steps_done_ < total)
+      ticket.fail(DD_CANCELLED, "cancelled by the progress callback");
+  }
+
+  void preview(const Place &place, const float *now) {
+    Ticket &ticket = *place.ticket;
+    const auto at = [&](std::int64_t t) { return sampler_.alphas_[static_cast<std::size_t>(t + 1)]; };
+    clean_.resize(static_cast<std::size_t>(size_));
+    predicted_clean(clean_.data(), place.x.data(), now, size_, at(ticket.plan_.t[place.step]),
+                    at(ticket.plan_.t_prev[place.step]), manifest_.sampling.clip_sample);
+    const float *shown = clean_.data();
+    if (ticket.decodes_) {
+      image_.resize(static_cast<std::size_t>(manifest_.decoder->image_size()));
+      if (!decode(ticket, clean_.data(), image_.data())) return;
+      shown = image_.data();
+    }
+    const std::lock_guard<std::mutex> lock(ticket.calling_);
+    ticket.preview_(ticket.user_, place.image, static_cast<std::int64_t>(place.step) + 1, shown);
+  }
+
+  // An image that is not finite fails its own request.
+  bool decode(Ticket &ticket, const float *latents, float *image) {
+    try {
+      sampler_.decode(*loop_, 1, latents, image);
+    } catch (const Failure &error) {
+      if (error.status != DD_NOT_FINITE) throw;
+      ticket.fail(error.status, error.what());
+    }
+    return !ticket.over();
+  }
+
+  void renoise_place(Place &place) {
+    const Ticket &ticket = *place.ticket;
+    const auto noises = static_cast<std::int64_t>(ticket.plan_.steps());
+    noise_.resize(static_cast<std::size_t>(size_));
+    const float *noise = noise_.data();
+    if (ticket.noise_.empty())
+      normal(ticket.seed_, ticket.first_image_ + static_cast<std::uint64_t>(place.image),
+             static_cast<std::uint32_t>(place.step), size_, noise_.data());
+    else
+      noise = ticket.noise_.data() + (place.image * noises + static_cast<std::int64_t>(place.step)) * size_;
+    renoise(place.x.data(), noise, size_, sampler_.alphas_[static_cast<std::size_t>(ticket.plan_.t[place.step] + 1)]);
+  }
+
+  const Sampler &sampler_;
+  const Manifest &manifest_;
+  const std::int64_t size_;
+  std::unique_ptr<Loop> loop_;
+  std::vector<float> x_, w_, clean_, image_, noise_;
+  std::vector<std::int64_t> t_, t_prev_, labels_;
+};
+
+void Batcher::fail_all(std::vector<Place> &places, dd_status status, const std::string &text) {
+  for (Place &place : places) place.ticket->fail(status, text);
+}
+
+Batcher::Batcher(const Sampler &sampler, std::int64_t max_waiting)
+    : sampler_(sampler),
+      max_waiting_(max_waiting),
+      narrow_(sampler.backend_->lanes() > 1 && sampler.manifest().host.small) {
+  for (int i = 0; i < (narrow_ ? sampler.backend_->lanes() : 1); ++i) workers_.emplace_back([this] { work(); });
+}
+
+Batcher::~Batcher() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closing_ = true;
+  }
+  ready_.notify_all();
+  for (std::thread &worker : workers_) worker.join();
+}
+
+std::shared_ptr<Ticket> Batcher::submit(const dd_request &request, float *images) {
+  const bool decodes = sampler_.backend_->has_decoder() && request.latents == 0;
+  if ((request.preview == nullptr) != (request.preview_every == 0) || request.preview_every < 0)
+    fail(DD_ARGUMENT, "preview needs both: a function, and preview_every of 1 or more");
+  if (request.deadline_ms < 0) fail(DD_ARGUMENT, "deadline_ms is ", request.deadline_ms, "; expected 0 or more");
+  if (images == nullptr) fail(DD_ARGUMENT, "images is NULL");
+  const auto ticket = std::make_shared<Ticket>();
+  ticket->plan_ = sampler_.checked_plan(request, decodes);
+  ticket->labels_.assign(request.labels, request.labels + request.count);
+  if (request.noise != nullptr) {
+    const auto noises = sampler_.manifest().noises(static_cast<std::int64_t>(ticket->plan_.steps()));
+    ticket->noise_.assign(request.noise, request.noise + request.count * noises * sampler_.manifest().image_size());
+  }
+  ticket->seed_ = request.seed;
+  ticket->first_image_ = request.first_image;
+  ticket->images_ = images;
+  ticket->decodes_ = decodes;
+  ticket->progress_ = request.progress;
+  ticket->preview_ = request.preview;
+  ticket->preview_every_ = request.preview_every;
+  ticket->user_ = request.user;
+  ticket->deadline_ms_ = request.deadline_ms;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (max_waiting_ > 0 && waiting_ + request.count > max_waiting_)
+      fail(DD_BUSY, waiting_, " images wait, and ", request.count, " more are above max_waiting, ", max_waiting_,
+           ". Try again later");
+    waiting_ += request.count;
+    queue_.push_back(ticket);
+  }
+  ready_.notify_all();
+  return ticket;
+}
+
+void Batcher::work() {
+  std::vector<Place> places;
+  std::unique_ptr<Batch> batch;
+  while (true) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      ready_.wait(lock, [&] { return closing_ || !queue_.empty() || !places.empty(); });
+    }
+    try {
+      drop(places);
+      admit(places);
+      if (!places.empty() && !batch) {
+        batch = std::make_unique<Batch>(*this, sampler_.backend_->loop(narrow_));
+        std::call_once(measured_, [&] { places_ = measured_places(batch->loop()); });
+      }
+      if (!places.empty()) batch->step(places);
+      for (Place &place : places)
+        if (!place.ticket->over() && place.last()) batch->finish(place);
+    } catch (const Failure &error) {
+      fail_all(places, error.status, error.what());
+      batch.reset();  // an error may have left it unusable
+    } catch (const std::bad_alloc &) {
+      fail_all(places, DD_MEMORY, "not enough memory");
+      batch.reset();
+    } catch (const std::exception &error) {
+      fail_all(places, DD_BACKEND, error.what());
+      batch.reset();
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    remove(places);
+    if (closing_ && places.empty() && queue_.empty()) return;
+  }
+}
+
+void Batcher::drop(std::vector<Place> &places) {
+  const auto now = Ticket::Clock::now();
+  const auto check = [&](Ticket &ticket) {
+    if (closing_)
+      ticket.fail(DD_CANCELLED, "the model was closed");
+    else if (ticket.cancelled_)
+      ticket.fail(DD_CANCELLED, "cancelled by dd_cancel");
+    else if (ticket.deadline_ms_ > 0 && now - ticket.since_ > std::chrono::milliseconds(ticket.deadline_ms_))
+      ticket.fail(DD_DEADLINE, "the deadline of " + std::to_string(ticket.deadline_ms_) + " ms passed, with " +
+                                   std::to_string(ticket.joined_) + " of " + std::to_string(ticket.labels_.size()) +
+                                   " images begun");
+  };
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (Place &place : places) check(*place.ticket);
+  for (auto at = queue_.begin(); at != queue_.end();) {
+    Ticket &ticket = **at;
+    check(ticket);
+    if (!ticket.over()) {
+      ++at;
+      continue;
+    }
+    waiting_ -= static_cast<std::int64_t>(ticket.labels_.size()) - ticket.joined_;
+    if (ticket.joined_ == ticket.left_) ticket.end();  // no image of it is in a batch
+    at = queue_.erase(at);
+  }
+  remove(places);
+}
+
+void Batcher::admit(std::vector<Place> &places) {
+  const std::int64_t size = sampler_.manifest().image_size();
+  const std::size_t before = places.size();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    while (!queue_.empty() && static_cast<std::int64_t>(places.size()) < places_) {
+      Ticket &ticket = *queue_.front();
+      places.push_back({queue_.front(), ticket.joined_++, 0, {}});
+      --waiting_;
+      if (ticket.joined_ == static_cast<std::int64_t>(ticket.labels_.size())) queue_.pop_front();
+    }
+  }
+  for (std::size_t i = before; i < places.size(); ++i) {
+    Place &place = places[i];
+    const Ticket &ticket = *place.ticket;
+    place.x.resize(static_cast<std::size_t>(size));
+    const std::int64_t noises = sampler_.manifest().noises(static_cast<std::int64_t>(ticket.plan_.steps()));
+    if (ticket.noise_.empty())
+      normal(ticket.seed_, ticket.first_image_ + static_cast<std::uint64_t>(place.image), 0, size, place.x.data());
+    else
+      std::copy_n(ticket.noise_.begin() + place.image * noises * size, size, place.x.begin());
+  }
+}
+
+void Batcher::remove(std::vector<Place> &places) {
+  const auto gone = [&](Place &place) {
+    Ticket &ticket = *place.ticket;
+    if (!ticket.over() && !place.last()) return false;
+    const bool queued = std::find(queue_.begin(), queue_.end(), place.ticket) != queue_.end();
+    if (++ticket.left_ == ticket.joined_ && !queued) ticket.end();
+    return true;
+  };
+  places.erase(std::remove_if(places.begin(), places.end(), gone), places.end());
+}
+
+std::int64_t Batcher::measured_places(Loop &loop) const {
+  const Manifest &manifest = sampler_.manifest();
+  const std::int64_t most = sampler_.max_batch(), size = manifest.image_size();
+  const auto n = static_cast<std::size_t>(most);
+  const std::vector<float> x(static_cast<std::size_t>(most * size)), w(n, manifest.sampling.guidance_scales.front());
+  const std::vector<std::int64_t> t(n, manifest.sampling.timesteps.back()), t_prev(n, -1), labels(n, 0);
+  std::vector<std::pair<std::int64_t, double>> speeds;  // (places, images that make a step in a millisecond)
+  const auto since = std::chrono::steady_clock::now();
+  double best = 0;
+  for (std::int64_t count = 1; count <= most; count *= 2) {
+    double times[3];
+    loop.load(x.data(), labels.data(), count);
+    loop.step(t.data(), t_prev.data(), w.data());  // memory and kernels of this size
+    for (double &time : times) {
+      const auto before = std::chrono::steady_clock::now();
+      loop.load(x.data(), labels.data(), count);
+      loop.step(t.data(), t_prev.data(), w.data());
+      time = milliseconds(std::chrono::steady_clock::now() - before);
+    }
+    std::sort(std::begin(times), std::end(times));
+    speeds.emplace_back(count, static_cast<double>(count) / std::max(times[1], 1e-6));
+    best = std::max(best, speeds.back().second);
+    if (milliseconds(std::chrono::steady_clock::now() - since) > kMeasuring_ms) break;
+  }
+  for (const auto &[count, speed] : speeds)
+    if (speed >= kNearlyBest * best) return count;
+  return 1;
+}
+
+}  // namespace dashdeploy::detail
