@@ -31,6 +31,7 @@ from dashdeploy.data import load_dataset
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.sampling import Plan, initial_noise, plan
+from dashdeploy.metrics import reference
 from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Guidance, GuidanceInterval, Recipe, Sampling, Tag
 from dashdeploy.runtime.model import Model
@@ -92,7 +93,7 @@ def judged(
     """Quality and distance to the exact solution of each."""
     config = recipe.bench.quality
     extractor = committed(recipe.data.name)
-    reference = quality.reference(data, extractor)
+    real = reference.of_images(data, extractor)
     interface = model.denoiser.interface
     y = labels[:EXACT_IMAGES]
     noise = initial_noise(SEED, 0, len(y), interface.image_shape)
@@ -101,7 +102,7 @@ def judged(
     rows = []
     for at in points:
         images = quality.sample(model, at.plan, config, labels=labels, seed=SEED)
-        row, _ = quality.score("", at.scale, [images], labels, reference, None, extractor, config, seeds=(SEED,))
+        row, _ = quality.score("", at.scale, [images], labels, real, None, extractor, config, seeds=(SEED,))
         if row.guidance not in exact:
             fine = plan(many, interface.schedule.num_train_timesteps, scale=at.scale)
             exact[row.guidance] = fine, model.sample(noise, y, fine)
