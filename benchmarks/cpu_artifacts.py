@@ -18,6 +18,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from dashdeploy import stages
+from dashdeploy.artifact import GraphName
 from dashdeploy.bench.measure.latency import interleave, median_interval
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import Denoiser, Interface, TorchDenoiser
@@ -40,7 +42,7 @@ from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.opening import artifact_folders, open_path
 from dashdeploy.runtime.openvino_model import OpenVinoSession
-from dashdeploy.runtime.sessions import Graphs
+from dashdeploy.runtime.sessions import Graphs, Session
 
 Draw = Callable[[torch.Tensor, torch.Tensor], object]
 BASES = ("torch eager", "torch.compile", "guided ONNX loop")
@@ -92,8 +94,16 @@ def of_run(folder: Path, threads: int) -> tuple[dict[str, Draw], Interface, Plan
         except UserError as error:
             print(f"left out: {error}")
             continue
-        calls[artifact.name] = lambda noise, y, model=model: model.sample(noise, y, steps)
+        calls[artifact.name] = partial(_drawn, model.sample, steps)
     return calls, interface, steps
+
+
+def _drawn(draw: Callable[..., torch.Tensor], steps: Plan, noise: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return draw(noise, y, steps)
+
+
+def _always(session: Session, _: str) -> Session:
+    return session
 
 
 def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw], Interface, Plan]:
@@ -103,13 +113,14 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
     calls = torch_loops(denoiser, steps)
     probes = trajectories.draw(denoiser, Sampling(num_inference_steps=4), num_images=8, num_points=4, seed=0)
     macs = describe.macs(denoiser)
+    needed: tuple[GraphName, ...] = ("guided", "step")
     files = {
         name: networks.export(denoiser, name, work / f"{name}.onnx", precision="fp32", opset=20, group_norm="instance")
-        for name in ("guided", "step")
+        for name in needed
     }
     calls["guided ONNX loop"] = plain_loop(OnnxSession(files["guided"], threads=threads), denoiser.interface, steps)
 
-    def reader(name: str) -> quantize.Reader:
+    def reader(name: GraphName) -> quantize.Reader:
         return quantize.Reader(probes, graphs.GRAPHS[name].inputs, null_class=10, scale=2.0)
 
     calibrated = quantize.calibrate(files["step"], work, reader("step"), method="minmax")
@@ -118,23 +129,23 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
         "onnx-cpu": onnx_file.load(files["step"]),
         "onnx-cpu-int8": quantize.quantize(calibrated, layers=layers, symmetric=False),
     }
-    for name, step in models.items():
+    for label, step in models.items():
         path = onnx_file.save(
             sampler_graph.assemble(step, steps.timesteps, form="loop"),
-            work / f"{name}.onnx",
+            work / f"{label}.onnx",
             metadata={},
             single_file_mb=500,
         )
         whole = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, macs=macs)
-        calls[name] = lambda noise, y, whole=whole: whole(noise, y, steps)
+        calls[label] = partial(_drawn, whole, steps)
     inputs = graphs.GRAPHS["step"].inputs
     int8 = quantize_nncf.quantize(files["step"], reader("step"), quantize.ALWAYS_FLOAT)
     sources = {"openvino": files["step"], "openvino-int8": int8}
-    for name, source in sources.items():
-        opened = OpenVinoSession(source, inputs=inputs, threads=threads, precision_hint="f32")
-        only = Graphs(("step",), lambda _, opened=opened: opened)
+    for label, source in sources.items():
+        opened = OpenVinoSession(source, inputs=inputs, threads=threads, precision="fp32")
+        only = Graphs(("step",), partial(_always, opened))
         sampler = GraphSampler(only, denoiser.interface, clip_sample=True, timesteps=(), host=describe.host(macs))
-        calls[name] = lambda noise, y, sampler=sampler: sampler(noise, y, steps)
+        calls[label] = partial(_drawn, sampler, steps)
     return calls, denoiser.interface, steps
 
 

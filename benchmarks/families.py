@@ -43,7 +43,7 @@ def network(kind: str) -> Any:
     """A small UNet or DiT with the null class."""
     torch.manual_seed(SEED)
     if kind == "UNet2DModel":
-        return diffusers.UNet2DModel(
+        unet: Any = diffusers.UNet2DModel(
             sample_size=SHAPE[1],
             in_channels=SHAPE[0],
             out_channels=SHAPE[0],
@@ -53,8 +53,9 @@ def network(kind: str) -> Any:
             up_block_types=("AttnUpBlock2D", "UpBlock2D"),
             norm_num_groups=8,
             num_class_embeds=CLASSES + 1,
-        ).eval()
-    return diffusers.DiTTransformer2DModel(
+        )
+        return unet.eval()
+    dit: Any = diffusers.DiTTransformer2DModel(
         num_attention_heads=4,
         attention_head_dim=16,
         in_channels=SHAPE[0],
@@ -62,7 +63,8 @@ def network(kind: str) -> Any:
         num_layers=4,
         sample_size=SHAPE[1],
         num_embeds_ada_norm=CLASSES,
-    ).eval()
+    )
+    return dit.eval()
 
 
 def set_steps(scheduler: Any, run: Plan, noise: torch.Tensor) -> torch.Tensor:
@@ -73,7 +75,7 @@ def set_steps(scheduler: Any, run: Plan, noise: torch.Tensor) -> torch.Tensor:
         scheduler.set_timesteps(len(rows))
         assert scheduler.timesteps.tolist() == rows
         return noise
-    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
         scheduler.set_timesteps(sigmas=((np.array(rows) + 1) / T).tolist())
         return noise * float(known.scale[rows[0]])
     scheduler.set_timesteps(len(rows))

@@ -22,7 +22,7 @@ def plot(result: dict[str, Any]) -> str:
             for j, solver in enumerate(solvers):
                 rows = [row for row in result["rows"] if (row["guidance"], row["solver"]) == (guidance, solver)]
                 x, y = [row["median_ms"] for row in rows], [row["fid"] for row in rows]
-                line = {"color": SERIES[i], "linestyle": "--" if j else "-", "linewidth": 1.5}
+                line: dict[str, Any] = {"color": SERIES[i], "linestyle": "--" if j else "-", "linewidth": 1.5}
                 ax.plot(x, y, marker=MARKERS[j], markerfacecolor="white" if j else SERIES[i], markersize=5, **line)
                 for row in rows:
                     text, place = str(row["num_inference_steps"]), (row["median_ms"], row["fid"])

@@ -17,6 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from cpu_artifacts import median_ms
 
 from dashdeploy import stages
-from dashdeploy.artifact import SIGNATURES, Graph
+from dashdeploy.artifact import SIGNATURES, Flavour, Graph, Precision
 from dashdeploy.artifact.engine import TensorSpec
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
@@ -52,7 +53,8 @@ class CudaGraphStep:
     """A torch step replayed from one CUDA graph a batch size."""
 
     def __init__(self, step: Step) -> None:
-        self.step, self.shapes = step, {}
+        self.step = step
+        self.shapes: dict[int, Any] = {}
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         batch = len(inputs[0])
@@ -95,7 +97,7 @@ class Files:
     def __init__(self, denoiser: TorchDenoiser, work: Path) -> None:
         self.denoiser, self.work = denoiser, work
 
-    def step(self, precision: str) -> Path:
+    def step(self, precision: Precision) -> Path:
         """The file; int8 is symmetric Q/DQ, as TensorRT takes it."""
         path = self.work / f"step-{precision}.onnx"
         if path.is_file():
@@ -135,20 +137,21 @@ class Files:
 def onnx_ways(files: Files) -> Iterator[tuple[str, Callable[[], Step]]]:
     """ONNX Runtime's CUDA provider."""
 
-    def opened(precision: str) -> DeviceSession:
+    def opened(precision: Precision) -> DeviceSession:
         path = files.step(precision)
         session = OnnxSession(path, inputs=graphs.GRAPHS["step"].inputs, providers=("CUDAExecutionProvider",))
         return DeviceSession(session, files.entry(path), DEVICE)
 
-    for precision in ("fp32", "fp16"):
-        yield f"ONNX Runtime CUDA {precision}", lambda precision=precision: opened(precision)
+    wanted: tuple[Precision, ...] = ("fp32", "fp16")
+    for precision in wanted:
+        yield f"ONNX Runtime CUDA {precision}", partial(opened, precision)
 
 
 def engine_ways(files: Files, batches: list[int], records: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Step]]]:
     """Both flavours of TensorRT."""
     profile = Profile(min=min(batches), opt=sorted(batches)[len(batches) // 2], max=max(batches))
 
-    def built(flavour: str, precision: str) -> TensorRTSession:
+    def built(flavour: Flavour, precision: Precision) -> TensorRTSession:
         path = files.step(precision)
         name = f"{flavour} {precision}"
         record = engine_build.build(
@@ -171,9 +174,11 @@ def engine_ways(files: Files, batches: list[int], records: dict[str, Any]) -> It
             profiles=record.profiles,
         )
 
-    for flavour in ("tensorrt", "tensorrt_rtx"):
-        for precision in ("fp32", "fp16", "int8"):
-            yield f"{flavour} {precision}", lambda flavour=flavour, precision=precision: built(flavour, precision)
+    flavours: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    for flavour in flavours:
+        for precision in precisions:
+            yield f"{flavour} {precision}", partial(built, flavour, precision)
 
 
 def inputs(denoiser: TorchDenoiser, batch: int) -> tuple[torch.Tensor, ...]:
@@ -200,7 +205,8 @@ def measure(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any
     """One network, every way."""
     denoiser = networks.load(name)
     steps = plan(Sampling(num_inference_steps=options.steps), 1000)
-    files, engines = Files(denoiser, work), {}
+    files = Files(denoiser, work)
+    engines: dict[str, Any] = {}
     found: dict[str, Any] = {"network": Path(name).name, "skipped": [], "rows": [], "parity": {}, "engines": engines}
     ways: dict[str, Step] = {}
     with torch.inference_mode():

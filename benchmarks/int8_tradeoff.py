@@ -26,13 +26,13 @@ from cpu_artifacts import median_ms
 from dashdeploy import stages
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
-from dashdeploy.bench.measure.quality import class_labels, reference
+from dashdeploy.bench.measure.quality import class_labels
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.export.checks import gate, trajectories
 from dashdeploy.export.graph import graphs, onnx_file, sampler_graph
 from dashdeploy.export.int8 import quantize
-from dashdeploy.metrics import frechet
+from dashdeploy.metrics import frechet, reference
 from dashdeploy.metrics.features import committed
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.runtime.onnxruntime_model import open_guided
@@ -85,7 +85,7 @@ def main(folder: Path) -> None:
     steps = plan(sampling, interface.schedule.num_train_timesteps)
     train, _ = load_dataset(recipe.data).split(recipe.data.holdout)
     extractor = committed(recipe.data.name)
-    statistics = reference(train, extractor).statistics
+    statistics = reference.of_images(train, extractor).statistics
     labels = class_labels(NUM_IMAGES, train)
     draws = [trajectories.draw(denoiser, sampling, num_images=32, num_points=10, seed=seed) for seed in (1, 2)]
     judged = gate.prepare(denoiser, draws[1], GateLimits(), scale=sampling.guidance)

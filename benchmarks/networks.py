@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def paper(name: str) -> TorchDenoiser:
     """arXiv:2606.00798's architecture at 32×32×3 for ten classes."""
     channels, layers, parameters = PAPER[name]
     torch.manual_seed(0)
-    unet = UNet2DModel(
+    unet: Any = UNet2DModel(
         sample_size=32,
         in_channels=3,
         out_channels=3,
@@ -47,7 +48,8 @@ def paper(name: str) -> TorchDenoiser:
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         num_class_embeds=11,
         attention_head_dim=None,
-    ).eval()
+    )
+    unet.eval()
     assert sum(p.numel() for p in unet.parameters()) == parameters
     schedule = NoiseSchedule(np.linspace(1e-4, 0.02, 1000))
     return TorchDenoiser(unet, Interface(10, (3, 32, 32), schedule))

@@ -59,12 +59,12 @@ def main() -> None:
         ),
         "bench": (2 * num_images * len(plans), {k: num_images * sum(forwards) * flop[k] for k in flop}),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for stage, (images, parts) in work.items():
         total = sum(parts.values())
         hours = {"T4": sum(v / rates[k] for k, v in parts.items()), "A100": total / (A100_TFLOPS * 1e12 * A100_SHARE)}
         rows.append({"stage": stage, "images": images, "flop": total, "hours": {k: v / 3600 for k, v in hours.items()}})
-    sums = {key: sum(row[key] for row in rows) for key in ("images", "flop")}
+    sums: dict[str, float] = {key: sum(row[key] for row in rows) for key in ("images", "flop")}
     rows.append({"stage": "all", **sums, "hours": {k: sum(r["hours"][k] for r in rows) for k in ("T4", "A100")}})
     result = {
         "recipe": recipe.name,

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dashdeploy.data.images import LabelledImages, to_float
 from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.objectives.dash import Dash
 from dashdeploy.recipe.schema import Distill, Teach
 from dashdeploy.training.timestep_weights import TimestepWeights
 
@@ -67,8 +68,8 @@ class Plain:
 
     def distill(self) -> float:
         """The teacher's two outputs, the student's two, and the three terms."""
-        assert self.teacher is not None and self.config.objective.kind == "dash"  # type: ignore[union-attr]
         terms = self.config.objective  # type: ignore[union-attr]
+        assert self.teacher is not None and isinstance(terms, Dash)
         x_t, t, y, eps = self.noised()
         null = torch.full_like(y, self.null)
         with torch.no_grad(), self.autocast():
@@ -89,6 +90,7 @@ class Plain:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         self.optimizer.step()
         decay = self.config.ema_decay
+        assert isinstance(decay, float)
         with torch.no_grad():
             for kept, new in zip(self.ema.parameters(), self.model.unet.parameters(), strict=True):
                 kept.mul_(decay).add_(new, alpha=1 - decay)

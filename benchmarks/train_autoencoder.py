@@ -42,7 +42,7 @@ KL_WEIGHT = 1e-5
 """Of the divergence to a standard normal, as in latent diffusion (Rombach et al. 2022, 1e-6 there): it only bounds."""
 
 
-def train(data: LabelledImages, *, steps: int, batch_size: int, learning_rate: float) -> AutoencoderKL:
+def train(data: LabelledImages, *, steps: int, batch_size: int, learning_rate: float) -> Any:
     """Mean absolute error, the divergence, Adam with a cosine to 0."""
     torch.manual_seed(SEED)
     model: Any = AutoencoderKL(**ARCHITECTURE)
@@ -67,7 +67,7 @@ def train(data: LabelledImages, *, steps: int, batch_size: int, learning_rate: f
 
 
 @torch.no_grad()
-def scaled(model: AutoencoderKL, data: LabelledImages) -> AutoencoderKL:
+def scaled(model: Any, data: LabelledImages) -> Any:
     """The same with the scaling factor that gives its latents a standard deviation of 1, as latent diffusion does."""
     x = torch.from_numpy(to_float(data.images[:2000]))
     latents = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(100)])
@@ -75,7 +75,7 @@ def scaled(model: AutoencoderKL, data: LabelledImages) -> AutoencoderKL:
     return model
 
 
-def figures(model: AutoencoderKL, train_data: LabelledImages, held_out: LabelledImages) -> dict[str, Any]:
+def figures(model: Any, train_data: LabelledImages, held_out: LabelledImages) -> dict[str, Any]:
     """Error of reconstructions, and their FID to the images; images by themselves have the FID of a second sample."""
     images = held_out.images
     autoencoder = Autoencoder(model, source="the autoencoder")
@@ -111,7 +111,11 @@ def main() -> None:
     data = load_dataset(Data(name="fashion_mnist", image_size=32))
     train_data, held_out = data.split(HOLDOUT)
     start = time.perf_counter()
-    how = {"steps": options.steps, "batch_size": options.batch_size, "learning_rate": options.learning_rate}
+    how: dict[str, Any] = {
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+    }
     model = scaled(train(train_data, **how), train_data).eval()
     seconds = time.perf_counter() - start
     Autoencoder(model, source="the autoencoder").save(options.folder)

@@ -212,7 +212,7 @@ def measure(case: Case, *, repeats: int) -> list[dict[str, Any]]:
                     ms["bank"] += ms["teacher"] / case.uses
                 section = getattr(case.recipe, stage)
                 for way in ways:
-                    row = {"case": case.name, "stage": stage, "precision": precision, "way": way}
+                    row: dict[str, Any] = {"case": case.name, "stage": stage, "precision": precision, "way": way}
                     row |= {"ms": ms[way], "images_per_s": section.batch_size / ms[way] * 1e3}
                     row |= {"over_plain": ms["plain"] / ms[way], "batch_size": section.batch_size}
                     if way == "live teacher":
