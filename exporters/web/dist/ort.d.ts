@@ -1,0 +1,54 @@
+/** `wasm` and `webgpu` are of a browser; `node` is onnxruntime-node, on CPUs. */
+export type BackendName = "wasm" | "webgpu" | "node";
+export interface OrtTensor {
+    readonly type: string;
+    readonly dims: readonly number[];
+    readonly data: unknown;
+}
+export interface OrtSession {
+    readonly inputMetadata: readonly {
+        name: string;
+        isTensor: boolean;
+        type?: string;
+        shape?: readonly (number | string)[];
+    }[];
+    readonly outputMetadata: OrtSession["inputMetadata"];
+    run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>>;
+    release(): Promise<void>;
+}
+/** A module of ONNX Runtime, as far as it is used. */
+export interface Ort {
+    readonly env: {
+        logLevel?: string | undefined;
+        readonly wasm: {
+            numThreads?: number | undefined;
+            wasmBinary?: unknown;
+            proxy?: boolean | undefined;
+        };
+    };
+    readonly InferenceSession: {
+        create(model: Uint8Array, options: object): Promise<OrtSession>;
+    };
+    readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => OrtTensor;
+}
+/** A loaded runtime. */
+export interface Runtime {
+    readonly ort: Ort;
+    readonly backend: BackendName;
+    readonly threads: number;
+    /** What the user should know: that there is one thread, and why. */
+    readonly notices: readonly string[];
+}
+/**
+ * The runtime of this page, worker or process. There is one: ONNX Runtime cannot start twice in another way.
+ *
+ * @param threads undefined: up to four where the page is cross-origin isolated, else one
+ * @param module an onnxruntime-web or onnxruntime-node that the caller has loaded; undefined: the package's
+ * @throws DashdeployError: `argument`, `unsupported`, `damaged` or `backend`; see `open`.
+ */
+export declare function loadRuntime(backend: BackendName | undefined, threads: number | undefined, module: Ort | undefined): Promise<Runtime>;
+/** What a session of this runtime is made with. */
+export declare function sessionOptions(runtime: Runtime, weights: readonly {
+    path: string;
+    data: Uint8Array;
+}[]): object;
