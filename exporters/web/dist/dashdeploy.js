@@ -27,7 +27,7 @@ export async function open(folder, options = {}) {
         fail("argument", `maxBatch is ${maxBatch}; expected 1 ... ${MOST_BATCH}`);
     }
     const artifact = await readArtifact(folder, checkedFiles, { onFile, signal });
-    const runtime = await loadRuntime(backend, threads, module);
+    const runtime = await loadRuntime(backend, threads, module, artifact.manifest.small);
     const sessions = new Map();
     for (const name of usedGraphs(artifact.manifest)) {
         if (signal?.aborted === true)

@@ -89,6 +89,8 @@ export interface Manifest {
     /** x is an autoencoder's latents. */
     readonly latents: boolean;
     readonly decoder: Decoder | null;
+    /** Its operators are too short to be shared between threads. */
+    readonly small: boolean;
 }
 /** Values of an image of this shape. */
 export declare function sizeOf(shape: Shape): number;

@@ -1,6 +1,6 @@
 import { type Manifest } from "./manifest.js";
 /** What is known of a student before its sampling and its graphs are read. */
-export type Student = Omit<Manifest, "name" | "files" | "graphs" | "providers" | "sampling" | "sampler">;
+export type Student = Omit<Manifest, "name" | "files" | "graphs" | "providers" | "small" | "sampling" | "sampler">;
 /**
  * Read the bytes of a manifest.json.
  *

@@ -42,10 +42,10 @@ function artifact(value, name, files) {
     const providers = value.has("providers") ? value.at("providers").items(0, 16).map((item) => item.text()) : [];
     if (backend === "onnxruntime" && providers.length === 0)
         value.refuse("has no providers");
-    host(value.at("host"));
+    const small = host(value.at("host"));
     const sampling = samplingPlan(value.at("sampling"), known);
     const sampler = value.hasValue("sampler") ? wholeSampler(value.at("sampler"), known) : null;
-    const partial = { ...known, name, files, providers, sampling, sampler, graphs: new Map() };
+    const partial = { ...known, name, files, providers, small, sampling, sampler, graphs: new Map() };
     for (const [key, entry] of value.at("graphs").entries())
         partial.graphs.set(key, graph(key, entry, partial));
     const { graphs, decoder } = partial;
@@ -153,11 +153,12 @@ function decoder(value) {
     sha256(value.at("sha256"));
     return { shape, bytes, atOnce, precision };
 }
-/** How a batch is cut over the threads of a CPU: checked, and of no use here. */
+/** How a batch is cut over the threads of a CPU: whether operators are too short to be shared. The rest is checked. */
 function host(value) {
-    value.at("small").boolean();
+    const small = value.at("small").boolean();
     value.at("cond_gain").number(0, 1);
     value.at("cond_gain_few").number(0, 1);
+    return small;
 }
 function graph(name, value, known) {
     const signature = SIGNATURES.get(name);

@@ -42,11 +42,12 @@ export interface Runtime {
 /**
  * The runtime of this page, worker or process. There is one: ONNX Runtime cannot start twice in another way.
  *
- * @param threads undefined: up to four where the page is cross-origin isolated, else one
+ * @param threads undefined: up to four where the page is cross-origin isolated and the network is not small, else one
+ * @param small operators are too short to be shared between threads
  * @param module an onnxruntime-web or onnxruntime-node that the caller has loaded; undefined: the package's
  * @throws DashdeployError: `argument`, `unsupported`, `damaged` or `backend`; see `open`.
  */
-export declare function loadRuntime(backend: BackendName | undefined, threads: number | undefined, module: Ort | undefined): Promise<Runtime>;
+export declare function loadRuntime(backend: BackendName | undefined, threads: number | undefined, module: Ort | undefined, small: boolean): Promise<Runtime>;
 /** What a session of this runtime is made with. */
 export declare function sessionOptions(runtime: Runtime, weights: readonly {
     path: string;

@@ -12,11 +12,12 @@ let asked = "";
 /**
  * The runtime of this page, worker or process. There is one: ONNX Runtime cannot start twice in another way.
  *
- * @param threads undefined: up to four where the page is cross-origin isolated, else one
+ * @param threads undefined: up to four where the page is cross-origin isolated and the network is not small, else one
+ * @param small operators are too short to be shared between threads
  * @param module an onnxruntime-web or onnxruntime-node that the caller has loaded; undefined: the package's
  * @throws DashdeployError: `argument`, `unsupported`, `damaged` or `backend`; see `open`.
  */
-export async function loadRuntime(backend, threads, module) {
+export async function loadRuntime(backend, threads, module, small) {
     if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 1 && threads <= MOST_THREADS)) {
         fail("argument", `threads is ${threads}; expected 1 ... ${MOST_THREADS}`);
     }
@@ -31,14 +32,14 @@ export async function loadRuntime(backend, threads, module) {
     const isolated = globalThis.crossOriginIsolated === true;
     if (!isolated && (threads ?? 1) > 1)
         fail("unsupported", `threads is ${threads}, and ${HEADERS}`);
-    const count = threads ?? (isolated ? Math.min(navigator.hardwareConcurrency || 1, USUAL_THREADS) : 1);
+    const count = threads ?? (isolated && !small ? Math.min(navigator.hardwareConcurrency || 1, USUAL_THREADS) : 1);
     const wanted = `${name} with threads: ${count}`;
     if (started !== undefined && wanted !== asked) {
         fail("argument", `ONNX Runtime was started as ${asked}, and cannot start again as ${wanted}: take another worker`);
     }
     if (started === undefined) {
         asked = wanted;
-        const notices = isolated || threads === 1 ? [] : [`One thread: ${HEADERS}.`];
+        const notices = isolated || small || threads === 1 ? [] : [`One thread: ${HEADERS}.`];
         started = webModule(name, count, module).then((ort) => ({ ort, backend: name, threads: count, notices }));
         started.catch(() => (started = undefined)); // what failed may be tried again
     }

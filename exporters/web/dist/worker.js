@@ -20,7 +20,17 @@ scope.onmessage = ({ data: asked }) => {
 async function opened({ folder, backend, threads }) {
     const onFile = (done, total) => scope.postMessage({ kind: "file", done, total });
     model = await open(folder, { backend, threads, onFile });
+    await warmUp(model);
     scope.postMessage({ kind: "opened", info: describe(model) });
+}
+/** One step, whose time is not shown: a graph that opens and does not run is told of now. */
+async function warmUp(model) {
+    const stop = new AbortController();
+    const first = model.sample({ labels: [0], onStep: () => stop.abort(), signal: stop.signal });
+    await first.catch((error) => {
+        if (error.status !== "cancelled")
+            throw error;
+    });
 }
 function describe(model) {
     const { manifest } = model;

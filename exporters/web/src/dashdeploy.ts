@@ -16,7 +16,7 @@ export { type Guided, type Plan } from "./plan.js";
 export interface OpenOptions {
   /** Left out: `wasm` in a browser, `node` in Node. Another one is never taken silently. */
   readonly backend?: BackendName | undefined;
-  /** Left out: up to four where the page is cross-origin isolated, else one; in Node one. */
+  /** Left out: up to four where the page is cross-origin isolated and the network is not small, else one; in Node one. */
   readonly threads?: number | undefined;
   /** Images in one call of the network at most, 1 ... 4096; 64 if left out. */
   readonly maxBatch?: number | undefined;
@@ -45,7 +45,7 @@ export async function open(folder: string | URL, options: OpenOptions = {}): Pro
     fail("argument", `maxBatch is ${maxBatch}; expected 1 ... ${MOST_BATCH}`);
   }
   const artifact = await readArtifact(folder, checkedFiles, { onFile, signal });
-  const runtime = await loadRuntime(backend, threads, module);
+  const runtime = await loadRuntime(backend, threads, module, artifact.manifest.small);
   const sessions = new Map<GraphName, Session>();
   for (const name of usedGraphs(artifact.manifest)) {
     if (signal?.aborted === true) fail("cancelled", "cancelled by the signal");

@@ -16,7 +16,7 @@ const MOST_SCALE = 1e6;
 const MOST_SLOPE = 1e9;
 
 /** What is known of a student before its sampling and its graphs are read. */
-export type Student = Omit<Manifest, "name" | "files" | "graphs" | "providers" | "sampling" | "sampler">;
+export type Student = Omit<Manifest, "name" | "files" | "graphs" | "providers" | "small" | "sampling" | "sampler">;
 type Files = ReadonlyMap<string, string>;
 
 /**
@@ -50,10 +50,10 @@ function artifact(value: JsonReader, name: string, files: Files): Manifest {
   const known = student(value, backend);
   const providers = value.has("providers") ? value.at("providers").items(0, 16).map((item) => item.text()) : [];
   if (backend === "onnxruntime" && providers.length === 0) value.refuse("has no providers");
-  host(value.at("host"));
+  const small = host(value.at("host"));
   const sampling = samplingPlan(value.at("sampling"), known);
   const sampler = value.hasValue("sampler") ? wholeSampler(value.at("sampler"), known) : null;
-  const partial = { ...known, name, files, providers, sampling, sampler, graphs: new Map<GraphName, Graph>() };
+  const partial = { ...known, name, files, providers, small, sampling, sampler, graphs: new Map<GraphName, Graph>() };
   for (const [key, entry] of value.at("graphs").entries()) partial.graphs.set(key as GraphName, graph(key, entry, partial));
   const { graphs, decoder } = partial;
   if (decoder !== null && !graphs.has("decoder")) {
@@ -158,11 +158,12 @@ function decoder(value: JsonReader): Decoder {
   return { shape, bytes, atOnce, precision };
 }
 
-/** How a batch is cut over the threads of a CPU: checked, and of no use here. */
-function host(value: JsonReader): void {
-  value.at("small").boolean();
+/** How a batch is cut over the threads of a CPU: whether operators are too short to be shared. The rest is checked. */
+function host(value: JsonReader): boolean {
+  const small = value.at("small").boolean();
   value.at("cond_gain").number(0, 1);
   value.at("cond_gain_few").number(0, 1);
+  return small;
 }
 
 function graph(name: string, value: JsonReader, known: Omit<Manifest, "graphs">): Graph {
