@@ -220,8 +220,8 @@ def large(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 def test_without_isolation_it_runs_on_one_thread_and_says_so(chromium: Chromium, large: Server) -> None:
     code = 'return [await page.textContent("#notices"), await page.textContent("#about"), await page.textContent("#alert")]'
-    notice, about, _ = visit(chromium, f"{large.address}/", code, serviceWorkers="block").value
-    assert "One thread: the page is not cross-origin isolated: its server must send Cross-Origin-Opener" in notice
+    notice, about, alert = visit(chromium, f"{large.address}/", code, serviceWorkers="block").value
+    assert "One thread: the page is not cross-origin isolated: its server must send Cross-Origin-Opener" in notice, alert
     assert "WebAssembly, 1 thread" in about
     _, _, alert = visit(chromium, f"{large.address}/?threads=2", code, serviceWorkers="block").value
     assert alert.startswith("threads is 2, and the page is not cross-origin isolated")
@@ -251,7 +251,8 @@ def test_webgpu_is_never_another_back_end(chromium: Chromium, address: str) -> N
 
 
 def test_what_a_page_loads_is_less_than_16_mb(chromium: Chromium, address: str, package: Path) -> None:
-    seen = visit(chromium, address, serviceWorkers="block")
+    seen = visit(chromium, address, f"return await page.evaluate({STATUS})", serviceWorkers="block")
+    assert seen.value == "Ready."
     names = {url.removeprefix(address).split("?")[0].strip("/") or "index.html" for url in seen.requests}
     assert sum((package / name).stat().st_size for name in names) < 16e6
 

@@ -35,7 +35,8 @@
     async function keep() {
         if (!("serviceWorker" in navigator))
             return null;
-        const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" }).catch(() => null);
+        const made = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" }).catch(() => null);
+        const registration = made ?? null; // where it is blocked: undefined
         if (registration === null || registration.active !== null)
             return registration;
         await new Promise((resolve) => {
@@ -81,7 +82,10 @@
         await check("sw.js", files["sw.js"] ?? "");
         const registration = await keep();
         const module = (name) => !name.endsWith(".gzip"); // the WASM is checked when it is unpacked
-        await Promise.all(own.filter((name) => name !== "sw.js" && module(name)).map((name) => check(name, files[name] ?? "")));
+        const checks = own.filter((name) => name !== "sw.js" && module(name)).map((name) => check(name, files[name] ?? ""));
+        for (const checked of await Promise.allSettled(checks))
+            if (checked.status === "rejected")
+                throw checked.reason;
         const page = (await import("./page.js"));
         await page.main();
         offline(registration);

@@ -43,7 +43,8 @@ interface DashdeployFiles {
   /** Whether the service worker serves this page: then it keeps every file as it comes. */
   async function keep(): Promise<ServiceWorkerRegistration | null> {
     if (!("serviceWorker" in navigator)) return null;
-    const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" }).catch(() => null);
+    const made = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" }).catch(() => null);
+    const registration = (made as ServiceWorkerRegistration | null | undefined) ?? null; // where it is blocked: undefined
     if (registration === null || registration.active !== null) return registration;
     await new Promise<void>((resolve) => {
       navigator.serviceWorker.addEventListener("controllerchange", () => resolve(), { once: true });
@@ -88,7 +89,8 @@ interface DashdeployFiles {
     await check("sw.js", files["sw.js"] ?? "");
     const registration = await keep();
     const module = (name: string) => !name.endsWith(".gzip"); // the WASM is checked when it is unpacked
-    await Promise.all(own.filter((name) => name !== "sw.js" && module(name)).map((name) => check(name, files[name] ?? "")));
+    const checks = own.filter((name) => name !== "sw.js" && module(name)).map((name) => check(name, files[name] ?? ""));
+    for (const checked of await Promise.allSettled(checks)) if (checked.status === "rejected") throw checked.reason;
     const page = (await import("./page.js")) as { main(): Promise<void> };
     await page.main();
     offline(registration);
