@@ -1,8 +1,8 @@
 """Set up what the tests of the web package use: python tools/web_setup.py FOLDER
 
 FOLDER gets node_modules with TypeScript, Playwright, onnxruntime-web and onnxruntime-node, pinned, by npm; no script of
-theirs is run. Chromium comes from Debian's packages, where it is missing and this user may install it. What cannot be had
-is a warning: its tests are skipped and say why.
+theirs is run. Chromium comes from Debian's packages, where it is missing and this user may install it. What cannot be
+had is a warning: its tests are skipped and say why.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The packages stage: an artifact with all that a C++ program, a Triton server or a page needs, and what each kind must do."""
+"""The packages stage: an artifact with all that a C++ program, a Triton server or a page needs, by kind."""
 
 from __future__ import annotations
 

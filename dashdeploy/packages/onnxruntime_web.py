@@ -65,7 +65,9 @@ def write(destination: Path, backends: tuple[Backend, ...], own: Path | None) ->
         place = name + PACKED if packed else name
         (destination / place).write_bytes(content)
         hashes[place] = hashlib.sha256(content).hexdigest()
-    listed = {backend: {"module": BACKENDS[backend].module, "wasm": BACKENDS[backend].wasm + PACKED} for backend in backends}
+    listed = {
+        backend: {"module": BACKENDS[backend].module, "wasm": BACKENDS[backend].wasm + PACKED} for backend in backends
+    }
     described = {"version": VERSION, "backends": listed, "files": hashes}
     (destination / NAMES).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
@@ -108,8 +110,8 @@ def _fetch(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(
-            f"a package of the kind web carries {SPEC}, which npm fetches, and npm is not here. Install Node.js, or put "
-            "onnxruntime_web: FOLDER with a copy of that npm package into the package's YAML file."
+            f"a package of the kind web carries {SPEC}, which npm fetches, and npm is not here. Install Node.js, or "
+            "put onnxruntime_web: FOLDER with a copy of that npm package into the package's YAML file."
         )
     say(f"fetching {SPEC} by npm; it is kept in {folder}")
     with tempfile.TemporaryDirectory(prefix="dashdeploy-") as name:
@@ -117,13 +119,15 @@ def _fetch(folder: Path) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, cwd=name, timeout=TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired as error:
-            raise UserError(f"npm did not fetch {SPEC} in {TIMEOUT_S} s. Look at your connection, and try again.") from error
+            raise UserError(
+                f"npm did not fetch {SPEC} in {TIMEOUT_S} s. Look at your connection, and try again."
+            ) from error
         archives = list(Path(name).glob("*.tgz"))
         if done.returncode != 0 or len(archives) != 1:
             reason = " ".join((done.stderr or done.stdout).split())[:300]
             raise UserError(
-                f"npm cannot fetch {SPEC} ({reason or 'it gave no reason'}). Look at your connection and npm's registry, "
-                "or put onnxruntime_web: FOLDER with a copy of that npm package into the package's YAML file."
+                f"npm cannot fetch {SPEC} ({reason or 'it gave no reason'}). Look at your connection and npm's "
+                "registry, or put onnxruntime_web: FOLDER with a copy of that npm package into the package's YAML file."
             )
         with reading(archives[0], "npm package"), tarfile.open(archives[0]) as archive:
             for file in SHA256:

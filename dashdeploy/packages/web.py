@@ -58,7 +58,7 @@ class WebWriter(Writer):
             )
 
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
-        """The page, its code, ort/ and artifact/; returns the bytes that a page loads, and onnxruntime-web's version."""
+        """The page, its code, ort/ and artifact/; returns the bytes that a page loads and ONNX Runtime's version."""
         artifact = manifest.artifact
         self._refuse(str(folder), artifact)
         backends: tuple[onnxruntime_web.Backend, ...] = ("wasm", "webgpu") if self.settings.webgpu else ("wasm",)
@@ -86,7 +86,10 @@ class WebWriter(Writer):
                 f"{source}: the artifact is for ONNX Runtime's {artifact.providers[0]}, which no browser has. In "
                 f"{self.package.name}, set artifact to {FITTING}."
             )
-        for what, precision in (("", artifact.precision), ("decoder's ", artifact.decoder and artifact.decoder.precision)):
+        for what, precision in (
+            ("", artifact.precision),
+            ("decoder's ", artifact.decoder and artifact.decoder.precision),
+        ):
             if precision is not None and precision not in PRECISIONS:
                 raise UserError(
                     f"{source}: the {what}precision is {precision}, and WebAssembly has kernels for "

@@ -10,7 +10,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
@@ -37,7 +37,9 @@ def modules() -> Path:
     for top in (Path(sys.prefix), ROOT / ".venv"):
         if (top / "web" / "node_modules" / "onnxruntime-web").is_dir():
             return top / "web" / "node_modules"
-    missing("the npm packages of the web tests are not here", "python tools/web_setup.py installs them, with Node's npm")
+    missing(
+        "the npm packages of the web tests are not here", "python tools/web_setup.py installs them, with Node's npm"
+    )
     raise AssertionError
 
 
@@ -103,7 +105,7 @@ class Chromium:
 class Handler(SimpleHTTPRequestHandler):
     """A folder's files, with headers."""
 
-    extra: dict[str, str] = {}
+    extra: ClassVar[dict[str, str]] = {}
 
     def end_headers(self) -> None:
         for name, value in self.extra.items():

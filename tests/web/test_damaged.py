@@ -103,8 +103,14 @@ CASES |= {
     "half a graph": (halved("artifact/cond.onnx"), f"artifact/cond.onnx: {CHANGED}"),
     "an empty graph that is vouched for": (vouched("step.onnx", b""), "ONNX Runtime, artifact/step.onnx: "),
     "a graph that is none": (vouched("step.onnx", b"\x7fELF" * 100), "artifact/step.onnx: not a whole ONNX model"),
-    "another graph in its place": (copied("cond.onnx", "step.onnx"), "its inputs and outputs are not what the manifest"),
-    "a graph of another signature": (copied("sampler.onnx", "cond.onnx"), "its input noise is not what the manifest says"),
+    "another graph in its place": (
+        copied("cond.onnx", "step.onnx"),
+        "its inputs and outputs are not what the manifest",
+    ),
+    "a graph of another signature": (
+        copied("sampler.onnx", "cond.onnx"),
+        "its input noise is not what the manifest says",
+    ),
     "a graph whose weights lie elsewhere": (lambda folder: elsewhere(folder), "which is none of its files"),
 }
 # The manifest's text
@@ -127,7 +133,10 @@ CASES |= {
     "no files": (edited("files", KeyError), "the manifest has no files"),
     "an unknown backend": (edited("artifact backend", "abacus"), "backend is 'abacus'; known: onnxruntime"),
     "another backend": (edited("artifact backend", "openvino"), "for the backend 'openvino', and this library runs"),
-    "another provider": (edited("artifact providers 0", "CUDAExecutionProvider"), "CUDAExecutionProvider; this library"),
+    "another provider": (
+        edited("artifact providers 0", "CUDAExecutionProvider"),
+        "CUDAExecutionProvider; this library",
+    ),
     "half precision": (edited("artifact precision", "fp16"), "of precision fp16; this library runs: fp32, int8"),
     "huge images": (edited("artifact image_shape", [60000, 60000, 60000]), "image_shape has more than"),
     "two sides": (edited("artifact image_shape", [8, 8]), "must be (channels, height, width)"),
@@ -136,7 +145,10 @@ CASES |= {
     "a beta of one": (edited("artifact betas 3", 1.0), "betas.3 must be between 0 and 1"),
     "steps that rise": (edited("artifact sampling timesteps 0", 0), "sampling.timesteps must descend"),
     "another solver": (edited("artifact sampling solver", "dpmpp_2m"), "solver is 'dpmpp_2m'; known: ddim"),
-    "a file outside": (edited("artifact graphs step file", "../step.onnx"), "not a file inside of the artifact's folder"),
+    "a file outside": (
+        edited("artifact graphs step file", "../step.onnx"),
+        "not a file inside of the artifact's folder",
+    ),
     "an unlisted file": (edited("artifact graphs step files", ["other.onnx"]), "files does not list"),
 }
 # The page's own files

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dashdeploy import stages
 from dashdeploy.runtime.opening import open_path
 from tests.web.browsing import Chromium, Server, Visit
 from tests.web.test_library import by_python
@@ -18,7 +19,8 @@ from tests.web.test_library import by_python
 pytestmark = pytest.mark.slow
 
 READY = """
-const told = () => document.getElementById("status").textContent === "Ready." || !document.getElementById("alert").hidden;
+const told = () => document.getElementById("status").textContent === "Ready."
+  || !document.getElementById("alert").hidden;
 await page.goto(args.url);
 await page.waitForFunction(told);
 """
@@ -106,13 +108,15 @@ def test_a_signal_at_step_five_stops_at_step_five(chromium: Chromium, address: s
 def test_what_a_user_may_mistype_is_told_and_nothing_is_drawn(chromium: Chromium, address: str) -> None:
     code = """
     const said = [];
-    for (const [field, value] of [["#w", "-2"], ["#w", "1e300"], ["#seed", "99999999999999999999"], ["#count", "5000"]]) {
+    const mistakes = [["#w", "-2"], ["#w", "1e300"], ["#seed", "99999999999999999999"], ["#count", "5000"]];
+    for (const [field, value] of mistakes) {
       const before = await page.inputValue(field);
       await page.evaluate(() => document.getElementById("form").noValidate = true);
       await page.fill(field, value);
       await page.click("#draw");
       await page.waitForFunction(() => !document.getElementById("alert").hidden);
-      said.push([await page.textContent("#alert"), await page.textContent("#status"), await page.locator("canvas").count()]);
+      const [alert, status] = [await page.textContent("#alert"), await page.textContent("#status")];
+      said.push([alert, status, await page.locator("canvas").count()]);
       await page.fill(field, before);
     }
     return said;
@@ -151,14 +155,14 @@ def test_it_says_to_those_who_do_not_see_it_what_it_shows(chromium: Chromium, ad
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_in_both_schemes(chromium: Chromium, address: str, scheme: str) -> None:
     code = """
-    const colours = await page.evaluate(() => ["body", "header p", "#draw", "#another", "label", "#about"].map((name) => {
+    const names = ["body", "header p", "#draw", "#another", "label", "#about"];
+    return await page.evaluate((names) => names.map((name) => {
       const ground = (part) => part === null ? "rgb(255, 255, 255)" :
         /, 0\\)$/.test(getComputedStyle(part).backgroundColor) ? ground(part.parentElement) :
         getComputedStyle(part).backgroundColor;
       const part = document.querySelector(name);
       return [getComputedStyle(part).color, ground(part)];
-    }));
-    return colours;
+    }), names);
     """
 
     def brightness(colour: str) -> float:
@@ -194,8 +198,6 @@ def test_it_works_offline_after_the_first_visit(chromium: Chromium, package: Pat
 @pytest.fixture(scope="module")
 def large(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The package with a manifest that calls its network not small, which takes threads; without headers."""
-    from dashdeploy import stages
-
     folder = tmp_path_factory.mktemp("large") / "web"
     shutil.copytree(package, folder)
     path = folder / "artifact" / stages.MANIFEST
@@ -203,25 +205,20 @@ def large(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     manifest["artifact"]["host"]["small"] = False
     path.write_text(json.dumps(manifest))
     (path.parent / stages.SIDECAR).write_bytes(stages.sidecar_text(path))
-    files = folder / "files.js"
-    for name in (stages.MANIFEST, stages.SIDECAR):
-        old, new = (stages.file_sha256(place / "artifact" / name) for place in (package, folder))
-        files.write_text(files.read_text().replace(old, new))
-    page = folder / "index.html"
-    import base64
-    import hashlib
-
-    old, new = (base64.b64encode(hashlib.sha256((p / "files.js").read_bytes()).digest()).decode() for p in (package, folder))
-    page.write_text(page.read_text().replace(old, new))
     server = Server(folder, {})
     yield server
     server.close()
 
 
 def test_without_isolation_it_runs_on_one_thread_and_says_so(chromium: Chromium, large: Server) -> None:
-    code = 'return [await page.textContent("#notices"), await page.textContent("#about"), await page.textContent("#alert")]'
+    code = """
+    const text = (id) => page.textContent("#" + id);
+    return [await text("notices"), await text("about"), await text("alert")];
+    """
     notice, about, alert = visit(chromium, f"{large.address}/", code, serviceWorkers="block").value
-    assert "One thread: the page is not cross-origin isolated: its server must send Cross-Origin-Opener" in notice, alert
+    assert "One thread: the page is not cross-origin isolated: its server must send Cross-Origin-Opener" in notice, (
+        alert
+    )
     assert "WebAssembly, 1 thread" in about
     _, _, alert = visit(chromium, f"{large.address}/?threads=2", code, serviceWorkers="block").value
     assert alert.startswith("threads is 2, and the page is not cross-origin isolated")
@@ -255,5 +252,3 @@ def test_what_a_page_loads_is_less_than_16_mb(chromium: Chromium, address: str, 
     assert seen.value == "Ready."
     names = {url.removeprefix(address).split("?")[0].strip("/") or "index.html" for url in seen.requests}
     assert sum((package / name).stat().st_size for name in names) < 16e6
-
-

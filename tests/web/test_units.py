@@ -48,7 +48,9 @@ def updated(x: Any, output: Any, now: np.float32, after: np.float32, clip: bool,
     signal, sigma = np.sqrt(now), np.sqrt(one - now)
     clean = {"epsilon": (x - sigma * output) / signal, "v_prediction": signal * x - sigma * output, "sample": output}
     x_0 = clean[prediction]
-    eps = {"epsilon": output, "v_prediction": sigma * x + signal * output, "sample": (x - signal * x_0) / sigma}[prediction]
+    eps = {"epsilon": output, "v_prediction": sigma * x + signal * output, "sample": (x - signal * x_0) / sigma}[
+        prediction
+    ]
     if clip:
         x_0 = np.clip(x_0, -one, one)
         eps = (x - signal * x_0) / sigma

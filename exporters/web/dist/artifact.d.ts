@@ -13,7 +13,7 @@ export interface Artifact {
  * @param onFile called after each file: how many of them were checked, and how many there are
  * @throws DashdeployError: a file is missing, or is not what the manifest vouches for.
  */
-export declare function readArtifact(place: string | URL, wanted: (manifest: Manifest) => ReadonlySet<string>, { onFile, signal }: {
+export declare function readArtifact(place: string | URL, wanted: (manifest: Manifest) => ReadonlySet<string>, how: {
     onFile?: ((done: number, total: number) => void) | undefined;
     signal?: AbortSignal | undefined;
 }): Promise<Artifact>;

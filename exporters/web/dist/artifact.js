@@ -13,7 +13,8 @@ const CHANGED = "damaged or changed since it was made";
  * @param onFile called after each file: how many of them were checked, and how many there are
  * @throws DashdeployError: a file is missing, or is not what the manifest vouches for.
  */
-export async function readArtifact(place, wanted, { onFile, signal }) {
+export async function readArtifact(place, wanted, how) {
+    const { onFile, signal } = how;
     const folder = new Folder(place);
     const path = folder.path("manifest.json");
     const sidecar = folder.path("manifest.json.sha256");

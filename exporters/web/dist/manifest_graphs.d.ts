@@ -2,8 +2,8 @@ import { type JsonReader } from "./json_reader.js";
 import { type Manifest } from "./manifest.js";
 /** Graph -> its inputs, in order, and its output; of guided and cond it is what the student predicts. */
 export declare const SIGNATURES: ReadonlyMap<string, {
-    readonly inputs: readonly string[];
-    readonly output: string;
+    inputs: readonly string[];
+    output: string;
 }>;
 /** Backends whose graphs have an engine. */
 export declare const RUNS_ENGINES: readonly string[];

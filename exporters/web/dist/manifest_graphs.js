@@ -40,8 +40,9 @@ export function tensorOf(name, graph, manifest) {
         const shape = sampler.decode && decoder !== null ? decoder.shape : manifest.shape;
         return { dtype: sampler.output, sides: shape };
     }
-    if (name === "images" && decoder !== null)
+    if (name === "images" && decoder !== null) {
         return { dtype: decoder.bytes ? "uint8" : "float32", sides: decoder.shape };
+    }
     const steps = name === "noise" && manifest.sampling.consistency ? [sampler?.timesteps.length ?? 0] : [];
     return { dtype: "float32", sides: [...steps, ...manifest.shape] };
 }
@@ -54,8 +55,9 @@ function checkTensor(value, name, graph, manifest) {
     const shape = value.at("shape");
     const [batch, ...given] = shape.items(0, 8);
     const dimensions = given.length + (batch === undefined ? 0 : 1);
-    if (batch === undefined || dimensions !== sides.length + 1)
+    if (batch === undefined || dimensions !== sides.length + 1) {
         return shape.refuse(`of ${name} has ${dimensions} dimensions`);
+    }
     if (batch.text() !== "batch")
         shape.refuse(`of ${name} must begin with batch`);
     const expected = name === "w" ? "one scale for each of its timesteps" : "that of image_shape";

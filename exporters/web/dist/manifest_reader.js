@@ -45,16 +45,16 @@ function artifact(value, name, files) {
     const small = host(value.at("host"));
     const sampling = samplingPlan(value.at("sampling"), known);
     const sampler = value.hasValue("sampler") ? wholeSampler(value.at("sampler"), known) : null;
-    const partial = { ...known, name, files, providers, small, sampling, sampler, graphs: new Map() };
+    const partial = { ...known, name, files, providers, small, sampling, sampler };
+    const graphs = new Map();
     for (const [key, entry] of value.at("graphs").entries())
-        partial.graphs.set(key, graph(key, entry, partial));
-    const { graphs, decoder } = partial;
-    if (decoder !== null && !graphs.has("decoder")) {
+        graphs.set(key, graph(key, entry, partial));
+    if (partial.decoder !== null && !graphs.has("decoder")) {
         value.at("graphs").refuse("has no decoder, which artifact.decoder is");
     }
     if (!graphs.has("guided"))
         value.at("graphs").refuse("has no guided graph");
-    return partial;
+    return { ...partial, graphs };
 }
 /** A file of the artifact's folder: a name without folders. */
 function fileName(value, name) {

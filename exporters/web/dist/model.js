@@ -78,9 +78,11 @@ export class Model {
         const plan = this.plan(request);
         const decodes = this.sessions.has("decoder") && request.latents !== true;
         const shape = decodes ? this.imageShape : manifest.shape;
-        const most = Math.floor(MOST_VALUES / Math.max(sizeOf(shape), sizeOf(manifest.shape) * noisesOf(manifest, plan.t.length)));
-        if (labels.length < 1 || labels.length > most)
+        const drawn = sizeOf(manifest.shape) * noisesOf(manifest, plan.t.length);
+        const most = Math.floor(MOST_VALUES / Math.max(sizeOf(shape), drawn));
+        if (labels.length < 1 || labels.length > most) {
             fail("argument", `count is ${labels.length}; expected 1 ... ${most}`);
+        }
         this.checkNoise(request, plan, labels.length);
         const run = new Run(request, plan, labels.length, this.maxBatch);
         const made = new Float32Array(labels.length * sizeOf(shape));

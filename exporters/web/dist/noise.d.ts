@@ -1,4 +1,4 @@
-/** A seed or an image's number: 0 ... 2^64 - 1. A number must be a safe integer; larger ones are bigint or decimal text. */
+/** A seed or an image's number, 0 ... 2^64 - 1. A number must be a safe integer; others are bigint or decimal text. */
 export type Seed = number | bigint | string;
 /** The upper and the lower 32 bits. */
 export interface Words64 {

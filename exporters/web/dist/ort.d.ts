@@ -5,14 +5,16 @@ export interface OrtTensor {
     readonly dims: readonly number[];
     readonly data: unknown;
 }
+/** An input or output of a session. */
+export interface OrtValue {
+    readonly name: string;
+    readonly isTensor: boolean;
+    readonly type?: string;
+    readonly shape?: readonly (number | string)[];
+}
 export interface OrtSession {
-    readonly inputMetadata: readonly {
-        name: string;
-        isTensor: boolean;
-        type?: string;
-        shape?: readonly (number | string)[];
-    }[];
-    readonly outputMetadata: OrtSession["inputMetadata"];
+    readonly inputMetadata: readonly OrtValue[];
+    readonly outputMetadata: readonly OrtValue[];
     run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>>;
     release(): Promise<void>;
 }

@@ -1,4 +1,4 @@
-// ONNX Runtime: what is used of it, and how it is loaded in a browser and in Node. Never another back end than was asked.
+// ONNX Runtime: what is used of it, and how it is loaded in a browser and in Node. Never another back end than asked.
 import { DashdeployError, fail, said } from "./errors.js";
 import { Folder, IN_NODE } from "./folder.js";
 import { sha256 } from "./sha256.js";
@@ -27,8 +27,9 @@ export async function loadRuntime(backend, threads, module, small) {
     if ((name === "node") !== IN_NODE) {
         fail("unsupported", `backend ${name}: ${IN_NODE ? "Node runs node alone" : "a browser runs wasm and webgpu"}`);
     }
-    if (name === "node")
+    if (name === "node") {
         return { ort: module ?? (await nodeModule()), backend: name, threads: threads ?? 1, notices: [] };
+    }
     const isolated = globalThis.crossOriginIsolated === true;
     if (!isolated && (threads ?? 1) > 1)
         fail("unsupported", `threads is ${threads}, and ${HEADERS}`);

@@ -36,7 +36,7 @@
         if (!("serviceWorker" in navigator))
             return null;
         const made = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" }).catch(() => null);
-        const registration = made ?? null; // where it is blocked: undefined
+        const registration = made ?? null; // undefined: it is blocked
         if (registration === null || registration.active !== null)
             return registration;
         await new Promise((resolve) => {

@@ -1,8 +1,8 @@
 "use strict";
 // The service worker: keeps the package's files as they are first asked for, and serves them from then on, offline too.
 //
-// Each version of the package has a cache of its own, and takes over when the page says so or when its last tab closes:
-// files of two versions are never mixed. It adds the headers of cross-origin isolation, for hosts that cannot send them.
+// Each version of the package has a cache of its own, and takes over when the page says so or when its last tab is
+// closed: files of two versions are never mixed. It adds the headers of cross-origin isolation, for hosts that send none.
 (() => {
     const worker = globalThis;
     worker.importScripts("files.js");
@@ -43,8 +43,9 @@
             return isolated(await kept.arrayBuffer(), kept);
         const response = await fetch(place, { cache: "no-cache" });
         const bytes = await response.arrayBuffer();
-        if (response.ok && (await fits(name, bytes)))
-            await cache.put(place, isolated(bytes, response)).catch(() => undefined);
+        if (response.ok && (await fits(name, bytes))) {
+            await cache.put(place, isolated(bytes, response)).catch(() => undefined); // a full disk is no reason to fail
+        }
         return isolated(bytes, response);
     }
     async function forget() {

@@ -26,8 +26,9 @@ export interface Artifact {
 export async function readArtifact(
   place: string | URL,
   wanted: (manifest: Manifest) => ReadonlySet<string>,
-  { onFile, signal }: { onFile?: ((done: number, total: number) => void) | undefined; signal?: AbortSignal | undefined },
+  how: { onFile?: ((done: number, total: number) => void) | undefined; signal?: AbortSignal | undefined },
 ): Promise<Artifact> {
+  const { onFile, signal } = how;
   const folder = new Folder(place);
   const path = folder.path("manifest.json");
   const sidecar = folder.path("manifest.json.sha256");

@@ -16,7 +16,7 @@ export { type Guided, type Plan } from "./plan.js";
 export interface OpenOptions {
   /** Left out: `wasm` in a browser, `node` in Node. Another one is never taken silently. */
   readonly backend?: BackendName | undefined;
-  /** Left out: up to four where the page is cross-origin isolated and the network is not small, else one; in Node one. */
+  /** Left out: up to four where the page is cross-origin isolated and the network is not small, else one. */
   readonly threads?: number | undefined;
   /** Images in one call of the network at most, 1 ... 4096; 64 if left out. */
   readonly maxBatch?: number | undefined;

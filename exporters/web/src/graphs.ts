@@ -4,7 +4,7 @@ import { fail, said } from "./errors.js";
 import { type Graph, type GraphName, type Manifest } from "./manifest.js";
 import { SIGNATURES, tensorOf } from "./manifest_graphs.js";
 import { externalFiles } from "./onnx_files.js";
-import { type OrtSession, type OrtTensor, type Runtime, sessionOptions } from "./ort.js";
+import { type OrtSession, type OrtTensor, type OrtValue, type Runtime, sessionOptions } from "./ort.js";
 
 export type Feed = Float32Array | BigInt64Array;
 
@@ -91,8 +91,7 @@ export class Session {
 function checkSession(session: OrtSession, name: GraphName, manifest: Manifest, path: string): void {
   const expected = SIGNATURES.get(name)?.inputs ?? [];
   const { inputMetadata: inputs, outputMetadata: outputs } = session;
-  const known = (input: OrtSession["inputMetadata"][number]) =>
-    expected.includes(input.name) && fits(input, input.name, name, manifest);
+  const known = (input: OrtValue) => expected.includes(input.name) && fits(input, input.name, name, manifest);
   const other = inputs.find((input) => !known(input));
   if (other !== undefined) fail("damaged", `${path}: its input ${other.name} is not what the manifest says`);
   if (inputs.length !== expected.length || outputs.length !== 1) {
@@ -104,9 +103,7 @@ function checkSession(session: OrtSession, name: GraphName, manifest: Manifest, 
   }
 }
 
-function fits(
-  tensor: OrtSession["inputMetadata"][number], name: string, graph: GraphName, manifest: Manifest,
-): boolean {
+function fits(tensor: OrtValue, name: string, graph: GraphName, manifest: Manifest): boolean {
   const { dtype, sides } = tensorOf(name, graph, manifest);
   const [, ...given] = tensor.shape ?? [];
   if (!tensor.isTensor || tensor.type !== dtype || tensor.shape?.length !== sides.length + 1) return false;

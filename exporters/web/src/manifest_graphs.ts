@@ -5,7 +5,7 @@ import { type Manifest, type Prediction } from "./manifest.js";
 const MOST_BATCH = 2 ** 20;
 
 /** Graph -> its inputs, in order, and its output; of guided and cond it is what the student predicts. */
-export const SIGNATURES: ReadonlyMap<string, { readonly inputs: readonly string[]; readonly output: string }> = new Map([
+export const SIGNATURES: ReadonlyMap<string, { inputs: readonly string[]; output: string }> = new Map([
   ["guided", { inputs: ["x", "t", "y", "w"], output: "eps" }],
   ["cond", { inputs: ["x", "t", "y"], output: "eps" }],
   ["step", { inputs: ["x", "t", "t_prev", "y", "w"], output: "x_prev" }],
@@ -50,7 +50,9 @@ export function tensorOf(name: string, graph: string, manifest: Known): Tensor {
     const shape = sampler.decode && decoder !== null ? decoder.shape : manifest.shape;
     return { dtype: sampler.output, sides: shape };
   }
-  if (name === "images" && decoder !== null) return { dtype: decoder.bytes ? "uint8" : "float32", sides: decoder.shape };
+  if (name === "images" && decoder !== null) {
+    return { dtype: decoder.bytes ? "uint8" : "float32", sides: decoder.shape };
+  }
   const steps = name === "noise" && manifest.sampling.consistency ? [sampler?.timesteps.length ?? 0] : [];
   return { dtype: "float32", sides: [...steps, ...manifest.shape] };
 }
@@ -62,7 +64,9 @@ function checkTensor(value: JsonReader, name: string, graph: string, manifest: K
   const shape = value.at("shape");
   const [batch, ...given] = shape.items(0, 8);
   const dimensions = given.length + (batch === undefined ? 0 : 1);
-  if (batch === undefined || dimensions !== sides.length + 1) return shape.refuse(`of ${name} has ${dimensions} dimensions`);
+  if (batch === undefined || dimensions !== sides.length + 1) {
+    return shape.refuse(`of ${name} has ${dimensions} dimensions`);
+  }
   if (batch.text() !== "batch") shape.refuse(`of ${name} must begin with batch`);
   const expected = name === "w" ? "one scale for each of its timesteps" : "that of image_shape";
   given.forEach((side, i) => {

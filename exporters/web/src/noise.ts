@@ -9,7 +9,7 @@ const WEYL_1 = 0xbb67ae85;
 const TWO_PI = 6.283185307179586;
 const LARGEST = 2n ** 64n - 1n;
 
-/** A seed or an image's number: 0 ... 2^64 - 1. A number must be a safe integer; larger ones are bigint or decimal text. */
+/** A seed or an image's number, 0 ... 2^64 - 1. A number must be a safe integer; others are bigint or decimal text. */
 export type Seed = number | bigint | string;
 
 /** The upper and the lower 32 bits. */

@@ -1,4 +1,4 @@
-// ONNX Runtime: what is used of it, and how it is loaded in a browser and in Node. Never another back end than was asked.
+// ONNX Runtime: what is used of it, and how it is loaded in a browser and in Node. Never another back end than asked.
 import { DashdeployError, fail, said } from "./errors.js";
 import { Folder, IN_NODE } from "./folder.js";
 import { sha256 } from "./sha256.js";
@@ -12,9 +12,17 @@ export interface OrtTensor {
   readonly data: unknown;
 }
 
+/** An input or output of a session. */
+export interface OrtValue {
+  readonly name: string;
+  readonly isTensor: boolean;
+  readonly type?: string;
+  readonly shape?: readonly (number | string)[];
+}
+
 export interface OrtSession {
-  readonly inputMetadata: readonly { name: string; isTensor: boolean; type?: string; shape?: readonly (number | string)[] }[];
-  readonly outputMetadata: OrtSession["inputMetadata"];
+  readonly inputMetadata: readonly OrtValue[];
+  readonly outputMetadata: readonly OrtValue[];
   run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>>;
   release(): Promise<void>;
 }
@@ -74,7 +82,9 @@ export async function loadRuntime(
   if ((name === "node") !== IN_NODE) {
     fail("unsupported", `backend ${name}: ${IN_NODE ? "Node runs node alone" : "a browser runs wasm and webgpu"}`);
   }
-  if (name === "node") return { ort: module ?? (await nodeModule()), backend: name, threads: threads ?? 1, notices: [] };
+  if (name === "node") {
+    return { ort: module ?? (await nodeModule()), backend: name, threads: threads ?? 1, notices: [] };
+  }
   const isolated = globalThis.crossOriginIsolated === true;
   if (!isolated && (threads ?? 1) > 1) fail("unsupported", `threads is ${threads}, and ${HEADERS}`);
   const count = threads ?? (isolated && !small ? Math.min(navigator.hardwareConcurrency || 1, USUAL_THREADS) : 1);

@@ -77,7 +77,8 @@ function describe(info: Info): void {
   const millions = `${(info.parameters / 1e6).toFixed(2)} M parameters`;
   part("about").textContent = [info.name, info.precision, millions, size, where].join(" · ");
   const notices = part("notices");
-  notices.replaceChildren(...info.notices.map((notice) => Object.assign(document.createElement("p"), { textContent: notice })));
+  const lines = info.notices.map((notice) => Object.assign(document.createElement("p"), { textContent: notice }));
+  notices.replaceChildren(...lines);
   notices.hidden = info.notices.length === 0;
 }
 
@@ -143,7 +144,11 @@ class Desk {
     const w = value("w") === "" ? undefined : Number(value("w"));
     const seed = value("seed") === "" ? "0" : value("seed");
     return Array.from({ length: count }, (_, i) => ({
-      label: label === EACH ? i % this.info.classes.length : Number(label), seed, image: i, w, steps: Number(value("steps")),
+      label: label === EACH ? i % this.info.classes.length : Number(label),
+      seed,
+      image: i,
+      w,
+      steps: Number(value("steps")),
     }));
   }
 
@@ -151,7 +156,8 @@ class Desk {
     const sorted = [...times].sort((a, b) => a - b);
     const median = sorted[Math.floor(sorted.length / 2)] ?? 0;
     const images = `${times.length} image${times.length === 1 ? "" : "s"}`;
-    return end === "." ? `${images}, ${milliseconds(median)} each.` : `${images}${times.length === 1 ? " is there." : end}`;
+    if (end === ".") return `${images}, ${milliseconds(median)} each.`;
+    return `${images}${times.length === 1 ? " is there." : end}`;
   }
 
   private busy(now: boolean): void {

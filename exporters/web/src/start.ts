@@ -44,7 +44,7 @@ interface DashdeployFiles {
   async function keep(): Promise<ServiceWorkerRegistration | null> {
     if (!("serviceWorker" in navigator)) return null;
     const made = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" }).catch(() => null);
-    const registration = (made as ServiceWorkerRegistration | null | undefined) ?? null; // where it is blocked: undefined
+    const registration = (made as ServiceWorkerRegistration | null | undefined) ?? null; // undefined: it is blocked
     if (registration === null || registration.active !== null) return registration;
     await new Promise<void>((resolve) => {
       navigator.serviceWorker.addEventListener("controllerchange", () => resolve(), { once: true });

@@ -1,7 +1,7 @@
 // The service worker: keeps the package's files as they are first asked for, and serves them from then on, offline too.
 //
-// Each version of the package has a cache of its own, and takes over when the page says so or when its last tab closes:
-// files of two versions are never mixed. It adds the headers of cross-origin isolation, for hosts that cannot send them.
+// Each version of the package has a cache of its own, and takes over when the page says so or when its last tab is
+// closed: files of two versions are never mixed. It adds the headers of cross-origin isolation, for hosts that send none.
 
 (() => {
   interface Client {
@@ -14,6 +14,10 @@
     readonly request: Request;
     respondWith(response: Promise<Response>): void;
   }
+  interface Said extends Lasting {
+    readonly data: unknown;
+    readonly source: Client | null;
+  }
   interface Scope {
     readonly registration: { readonly scope: string };
     readonly clients: { claim(): Promise<void> };
@@ -22,7 +26,7 @@
     skipWaiting(): Promise<void>;
     addEventListener(name: "install" | "activate", listener: (event: Lasting) => void): void;
     addEventListener(name: "fetch", listener: (event: Fetched) => void): void;
-    addEventListener(name: "message", listener: (event: Lasting & { data: unknown; source: Client | null }) => void): void;
+    addEventListener(name: "message", listener: (event: Said) => void): void;
   }
 
   const worker = globalThis as unknown as Scope;
@@ -65,7 +69,9 @@
     if (kept !== undefined) return isolated(await kept.arrayBuffer(), kept);
     const response = await fetch(place, { cache: "no-cache" });
     const bytes = await response.arrayBuffer();
-    if (response.ok && (await fits(name, bytes))) await cache.put(place, isolated(bytes, response)).catch(() => undefined);
+    if (response.ok && (await fits(name, bytes))) {
+      await cache.put(place, isolated(bytes, response)).catch(() => undefined); // a full disk is no reason to fail
+    }
     return isolated(bytes, response);
   }
 
