@@ -44,16 +44,14 @@ def artifact(package: Path) -> Path:
 @pytest.fixture(scope="session")
 def address(package: Path) -> Iterator[str]:
     """The package, served with the headers of cross-origin isolation."""
-    server = browsing.Server(package, browsing.ISOLATED)
-    yield server.address
-    server.close()
+    with browsing.Server(package, browsing.ISOLATED) as server:
+        yield server.address
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[browsing.Chromium]:
-    browser = browsing.Chromium()
-    yield browser
-    browser.close()
+    with browsing.opened() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

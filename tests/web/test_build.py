@@ -27,8 +27,7 @@ def build() -> ModuleType:
 def compiler(build: ModuleType) -> list[str]:
     command: list[str] | None = build.compiler()
     if command is None:
-        browsing.missing("TypeScript is not here", "python tools/web_setup.py installs it, with Node's npm")
-    assert command is not None
+        browsing.missing("TypeScript is not here (python tools/web_setup.py)", ours=shutil.which("npm") is not None)
     return command
 
 

@@ -194,9 +194,8 @@ def damaged(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         folder = top / str(number)
         shutil.copytree(package, folder, copy_function=os.link)
         damage(folder)
-    server = Server(top, ISOLATED)
-    yield server
-    server.close()
+    with Server(top, ISOLATED) as server:
+        yield server
 
 
 def test_there_are_fifty() -> None:

@@ -176,7 +176,6 @@ def test_text_has_contrast_in_both_schemes(chromium: Chromium, address: str, sch
 
 
 def test_it_works_offline_after_the_first_visit(chromium: Chromium, package: Path) -> None:
-    server = Server(package, {})
     code = """
     await page.waitForFunction(() => document.getElementById("offline").textContent === "Kept for offline use.");
     await context.setOffline(true);
@@ -188,10 +187,8 @@ def test_it_works_offline_after_the_first_visit(chromium: Chromium, package: Pat
     await page.waitForFunction(() => document.querySelectorAll("canvas").length === 1);
     return await page.evaluate(() => crossOriginIsolated);
     """
-    try:
+    with Server(package, {}) as server:
         seen = visit(chromium, f"{server.address}/", code)
-    finally:
-        server.close()
     assert seen.value is True  # by the service worker's headers: this server sends none
 
 
@@ -205,9 +202,8 @@ def large(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     manifest["artifact"]["host"]["small"] = False
     path.write_text(json.dumps(manifest))
     (path.parent / stages.SIDECAR).write_bytes(stages.sidecar_text(path))
-    server = Server(folder, {})
-    yield server
-    server.close()
+    with Server(folder, {}) as server:
+        yield server
 
 
 def test_without_isolation_it_runs_on_one_thread_and_says_so(chromium: Chromium, large: Server) -> None:

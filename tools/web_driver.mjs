@@ -1,4 +1,4 @@
-// Drives one Chromium for the tests: a JSON line in for each visit, a JSON line out with what came of it.
+// Drives one Chromium for tests and benchmarks: a JSON line in for each visit, a JSON line out with what came of it.
 //
 // In:  {"code": "…", "args": …, "options": {…}}: the body of an async function of (page, context, args), run with a page
 //      in a fresh context.
