@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import web_browser
-from web_browser import ISOLATED, Chromium, Missing, Server, Visit
+import web_browser  # noqa: E402
+from web_browser import ISOLATED, Chromium, Missing, Server, Visit  # noqa: E402
 
 __all__ = ["ISOLATED", "ROOT", "Chromium", "Server", "Visit", "missing", "modules", "node", "opened"]
 

@@ -2,7 +2,8 @@
 // The service worker: keeps the package's files as they are first asked for, and serves them from then on, offline too.
 //
 // Each version of the package has a cache of its own, and takes over when the page says so or when its last tab is
-// closed: files of two versions are never mixed. It adds the headers of cross-origin isolation, where the host has none.
+// closed: files of two versions are never mixed. It adds the headers of cross-origin isolation where the host sends
+// none.
 (() => {
     const worker = globalThis;
     worker.importScripts("files.js");
