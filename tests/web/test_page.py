@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from dashdeploy import stages
 from dashdeploy.runtime.opening import open_path
 from tests.web.browsing import Chromium, Server, Visit
+from tests.web.conftest import Answers
 from tests.web.test_library import by_python
 
 pytestmark = pytest.mark.slow
@@ -248,3 +250,33 @@ def test_what_a_page_loads_is_less_than_16_mb(chromium: Chromium, address: str, 
     assert seen.value == "Ready."
     names = {url.removeprefix(address).split("?")[0].strip("/") or "index.html" for url in seen.requests}
     assert sum((package / name).stat().st_size for name in names) < 16e6
+
+
+def test_weights_beside_a_graph_are_loaded_from_the_bytes_that_were_checked(
+    chromium: Chromium, package: Path, in_node: Callable[..., Answers], tmp_path: Path
+) -> None:
+    folder = tmp_path / "web"
+    shutil.copytree(package, folder)
+    path, weights = folder / "artifact" / "step.onnx", "step.onnx.data"
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights, size_threshold=256)
+    manifest = json.loads((folder / "artifact" / stages.MANIFEST).read_text())
+    manifest["artifact"]["graphs"]["step"]["files"].append(weights)
+    for name in (path.name, weights):
+        manifest["files"][name] = stages.file_sha256(path.with_name(name))
+    (folder / "artifact" / stages.MANIFEST).write_text(json.dumps(manifest))
+    (folder / "artifact" / stages.SIDECAR).write_bytes(stages.sidecar_text(folder / "artifact" / stages.MANIFEST))
+    code = """
+    return await page.evaluate(async () => {
+      const { open } = await import("./dashdeploy.js");
+      const model = await open("artifact", { threads: 1 });
+      return [...(await model.sample({ labels: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], w: 3, seed: 7 })).data];
+    });
+    """
+    with Server(folder, {}) as server:
+        drawn = visit(chromium, f"{server.address}/", code, serviceWorkers="block").value
+    with open_path(package / "artifact", threads=1) as model:
+        expected = by_python(model, w=3.0, seed=7, steps=None)
+    assert np.abs(np.float32(drawn).reshape(10, 1, 8, 8) - expected).max() < 1e-3
+    (answer,) = in_node(folder / "artifact")
+    assert answer["status"] == "unsupported"
+    assert "its weights lie beside it, and onnxruntime-node takes none from memory" in answer["message"]
