@@ -72,6 +72,19 @@ def write(destination: Path, backends: tuple[Backend, ...], own: Path | None) ->
     (destination / NAMES).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
+def refuse(backends: tuple[Backend, ...], own: Path | None) -> None:
+    """Refuse early what `write` could not write: its files are not here, and cannot be fetched.
+
+    Raises:
+        UserError: see `write`; what npm says is not known yet.
+    """
+    needed = [name for backend in backends for name in BACKENDS[backend]]
+    if own is not None:
+        _own(own, needed)
+    elif len(_kept(_folder(), needed)) < len(needed):
+        _npm()
+
+
 def _own(folder: Path, needed: list[str]) -> dict[str, bytes]:
     """The files of the user's copy; another version may look the same and compute otherwise."""
     inner = folder / "dist" if (folder / "dist").is_dir() else folder
@@ -89,7 +102,7 @@ def _own(folder: Path, needed: list[str]) -> dict[str, bytes]:
 
 def _cached(needed: list[str]) -> dict[str, bytes]:
     """The files of the cache; it is filled, or mended, by npm."""
-    folder = locate.cache_folder() / f"onnxruntime-web-{VERSION}"
+    folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     with stages.in_turn(folder / "fetching.lock", what=SPEC):
         found = _kept(folder, needed)
@@ -97,6 +110,10 @@ def _cached(needed: list[str]) -> dict[str, bytes]:
             _fetch(folder)
             found = _kept(folder, needed)
     return found
+
+
+def _folder() -> Path:
+    return locate.cache_folder() / f"onnxruntime-web-{VERSION}"
 
 
 def _kept(folder: Path, needed: list[str]) -> dict[str, bytes]:
@@ -107,12 +124,7 @@ def _kept(folder: Path, needed: list[str]) -> dict[str, bytes]:
 
 def _fetch(folder: Path) -> None:
     """Put the pinned files into a folder, each whole, by npm. None of the package's scripts is run."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise UserError(
-            f"a package of the kind web carries {SPEC}, which npm fetches, and npm is not here. Install Node.js, or "
-            "put onnxruntime_web: FOLDER with a copy of that npm package into the package's YAML file."
-        )
+    npm = _npm()
     say(f"fetching {SPEC} by npm; it is kept in {folder}")
     with tempfile.TemporaryDirectory(prefix="dashdeploy-") as name:
         command = [npm, "pack", SPEC, "--ignore-scripts", "--silent", "--pack-destination", name]
@@ -136,6 +148,21 @@ def _fetch(folder: Path) -> None:
                 if not _fits(file, content):
                     raise UserError(f"npm fetched another {SPEC}: the SHA-256 of its {file} differs. It was not kept.")
                 write_whole(folder / file, content)
+
+
+def _npm() -> str:
+    """The program.
+
+    Raises:
+        UserError: it is not here.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(
+            f"a package of the kind web carries {SPEC}, which npm fetches, and npm is not here. Install Node.js, or "
+            "put onnxruntime_web: FOLDER with a copy of that npm package into the package's YAML file."
+        )
+    return npm
 
 
 def _fits(name: str, content: bytes) -> bool:

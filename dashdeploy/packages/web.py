@@ -46,24 +46,31 @@ class WebWriter(Writer):
     def fits(
         self, source: str, backend: Backend, graphs: Collection[GraphName], profiles: Sequence[Profile | BatchRange]
     ) -> None:
-        """Refuse an artifact of another backend.
+        """Refuse an artifact of another backend, and a package whose onnxruntime-web cannot be had.
 
         Raises:
-            UserError: it names artifacts that fit.
+            UserError: it names artifacts that fit, or says how to get the files.
         """
         if backend != "onnxruntime":
             raise UserError(
                 f"{source}: a browser runs artifacts for onnxruntime, and this one is for {backend}. In "
                 f"{self.package.name}, set artifact to {FITTING}."
             )
+        onnxruntime_web.refuse(self._backends, self._own)
+
+    @property
+    def _backends(self) -> tuple[onnxruntime_web.Backend, ...]:
+        return ("wasm", "webgpu") if self.settings.webgpu else ("wasm",)
+
+    @property
+    def _own(self) -> Path | None:
+        return None if self.settings.onnxruntime_web is None else expanded(self.settings.onnxruntime_web)
 
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
         """The page, its code, ort/ and artifact/; returns the bytes that a page loads and ONNX Runtime's version."""
         artifact = manifest.artifact
         self._refuse(str(folder), artifact)
-        backends: tuple[onnxruntime_web.Backend, ...] = ("wasm", "webgpu") if self.settings.webgpu else ("wasm",)
-        own = None if self.settings.onnxruntime_web is None else expanded(self.settings.onnxruntime_web)
-        onnxruntime_web.write(destination / RUNTIME, backends, own)
+        onnxruntime_web.write(destination / RUNTIME, self._backends, self._own)
         shutil.copytree(self.templates / BUILT, destination, dirs_exist_ok=True)
         shutil.copyfile(self.templates / "page.css", destination / "page.css")
         carry(folder, manifest, destination / ARTIFACT)

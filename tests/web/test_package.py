@@ -144,8 +144,13 @@ def npm_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 
 def test_without_npm_it_says_what_to_do(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"npm is not here. Install Node.js, or put onnxruntime_web: FOLDER"):
-        onnxruntime_web.write(tmp_path / "made", ("wasm",), None)
+    for call in (
+        lambda: onnxruntime_web.write(tmp_path / "made", ("wasm",), None),
+        lambda: writer().fits("a", "onnxruntime", ["guided"], ()),  # before anything is trained or exported
+    ):
+        with pytest.raises(UserError, match=r"npm is not here. Install Node.js, or put onnxruntime_web: FOLDER"):
+            call()
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_npm_says_is_told(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
