@@ -91,6 +91,7 @@
         offline(registration);
     }
     element("alert").hidden = true; // it says what holds where this script does not run
+    element("alert").className = "alert";
     const started = start();
     started.catch((error) => complain(`${String(error.message ?? error)}.`));
 })();

@@ -97,6 +97,7 @@ interface DashdeployFiles {
   }
 
   element("alert").hidden = true; // it says what holds where this script does not run
+  element("alert").className = "alert";
   const started = start();
   started.catch((error: unknown) => complain(`${String((error as Error).message ?? error)}.`));
 })();
