@@ -18,8 +18,10 @@ DRIVER = Path(__file__).with_name("web_driver.mjs")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
+    *("--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP insecure.test 127.0.0.1"),
 )
+INSECURE = "insecure.test"
+"""A name of the loopback address that browsers do not trust as they trust 127.0.0.1: a host of plain http."""
 ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 """Headers with which a page may use threads."""
 

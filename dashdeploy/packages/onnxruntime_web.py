@@ -60,16 +60,17 @@ def write(destination: Path, backends: tuple[Backend, ...], own: Path | None) ->
     destination.mkdir()
     hashes = {}
     for name, data in found.items():
-        packed = name.endswith(".wasm")
-        content = gzip.compress(data, 9, mtime=0) if packed else data
-        place = name + PACKED if packed else name
-        (destination / place).write_bytes(content)
-        hashes[place] = hashlib.sha256(content).hexdigest()
-    listed = {
-        backend: {"module": BACKENDS[backend].module, "wasm": BACKENDS[backend].wasm + PACKED} for backend in backends
-    }
+        content = gzip.compress(data, 9, mtime=0) if name.endswith(".wasm") else data
+        (destination / placed(name)).write_bytes(content)
+        hashes[placed(name)] = hashlib.sha256(content).hexdigest()
+    listed = {backend: {key: placed(name) for key, name in BACKENDS[backend]._asdict().items()} for backend in backends}
     described = {"version": VERSION, "backends": listed, "files": hashes}
     (destination / NAMES).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def placed(name: str) -> str:
+    """What a file is called in the package: servers do not know .mjs, and browsers take no module of another type."""
+    return name + PACKED if name.endswith(".wasm") else f"{name.removesuffix('.mjs')}.js"
 
 
 def refuse(backends: tuple[Backend, ...], own: Path | None) -> None:

@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import web_browser  # noqa: E402
-from web_browser import ISOLATED, Chromium, Missing, Server, Visit  # noqa: E402
+from web_browser import INSECURE, ISOLATED, Chromium, Missing, Server, Visit  # noqa: E402
 
-__all__ = ["ISOLATED", "ROOT", "Chromium", "Server", "Visit", "missing", "modules", "node", "opened"]
+__all__ = ["INSECURE", "ISOLATED", "ROOT", "Chromium", "Server", "Visit", "missing", "modules", "node", "opened"]
 
 
 def missing(reason: str, *, ours: bool) -> NoReturn:

@@ -154,7 +154,7 @@ CASES |= {
 # The page's own files
 CASES |= {
     f"a flipped bit in {name}": (flipped(name), f"{name}: {CHANGED}")
-    for name in ("page.js", "worker.js", "dashdeploy.js", "sw.js", "ort.js", "ort/ort.wasm.bundle.min.mjs")
+    for name in ("page.js", "worker.js", "dashdeploy.js", "sw.js", "ort.js", "ort/ort.wasm.bundle.min.js")
 }
 WASM = "ort/ort-wasm-simd-threaded.wasm.gzip"
 CASES |= {

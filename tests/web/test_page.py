@@ -14,7 +14,7 @@ import pytest
 
 from dashdeploy import stages
 from dashdeploy.runtime.opening import open_path
-from tests.web.browsing import Chromium, Server, Visit
+from tests.web.browsing import INSECURE, Chromium, Server, Visit
 from tests.web.conftest import Answers
 from tests.web.test_library import by_python
 
@@ -280,3 +280,41 @@ def test_weights_beside_a_graph_are_loaded_from_the_bytes_that_were_checked(
     (answer,) = in_node(folder / "artifact")
     assert answer["status"] == "unsupported"
     assert "its weights lie beside it, and onnxruntime-node takes none from memory" in answer["message"]
+
+
+def test_over_plain_http_it_draws_and_says_that_it_is_not_kept(chromium: Chromium, package: Path) -> None:
+    code = """
+    await page.fill("#count", "1");
+    await page.click("#draw");
+    await page.waitForFunction(() => document.querySelectorAll("canvas").length === 1);
+    return await page.evaluate(() => [isSecureContext, document.getElementById("offline").textContent]);
+    """
+    with Server(package, {}) as server:
+        seen = visit(chromium, server.address.replace("127.0.0.1", INSECURE) + "/", code)
+    assert seen.value == [False, "Not kept for offline use: that takes https, and a browser that keeps pages."]
+    assert seen.console == []
+
+
+def test_a_server_that_fails_is_told_in_words(chromium: Chromium, package: Path) -> None:
+    with Server(package, {}) as server:
+        handler: Any = server.server.RequestHandlerClass
+        plain, failures = handler.func.do_GET, {}
+
+        def do_GET(self: Any) -> None:
+            if self.path != "/artifact/step.onnx":
+                plain(self)
+            elif failures["how"] == "half":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000000")
+                self.end_headers()
+                self.wfile.write(b"x" * 1000)
+                self.close_connection = True
+            else:
+                self.send_error(500)
+
+        handler.func.do_GET = do_GET
+        code = 'return [await page.textContent("#alert"), await page.locator("canvas").count()];'
+        for how, text in (("500", "cannot be read (HTTP 500)."), ("half", "cannot be read (")):
+            failures["how"] = how
+            alert, images = visit(chromium, f"{server.address}/", code, serviceWorkers="block").value
+            assert alert.startswith(f"artifact/step.onnx: {text}") and images == 0

@@ -21,7 +21,7 @@
         const path = url.replace(/[?#].*$/, "");
         if (!path.startsWith(home))
             return null;
-        const name = decodeURIComponent(path.slice(home.length)) || INDEX;
+        const name = path.slice(home.length) || INDEX;
         return Object.hasOwn(files, name) ? name : null;
     }
     async function fits(name, bytes) {

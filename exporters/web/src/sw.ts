@@ -46,7 +46,7 @@
   function nameOf(url: string): string | null {
     const path = url.replace(/[?#].*$/, "");
     if (!path.startsWith(home)) return null;
-    const name = decodeURIComponent(path.slice(home.length)) || INDEX;
+    const name = path.slice(home.length) || INDEX;
     return Object.hasOwn(files, name) ? name : null;
   }
 
