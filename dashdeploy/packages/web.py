@@ -25,12 +25,14 @@ ARTIFACT = "artifact"
 RUNTIME = "ort"
 BUILT = "dist"
 """In exporters/web/: what tools/web_build.py compiles, JavaScript with its types and source maps."""
+LICENCE = "onnxruntime-web.LICENSE.txt"
+"""Of what lies in ort/; the npm package has none in it."""
 FILES = "files.js"
 ROOTS = ("index.html", FILES)
 """Files that no hash stands for: the page itself, and what it vouches for."""
 VOUCHED = (FILES, "start.js", "page.css")
 """Files whose hashes are in the page."""
-UNSERVED = (".d.ts", ".map", ".md")
+UNSERVED = (".d.ts", ".map", ".md", ".txt")
 """Ends of names of files that a page does not load."""
 FITTING = "onnx-cpu or onnx-cpu-int8"
 PRECISIONS = ("fp32", "int8")
@@ -71,6 +73,7 @@ class WebWriter(Writer):
         artifact = manifest.artifact
         self._refuse(str(folder), artifact)
         onnxruntime_web.write(destination / RUNTIME, self._backends, self._own)
+        shutil.copyfile(self.templates / LICENCE, destination / RUNTIME / "LICENSE.txt")
         shutil.copytree(self.templates / BUILT, destination, dirs_exist_ok=True)
         shutil.copyfile(self.templates / "page.css", destination / "page.css")
         carry(folder, manifest, destination / ARTIFACT)

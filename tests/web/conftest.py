@@ -37,6 +37,14 @@ def package(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def newer(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with another title, and with WebGPU; do not change it."""
+    folder = tmp_path_factory.mktemp("newer") / "tiny"
+    shutil.copytree(tiny_run, folder)
+    return packaged(folder, title="A <b>newer</b> page & more", webgpu=True)
+
+
+@pytest.fixture(scope="session")
 def artifact(package: Path) -> Path:
     return package / "artifact"
 

@@ -17,6 +17,7 @@ from dashdeploy.diffusion.sampling import initial_noise, plan
 from dashdeploy.recipe.load import load_text
 from dashdeploy.runtime.opening import open_path
 from dashdeploy.training.distill import distill
+from tests.latent import TARGET
 from tests.made import CONSISTENCY, save_teacher, taught_by
 from tests.web.conftest import Answers, packaged
 
@@ -38,7 +39,9 @@ def consistency(tiny_text: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
     teacher = save_teacher(folder / "teacher", "v_prediction", zero_snr=True)
     run = stages.open_run(folder, "run")
     distill(load_text(tiny_text, name="t", overrides=[*taught_by(teacher), *CONSISTENCY]), run)
-    return packaged(run) / "artifact"
+    target = folder / "short.yaml"
+    target.write_text(TARGET.format(name="short", backend="onnxruntime"))
+    return packaged(run, artifact=str(target)) / "artifact"
 
 
 def test_a_consistency_student_draws_the_images_of_the_python_runtime(consistency: Path, in_node: Ask) -> None:

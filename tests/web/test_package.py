@@ -21,7 +21,6 @@ from dashdeploy.errors import UserError
 from dashdeploy.packages import onnxruntime_web, schema
 from dashdeploy.packages.web import WebWriter, served
 from tests.web import browsing
-from tests.web.conftest import packaged
 
 TEMPLATES = locate.data_root("exporters") / "web"
 HOSTS = re.compile(r"(?:https?:)?//([a-z0-9-]+(?:\.[a-z0-9-]+)+)", re.IGNORECASE)
@@ -62,6 +61,7 @@ def test_the_wasm_is_the_pinned_one_packed(package: Path) -> None:
     packed = package / "ort" / "ort-wasm-simd-threaded.wasm.gzip"
     unpacked = gzip.decompress(packed.read_bytes())
     assert hashlib.sha256(unpacked).hexdigest() == onnxruntime_web.SHA256["ort-wasm-simd-threaded.wasm"]
+    assert "MIT License" in (package / "ort" / "LICENSE.txt").read_text()
     assert json.loads((package / "package.json").read_text())["dependencies"] == {
         "onnxruntime-web": onnxruntime_web.VERSION
     }
@@ -91,12 +91,10 @@ def test_it_is_small_and_its_figures_say_how_small(package: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_title_is_text_and_webgpu_may_be_carried(tiny_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_run, tmp_path / "run")
-    folder = packaged(tmp_path / "run", title="Digits <b>& more</b>", webgpu=True)
-    assert "<h1>Digits &lt;b&gt;&amp; more&lt;/b&gt;</h1>" in (folder / "index.html").read_text()
-    assert set(json.loads((folder / "ort" / "ort.json").read_text())["backends"]) == {"wasm", "webgpu"}
-    assert "?backend=webgpu" in (folder / "README.md").read_text()
+def test_a_title_is_text_and_webgpu_may_be_carried(newer: Path) -> None:
+    assert "<h1>A &lt;b&gt;newer&lt;/b&gt; page &amp; more</h1>" in (newer / "index.html").read_text()
+    assert set(json.loads((newer / "ort" / "ort.json").read_text())["backends"]) == {"wasm", "webgpu"}
+    assert "?backend=webgpu" in (newer / "README.md").read_text()
 
 
 @pytest.mark.slow
