@@ -19,7 +19,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # The stamp's name is what was asked for, so that a new checkout of the same files installs nothing.
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt tools/triton_setup.py | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt tools/triton_setup.py tools/web_setup.py | cksum | cut -d ' ' -f 1)
 
 .PHONY: help setup run test quick torture check docs format wheel lock clean
 
@@ -38,6 +38,7 @@ $(STAMP):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_OPTIONS) $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/python tools/triton_setup.py $(VENV)/triton
+	$(BIN)/python tools/web_setup.py $(VENV)/web
 	@touch $@
 
 run: setup ## The main job: distil, export and measure the digits recipe
@@ -60,6 +61,7 @@ check: setup ## Lint, format, types; tables and reference pages up to date; the 
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/render.py --check
 	$(BIN)/python tools/schema_pages.py --check
+	$(BIN)/python tools/web_build.py --check
 	$(SITE) --site-dir build/site
 
 docs: setup ## Build the documentation as a site: site/index.html

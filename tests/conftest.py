@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-TOGETHER = ("cpp", "triton")
+TOGETHER = ("cpp", "triton", "web")
 """Folders whose tests share what takes long to make, a build or a server: with several workers they go to one."""
-FIRST = ("cpp", "training", "export", "cli", "bench", "runtime")
+FIRST = ("cpp", "web", "training", "export", "cli", "bench", "runtime")
 """Folders whose tests take longest: they begin first, so that no worker is left with them at the end."""
 
 

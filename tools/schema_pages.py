@@ -41,8 +41,8 @@ PAGES: dict[str, tuple[str, type[BaseModel], str]] = {
     "package-keys.md": (
         "Package keys",
         Package,
-        "Every key of a package: an artifact with what builds or serves it, for [C++](cpp.md) or [Triton](triton.md), "
-        "or the student for [diffusers](targets.md#plain-diffusers).",
+        "Every key of a package: an artifact with what builds or serves it, for [C++](cpp.md), [Triton](triton.md) "
+        "or a [browser](web.md), or the student for [diffusers](targets.md#plain-diffusers).",
     ),
 }
 """File -> title, schema, introduction."""

@@ -1,4 +1,4 @@
-"""The packages stage: an artifact with all that a C++ program or a Triton server needs, and what each kind must do."""
+"""The packages stage: an artifact with all that a C++ program, a Triton server or a page needs, by kind."""
 
 from __future__ import annotations
 
@@ -39,5 +39,6 @@ class Writer(Protocol):
 PACKAGES: dict[str, str] = {
     "cpp": "dashdeploy.packages.cpp:CppWriter",
     "triton": "dashdeploy.packages.triton:TritonWriter",
+    "web": "dashdeploy.packages.web:WebWriter",
 }
 """Kind of package -> its `Writer`."""

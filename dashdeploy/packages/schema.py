@@ -55,6 +55,18 @@ class Diffusers(Model):
     kind: Literal["diffusers"] = "diffusers"
 
 
+class Web(Model):
+    """A page that draws images in a browser, served as plain files."""
+
+    kind: Literal["web"] = "web"
+    title: Text | None = Field(None, description="the page's heading; null: the recipe's name")
+    webgpu: bool = Field(False, description="carry onnxruntime-web's WebGPU too, 7 MB more, for pages that ask for it")
+    onnxruntime_web: Text | None = Field(
+        None,
+        description="folder with a copy of the npm package onnxruntime-web of the pinned version; null: npm fetches it",
+    )
+
+
 class Package(Model):
     """One package: the artifact that it carries, and the kind of files around it."""
 
@@ -65,7 +77,7 @@ class Package(Model):
         description="the deployment target that it carries: a name in exporters/, or a YAML file; null: none, of the "
         "kind diffusers, which carries the student itself",
     )
-    package: Annotated[Cpp | Triton | Diffusers, Field(discriminator="kind")]
+    package: Annotated[Cpp | Triton | Diffusers | Web, Field(discriminator="kind")]
 
     @model_validator(mode="after")
     def _carries_one(self) -> Package:

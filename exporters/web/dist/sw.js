@@ -1,0 +1,81 @@
+"use strict";
+// The service worker: keeps the package's files as they are first asked for, and serves them from then on, offline too.
+//
+// Each version of the package has a cache of its own, and takes over when the page says so or when its last tab is
+// closed: files of two versions are never mixed. It adds the headers of cross-origin isolation where the host sends
+// none.
+(() => {
+    const worker = globalThis;
+    worker.importScripts("files.js");
+    const { version, files } = worker.DASHDEPLOY;
+    const home = worker.registration.scope;
+    const prefix = `dashdeploy ${home} `; // caches are the whole host's
+    const ISOLATION = {
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Embedder-Policy": "require-corp",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    };
+    const INDEX = "index.html";
+    /** The package's file that a URL means; null: none. */
+    function nameOf(url) {
+        const path = url.replace(/[?#].*$/, "");
+        if (!path.startsWith(home))
+            return null;
+        const name = path.slice(home.length) || INDEX;
+        return Object.hasOwn(files, name) ? name : null;
+    }
+    async function fits(name, bytes) {
+        if (files[name] === "")
+            return true; // index.html, and what it vouches for
+        const made = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+        return Array.from(made, (byte) => byte.toString(16).padStart(2, "0")).join("") === files[name];
+    }
+    function isolated(body, from) {
+        const headers = new Headers(ISOLATION);
+        headers.set("Content-Type", from.headers.get("Content-Type") ?? "application/octet-stream");
+        return new Response(body, { status: from.status, statusText: from.statusText, headers });
+    }
+    /** A file, kept if it is the one that the package was written with; another one is the page's to refuse. */
+    async function serve(name) {
+        const cache = await caches.open(prefix + version);
+        const place = home + name;
+        const kept = await cache.match(place);
+        if (kept !== undefined)
+            return isolated(await kept.arrayBuffer(), kept);
+        const response = await fetch(place, { cache: "no-cache" });
+        const bytes = await response.arrayBuffer();
+        if (response.ok && (await fits(name, bytes))) {
+            await cache.put(place, isolated(bytes, response)).catch(() => undefined); // a full disk is no reason to fail
+        }
+        return isolated(bytes, response);
+    }
+    async function forget() {
+        const old = (await caches.keys()).filter((key) => key.startsWith(prefix) && key !== prefix + version);
+        await Promise.all(old.map((key) => caches.delete(key)));
+    }
+    async function keepAll(page) {
+        for (const name of Object.keys(files))
+            await serve(name);
+        const cache = await caches.open(prefix + version);
+        if ((await cache.keys()).length >= Object.keys(files).length)
+            page?.postMessage("kept");
+    }
+    // What is not served through this worker on the first visit: the page itself.
+    worker.addEventListener("install", (event) => {
+        const first = Object.keys(files).filter((name) => files[name] === "");
+        event.waitUntil(Promise.all(first.map(serve)));
+    });
+    worker.addEventListener("activate", (event) => event.waitUntil(forget().then(() => worker.clients.claim())));
+    worker.addEventListener("fetch", (event) => {
+        const name = event.request.method === "GET" ? nameOf(event.request.url) : null;
+        if (name !== null)
+            event.respondWith(serve(name));
+    });
+    worker.addEventListener("message", (event) => {
+        if (event.data === "take over")
+            event.waitUntil(worker.skipWaiting());
+        if (event.data === "keep all")
+            event.waitUntil(keepAll(event.source).catch(() => undefined));
+    });
+})();
+//# sourceMappingURL=sw.js.map

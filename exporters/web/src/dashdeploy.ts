@@ -1,0 +1,72 @@
+// The library's door: `import { open } from "./dashdeploy.js"`, in a page, in a worker and in Node.
+import { readArtifact } from "./artifact.js";
+import { fail } from "./errors.js";
+import { Session, usedFiles, usedGraphs } from "./graphs.js";
+import { type GraphName, type Manifest } from "./manifest.js";
+import { Model } from "./model.js";
+import { type BackendName, loadRuntime, type Ort } from "./ort.js";
+
+export { DashdeployError, type Status } from "./errors.js";
+export { type Decoder, type Guidance, type Interval, type Manifest, type Shape, type Tag } from "./manifest.js";
+export { type Images, Model, type Request } from "./model.js";
+export { noise, type Seed } from "./noise.js";
+export { type BackendName, type Ort } from "./ort.js";
+export { type Guided, type Plan } from "./plan.js";
+
+export interface OpenOptions {
+  /** Left out: `wasm` in a browser, `node` in Node. Another one is never taken silently. */
+  readonly backend?: BackendName | undefined;
+  /** Left out: up to four where the page is cross-origin isolated and the network is not small, else one. */
+  readonly threads?: number | undefined;
+  /** Images in one call of the network at most, 1 ... 4096; 64 if left out. */
+  readonly maxBatch?: number | undefined;
+  /** An onnxruntime-web or onnxruntime-node that you have loaded; left out: the package's, or Node's. */
+  readonly runtime?: Ort | undefined;
+  /** Called after each file of the artifact that was read and checked. */
+  readonly onFile?: ((done: number, total: number) => void) | undefined;
+  /** Stops the downloads. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+const MOST_BATCH = 4096;
+const USUAL_BATCH = 64;
+const PRECISIONS = ["fp32", "int8"];
+
+/**
+ * Open an artifact: check its manifest and every file against their SHA-256, and load what sampling needs.
+ *
+ * @param folder a URL, relative to the page (in a worker: to the worker); in Node a path or a file URL
+ * @throws DashdeployError: `not found`, `damaged`, `unsupported` (of another format, backend, precision or solver, or
+ *   something that this browser lacks), `argument`, `backend` or `cancelled`.
+ */
+export async function open(folder: string | URL, options: OpenOptions = {}): Promise<Model> {
+  const { backend, threads, maxBatch = USUAL_BATCH, runtime: module, onFile, signal } = options;
+  if (!Number.isSafeInteger(maxBatch) || maxBatch < 1 || maxBatch > MOST_BATCH) {
+    fail("argument", `maxBatch is ${maxBatch}; expected 1 ... ${MOST_BATCH}`);
+  }
+  const artifact = await readArtifact(folder, checkedFiles, { onFile, signal });
+  const runtime = await loadRuntime(backend, threads, module, artifact.manifest.small);
+  const sessions = new Map<GraphName, Session>();
+  for (const name of usedGraphs(artifact.manifest)) {
+    if (signal?.aborted === true) fail("cancelled", "cancelled by the signal");
+    sessions.set(name, await Session.open(artifact, name, runtime));
+  }
+  return new Model({ ...artifact, bytes: new Map() }, runtime, sessions, maxBatch);
+}
+
+/** The files that are loaded; an artifact that does not run here is refused before the others are read. */
+function checkedFiles(manifest: Manifest): ReadonlySet<string> {
+  const { backend, precision, providers, decoder } = manifest;
+  if (backend !== "onnxruntime") {
+    fail("unsupported", `the artifact is for the backend '${backend}', and this library runs: onnxruntime`);
+  }
+  if (providers[0] !== "CPUExecutionProvider") {
+    fail("unsupported", `the artifact is for ONNX Runtime's ${providers[0]}; this library knows CPU`);
+  }
+  for (const each of [precision, decoder?.precision ?? "fp32"]) {
+    if (!PRECISIONS.includes(each)) {
+      fail("unsupported", `the artifact is of precision ${each}; this library runs: ${PRECISIONS.join(", ")}`);
+    }
+  }
+  return usedFiles(manifest);
+}
