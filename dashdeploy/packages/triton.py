@@ -29,7 +29,10 @@ NEEDS: dict[str, tuple[Backend, GraphName, str]] = {
     "tensorrt_plan": ("tensorrt", "sampler", "tensorrt-sampler"),
 }
 """Triton backend -> the artifact's backend, the graph that it runs, and exporters that give one."""
-MODULES = ("model.py", "sampler.py", "reader.py")
+MODULES = (
+    *("model.py", "steps.py", "scheduler.py", "table.py"),
+    *("asked.py", "sampler.py", "images.py", "plans.py", "reader.py"),
+)
 """What the python backend runs, beside noise.py and checked.py."""
 JSON_BYTES = 24
 """Of one number in a request, at most."""
