@@ -32,14 +32,14 @@ class Triton(Model):
     )
     scheduler: Literal["dynamic", "steps"] = Field(
         "dynamic",
-        description="dynamic: Triton puts waiting requests into a batch, which runs all its steps. steps, of the python "
-        "backend: requests enter and leave a running batch between its steps; at start-up the step times are measured, "
-        "from which the size of that batch follows",
+        description="dynamic: Triton puts waiting requests into a batch, which runs all its steps. steps, of the "
+        "python backend: requests enter and leave a running batch between its steps; its size follows from step times "
+        "that are measured at start-up",
     )
     previews: bool = Field(
         False,
-        description="scheduler steps: a request may ask for the image as it is guessed every k steps. The model is then "
-        "decoupled, which Triton serves over gRPC streams only",
+        description="scheduler steps: a request may ask for the image as it is guessed every k steps. The model is "
+        "then decoupled, which Triton serves over gRPC streams only",
     )
     max_batch_size: Batch = Field(
         64, description="largest batch that requests are put together into; also, images of one request at most"
@@ -50,8 +50,8 @@ class Triton(Model):
     max_queue_size: Count = Field(
         0,
         description="requests, of scheduler steps images, that may wait; more are refused at once. 0: no limit. With a "
-        "limit the dynamic scheduler prepares no batch while another runs, and may leave a request that comes just then "
-        "waiting for half a second",
+        "limit the dynamic scheduler prepares no batch while another runs, and may leave a request that comes just "
+        "then waiting for half a second",
     )
     instances: Threads = Field(1, description="copies of the model that run at the same time on each device")
     threads: Threads | None = Field(None, description="CPU threads of one instance; null: the server's choice")

@@ -1,7 +1,7 @@
 """One image on its way from noise to x_0, and one step of a batch of images of any age and any plan.
 
-The step graph makes DDIM's update with a t, t_prev, y and w of each image. Where t_prev is -1 it gives x_0, from which the
-two other solvers go on by themselves, image by image.
+The step graph makes DDIM's update with a t, t_prev, y and w of each image. Where t_prev is -1 it gives x_0, from which
+the two other solvers go on by themselves, image by image.
 """
 
 from __future__ import annotations
