@@ -86,10 +86,8 @@ class Sampler:
         order = sorted(range(len(made)), key=lambda i: -len(made[i].plan.timesteps))
         cut = [order[k :: self.threads] for k in range(min(self.threads, len(made)))]
         drawn = self.pool.map(lambda part: self._draw(self.part, [made[i] for i in part]), cut)
-        found = {
-            i: image for part, images in zip(cut, drawn, strict=True) for i, image in zip(part, images, strict=True)
-        }
-        return [found[i] for i in range(len(made))]
+        found = [pair for part, ones in zip(cut, drawn, strict=True) for pair in zip(part, ones, strict=True)]
+        return [image for _, image in sorted(found, key=lambda pair: pair[0])]
 
     def move(self, running: list[Image], rows: int = 0) -> None:
         """One step of each of the images, which may be of any age; rows: as of `images.step`."""
@@ -111,8 +109,8 @@ class Sampler:
     def finish(self, samples: list[np.ndarray]) -> list[np.ndarray]:
         """Samples (C, H, W) as they are served: latents are decoded where there is a decoder.
 
-        Images lie in [−1, 1] where the manifest's clip_sample is true, or a decoder makes them; latents without a decoder
-        are given as the last step leaves them.
+        Images lie in [−1, 1] where the manifest's clip_sample is true, or a decoder makes them; latents without a
+        decoder are given as the last step leaves them.
         """
         return self._finish(self.whole, samples)
 

@@ -1,8 +1,8 @@
 """Batches by the step: images enter and leave a running batch between its steps. No server is needed.
 
-Who gets a free place: the waiting requests take turns in the order in which they came, one image a turn. Of requests of one
-image the first comes first. A request of many images gets one place a turn, so that those behind it wait for one of its
-images and not for all of them; its answer is given when its last image is done.
+Who gets a free place: the waiting requests take turns in the order in which they came, one image a turn. Of requests
+of one image the first comes first. A request of many images gets one place a turn, so that those behind it wait for one
+of its images and not for all of them; its answer is given when its last image is done.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Request:
     """What is asked, and who is told.
 
     Attributes:
-        on_done: takes the images (C, H, W) in the request's order. This or on_error is called, once, by the worker's thread,
-            which waits for it: it must be quick.
-        on_preview: takes an image's number in the request, its steps that are done, and x_0 (C, H, W) as it is guessed then.
+        on_done: takes the images (C, H, W) in the request's order. This or on_error is called, once, by the worker's
+            thread, which waits for it: it must be quick.
+        on_preview: takes an image's number in the request, its steps that are done, and x_0 (C, H, W) as it is guessed
+            then.
         preview_every: steps from one preview of an image to the next; 0: none.
         within_s: seconds from `submit` in which it must be done; None: any time.
         is_cancelled: asked before each step; it must be quick.
@@ -96,8 +97,8 @@ class StepScheduler:
         log: takes a line on what no request can be told.
 
     Attributes:
-        counts: of requests done, cancelled, late, full, invalid, internal and ending; of steps run; of image_steps, a step of
-            one image each, and of these wasted_image_steps, whose request got no images.
+        counts: of requests done, cancelled, late, full, invalid, internal and ending; of steps run; of image_steps, a
+            step of one image each, and of these wasted_image_steps, whose request got no images.
     """
 
     def __init__(
