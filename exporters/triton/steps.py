@@ -53,20 +53,21 @@ def refused(message: str, code: str = "INVALID_ARG") -> Any:
     return pb_utils.InferenceResponse(output_tensors=[], error=error)
 
 
+COUNTERS = {
+    "image_steps": "Steps that ran, counted for each image",
+    "wasted_image_steps": "Steps of images that were cancelled, late or wrong, so that nobody got them",
+}
+
+
 class Counters:
     """Counters of a model at the server's metrics port: steps that ran, and those whose request got no images."""
-
-    NAMES = {
-        "image_steps": "Steps that ran, counted for each image",
-        "wasted_image_steps": "Steps of images that were cancelled, late or wrong, so that nobody got them",
-    }
 
     def __init__(self, model: str, version: str) -> None:
         labels = {"model": model, "version": version}
         kind = pb_utils.MetricFamily.COUNTER
         self._families = {
             name: pb_utils.MetricFamily(name=f"dashdeploy_{name}", description=what, kind=kind)
-            for name, what in self.NAMES.items()
+            for name, what in COUNTERS.items()
         }
         self._metrics = {name: family.Metric(labels=labels) for name, family in self._families.items()}
 
@@ -100,7 +101,7 @@ class Steps:
         self._answers: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._senders: dict[scheduler.Ticket, Any] = {}
         self._came, self._ending = threading.Event(), False
-        self._reported = dict.fromkeys(Counters.NAMES, 0)
+        self._reported = dict.fromkeys(COUNTERS, 0)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._watch)]
         for thread in self._threads:
             thread.start()
@@ -206,7 +207,7 @@ class Steps:
 
     def _report(self) -> None:
         """What was counted since the last report."""
-        counts = {name: self.scheduler.counts[name] for name in Counters.NAMES}
+        counts = {name: self.scheduler.counts[name] for name in COUNTERS}
         self.counters.add(**{name: count - self._reported[name] for name, count in counts.items()})
         self._reported = counts
 

@@ -19,8 +19,8 @@ class StepTimes:
     """Seconds that a step takes, by the size of its batch.
 
     The rule for the number of places: of all measured sizes, the smallest whose throughput (images × steps a second) is
-    within 5 % of the best one. More places would make each step longer, for requests that run and for those that wait for
-    the next step, and give nothing for it.
+    within 5 % of the best one. More places would make each step longer, for requests that run and for those that wait
+    for the next step, and give nothing for it.
 
     The rule for the size of a step's batch: as many images as run. A larger measured size, filled up, is taken where a
     step of it is shorter than one of this size, between its measured neighbours, would be; or always, where `only` says
@@ -91,8 +91,8 @@ def measure(
 ) -> StepTimes:
     """Time a step at the batch sizes 1, 2, 4, … and `largest`.
 
-    Each size runs once uncounted and then one to seven times. Sizes for which no time is left are not in the table, so that
-    a slow student starts within about the budget, and never runs a batch that was not measured.
+    Each size runs once uncounted and then one to seven times. Sizes for which no time is left are not in the table, so
+    that a slow student starts within about the budget, and never runs a batch that was not measured.
 
     Args:
         move: a step of so many images.
