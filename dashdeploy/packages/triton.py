@@ -88,7 +88,7 @@ class TritonWriter(Writer):
             )
 
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
-        """README.md, client.py, kubernetes/ and model_repository/<model>; returns the model's name and backend."""
+        """README.md, client.py with its modules, kubernetes/ and model_repository/<model>; returns the model's name and backend."""
         artifact, recipe_name = manifest.artifact, manifest.recipe["name"]
         name = self.settings.model_name or re.sub(r"[^A-Za-z0-9_-]", "-", recipe_name)
         steps = schedule(artifact, self.settings)
@@ -100,7 +100,8 @@ class TritonWriter(Writer):
         (model / "config.pbtxt").write_text(config, encoding="utf-8")
         (model / "labels.txt").write_text("".join(f"{c}\n" for c in artifact.classes), encoding="utf-8")
         self._copy_model(model / "1", folder, manifest)
-        shutil.copyfile(noise.__file__, destination / Path(noise.__file__).name)
+        for source in (Path(noise.__file__), self.templates / "stream.py"):
+            shutil.copyfile(source, destination / source.name)
         values = self._values(name, message, artifact, steps)
         for place, template in (
             ("README.md", "README.md"),

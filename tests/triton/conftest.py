@@ -52,7 +52,8 @@ def graph_package(tiny_run: Path) -> stages.Stage:
 def client(python_package: stages.Stage) -> Iterator[ModuleType]:
     """The package's client.py."""
     yield load("triton_client_script", python_package.folder / "client.py")
-    sys.modules.pop("noise", None)
+    for name in ("noise", "stream"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="session")
