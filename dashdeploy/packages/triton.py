@@ -88,7 +88,7 @@ class TritonWriter(Writer):
             )
 
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
-        """README.md, client.py with its modules, kubernetes/ and model_repository/<model>; returns the model's name and backend."""
+        """README.md, client.py and its modules, kubernetes/ and model_repository/<model>; returns what is served."""
         artifact, recipe_name = manifest.artifact, manifest.recipe["name"]
         name = self.settings.model_name or re.sub(r"[^A-Za-z0-9_-]", "-", recipe_name)
         steps = schedule(artifact, self.settings)
