@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 LOSS = 0.05
 """Of the best throughput, that shorter steps are worth."""
-REPEATS = 7
-"""Of a size, at most."""
+ROUNDS = 9
+"""Of all sizes, at most."""
 
 
 @dataclass(frozen=True)
@@ -91,30 +91,29 @@ def measure(
 ) -> StepTimes:
     """Time a step at the batch sizes 1, 2, 4, … and `largest`.
 
-    Each size runs once uncounted and then one to seven times. Sizes for which no time is left are not in the table, so
-    that a slow student starts within about the budget, and never runs a batch that was not measured.
+    Each size runs once uncounted. Then come rounds of all sizes, so that what disturbs the machine for a while disturbs
+    all of them, until the time is up: at least one round, at most nine. Sizes for which no time is left are not in the
+    table: a slow student starts within about the budget, and never runs a batch that was not measured.
 
     Args:
         move: a step of so many images.
     """
-    sizes = [*(1 << k for k in range((largest - 1).bit_length())), largest]
-    begin, found = clock(), list[tuple[int, float]]()
-    for number, size in enumerate(sizes):
-        if found and clock() - begin + 2 * _guess(found, size) > budget_s:
+    begin, last = clock(), 0.0
+    measured: list[int] = []
+    for size in [*(1 << k for k in range((largest - 1).bit_length())), largest]:
+        # A larger step takes at most in proportion, and comes twice at least.
+        if measured and clock() - begin + 2 * last * size / measured[-1] > budget_s / 2:
             break
-        end = begin + budget_s * (number + 1) / len(sizes)
+        start = clock()
         move(size)
-        times: list[float] = []
-        while not times or (len(times) < REPEATS and clock() < end):
+        last = clock() - start
+        measured.append(size)
+    times: dict[int, list[float]] = {size: [] for size in measured}
+    for done in range(ROUNDS):
+        if done and (clock() - begin) * (done + 2) / (done + 1) > budget_s:
+            break
+        for size in measured:
             start = clock()
             move(size)
-            times.append(clock() - start)
-        found.append((size, statistics.median(times)))
-    measured, seconds = zip(*found, strict=True)
-    return StepTimes(measured, seconds, only)
-
-
-def _guess(found: list[tuple[int, float]], size: int) -> float:
-    """Seconds of a larger size, as of one that gains nothing."""
-    last, seconds = found[-1]
-    return seconds * size / last
+            times[size].append(clock() - start)
+    return StepTimes(tuple(measured), tuple(statistics.median(times[size]) for size in measured), only)

@@ -63,6 +63,12 @@ def model_sampler(python_package: stages.Stage) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def model_scheduler(python_package: stages.Stage, model_sampler: ModuleType) -> ModuleType:
+    """scheduler.py, which runs the sampler step by step."""
+    return load("triton_scheduler", python_package.folder / "model_repository" / "tiny" / "1" / "scheduler.py")
+
+
+@pytest.fixture(scope="session")
 def model_reader(python_package: stages.Stage) -> ModuleType:
     """reader.py, by which sampler.py reads the manifest."""
     return load("triton_reader", python_package.folder / "model_repository" / "tiny" / "1" / "reader.py")
