@@ -45,7 +45,8 @@ class Clients:
 
     Attributes:
         counts: requests by what became of them: done, cancelled, hung up, wrong, late and full as expected; lost: no
-            answer within a minute; differ: an image that is not the first one of its request; unexpected: another error.
+            answer within a minute; differ: an image that is not the first one of its request; unexpected: any other
+            error.
         unexpected: the first of these errors.
     """
 

@@ -149,6 +149,8 @@ class TritonWriter(Writer):
             "body_bytes": 4096 + JSON_BYTES * (math.prod(noise_dims) + num_steps),
             "guidance": guidance.label(artifact.sampling.guidance),
             "guidance_range": artifact.guidance_range,
+            "step_counts": " or ".join(str(len(grid)) for grid in artifact.grids),
+            "solvers": " or ".join(f"`{solver}`" for solver in solvers(artifact)),
             "inputs": message["input"],
             "output": message["output"][0],
             "settings": self.settings,
@@ -156,6 +158,12 @@ class TritonWriter(Writer):
             "onnxruntime": "onnxruntime-gpu" if on_gpu else "onnxruntime",
             "onnxruntime_version": stages.versions().get("onnxruntime", "1.20.0"),
         }
+
+
+def solvers(artifact: Artifact) -> tuple[str, ...]:
+    """What model.py samples with; the first is the default."""
+    usual: tuple[str, ...] = (artifact.sampling.solver,)
+    return usual if artifact.grids else tuple(dict.fromkeys([*usual, "ddim", "dpmpp_2m"]))
 
 
 def schedule(artifact: Artifact, settings: Triton) -> Schedule:
