@@ -149,6 +149,9 @@ def main() -> int:
         with triton_server.serve(Path(name) / "models") as server:
             clients = Clients(server.http, server.grpc, artifact["num_classes"], count=asked.clients, seed=asked.seed)
             seen = soak(server, clients, asked.soak_minutes)
+            if (code := server.process.poll()) is not None:
+                print(f"the server ended by itself, with exit code {code}:\n{server.log[-8000:]}", file=sys.stderr)
+                return 1
             metrics = {
                 name: sum(server.metric(f"dashdeploy_{name}", model) for model in ("stream", "plain"))
                 for name in ("image_steps", "wasted_image_steps")

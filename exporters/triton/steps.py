@@ -31,8 +31,8 @@ CODES = {
 }
 """Refusal -> Triton's code: clients tell a wrong request from one that may be sent again."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-SHARE = 0.05
-"""Of the time of one thread, that asking for cancelled requests may take."""
+SHARE = 0.02
+"""Of the time of one core, that the thread which asks for cancelled requests may use."""
 PERIOD_S = 0.25
 """Between two reports to the server's metrics."""
 
@@ -77,6 +77,27 @@ class Counters:
                 self._metrics[name].increment(count)
 
 
+class Line:
+    """The way back to one client.
+
+    After the last answer nothing may be asked of its sender: the server then reads memory that it has freed, and ends
+    (Triton 2.51). So an answer and a question wait for each other.
+    """
+
+    def __init__(self, sender: Any) -> None:
+        self._sender, self._lock, self._over = sender, threading.Lock(), False
+
+    def send(self, response: Any, *, last: bool) -> None:
+        with self._lock:
+            self._over = last
+            self._sender.send(response, flags=FINAL if last else 0)
+
+    def is_cancelled(self) -> bool:
+        """False where the last answer is on its way."""
+        with self._lock:
+            return not self._over and bool(self._sender.is_cancelled())
+
+
 class Steps:
     """The scheduler behind a model.
 
@@ -99,7 +120,7 @@ class Steps:
             log=pb_utils.Logger.log_error,
         )
         self._answers: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._senders: dict[scheduler.Ticket, Any] = {}
+        self._lines: dict[scheduler.Ticket, Line] = {}
         self._came, self._ending = threading.Event(), False
         self._reported = dict.fromkeys(COUNTERS, 0)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._watch)]
@@ -110,7 +131,7 @@ class Steps:
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """Take the requests; their answers come later, by their response senders."""
         for request in requests:
-            self._take(request, request.get_response_sender())
+            self._take(request, Line(request.get_response_sender()))
         return None if self.previews else [None] * len(requests)
 
     def close(self) -> None:
@@ -123,17 +144,17 @@ class Steps:
             thread.join()
         self._report()
 
-    def _take(self, request: Any, sender: Any) -> None:
+    def _take(self, request: Any, line: Line) -> None:
         given, limit_us = tensors(request), request.timeout()
 
         def refuse(why: scheduler.Refusal) -> None:
-            self._answers.put(lambda: sender.send(refused(str(why), CODES[why.kind]), flags=FINAL))
+            self._answers.put(lambda: line.send(refused(str(why), CODES[why.kind]), last=True))
 
         def done(pictures: list[np.ndarray]) -> None:
-            self._answers.put(lambda: sender.send(self._response(dict(enumerate(pictures)), ran), flags=FINAL))
+            self._answers.put(lambda: line.send(self._response(dict(enumerate(pictures)), ran), last=True))
 
         def preview(number: int, step: int, picture: np.ndarray) -> None:
-            self._answers.put(lambda: sender.send(self._response({number: picture}, {number: step})))
+            self._answers.put(lambda: line.send(self._response({number: picture}, {number: step}), last=False))
 
         try:
             wanted = asked.read(given, self.sampler)
@@ -153,7 +174,7 @@ class Steps:
         except scheduler.Refusal as error:
             refuse(error)
         else:
-            self._senders[ticket] = sender
+            self._lines[ticket] = line
             self._came.set()
 
     def _every(self, given: dict[str, np.ndarray]) -> int:
@@ -182,25 +203,24 @@ class Steps:
         """Tell the scheduler of cancelled requests, in rounds that take a small share of the time."""
         reported = time.monotonic()
         while not self._ending:
-            if not self._senders:
+            if not self._lines:
                 self._report()
                 self._came.wait()
             self._came.clear()
-            begin = time.monotonic()
-            for ticket in list(self._senders):
+            begin, used = time.monotonic(), time.thread_time()
+            for ticket in list(self._lines):
                 if ticket.over:
-                    del self._senders[ticket]
-                elif not ticket.dropped and self._is_cancelled(self._senders[ticket]):
+                    del self._lines[ticket]
+                elif not ticket.dropped and self._is_cancelled(self._lines[ticket]):
                     ticket.cancel()
-            took = time.monotonic() - begin
             if begin - reported > PERIOD_S:
                 self._report()
                 reported = begin
-            time.sleep(max(self.times.seconds[0], took / SHARE))
+            time.sleep(max(self.times.seconds[0], (time.thread_time() - used) / SHARE))
 
-    def _is_cancelled(self, sender: Any) -> bool:
+    def _is_cancelled(self, line: Line) -> bool:
         try:
-            return bool(sender.is_cancelled())
+            return line.is_cancelled()
         except Exception as error:
             pb_utils.Logger.log_warn(f"a request does not say whether it is cancelled: {error}")
             return False
