@@ -166,8 +166,9 @@ class StepScheduler:
         self.counts["image_steps"] += len(places)
         for place in places:
             place.ticket.steps += 1
+        # Before the answers: who has one and asks again finds the place free.
+        self._running = [place for place in places if not place.image.done and place.image.bad < 0]
         self._answer(places)
-        self._running = [place for place in places if not (place.ticket.over or place.image.done)]
         return True
 
     def open_tickets(self) -> list[Ticket]:

@@ -226,6 +226,16 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(bench: 
     assert all(asked.images is not None for asked in taken) and made.scheduler.counts["full"] == 2
 
 
+def test_who_has_an_answer_finds_the_place_free(bench: Any) -> None:
+    made = bench(1, most_waiting=0)
+    again: list[Asked] = []
+    first = made.wanted(0)
+    made.scheduler.submit(
+        made.module.Request([first], lambda _: again.append(made.ask(made.wanted(1))[0]), pytest.fail)
+    )
+    assert made.run() == 8 and again[0].images is not None and not made.scheduler.counts["full"]
+
+
 def test_a_bad_request_is_told_so_and_the_others_get_their_images(bench: Any) -> None:
     made = bench(8)
     good = [made.ask(made.wanted(i, steps=10))[0] for i in range(5)]

@@ -110,6 +110,32 @@ def serving(steps: Any, model_sampler: ModuleType, tiny_run: Path) -> Iterator[A
     sampler.close()
 
 
+def test_a_question_and_the_last_answer_wait_for_each_other(steps: Any) -> None:
+    sender, asking, answer = Sender(), threading.Event(), threading.Event()
+
+    def slow() -> bool:
+        asking.set()
+        assert answer.wait(30) and not sender.over.is_set()
+        return True
+
+    line = steps.Line(sender)
+    line.send("preview", last=False)
+    assert not line.is_cancelled() and sender.asked == 1
+    sender.is_cancelled = slow  # type: ignore[method-assign]
+    threads = [threading.Thread(target=line.is_cancelled)]
+    threads[0].start()
+    assert asking.wait(30)
+    threads.append(threading.Thread(target=lambda: line.send("image", last=True)))
+    threads[1].start()
+    assert not sender.over.wait(0.1)
+    answer.set()
+    for thread in threads:
+        thread.join()
+    assert sender.sent == [("preview", 0), ("image", FINAL)]
+    del sender.is_cancelled
+    assert not line.is_cancelled() and sender.asked == 1  # not asked
+
+
 def test_nothing_is_asked_of_a_request_after_its_last_answer(serving: Any, pb_utils: Any) -> None:
     for _ in range(40):
         requests = [Request(steps=np.array([[n]])) for n in (1, 2, 20, 1)]
