@@ -267,19 +267,6 @@ def changed(tiny_run: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_the_model_draws_with_the_artifact_s_solver(changed: Callable[..., Path], model_sampler: Any) -> None:
-    folder = changed(lambda manifest: manifest["artifact"]["sampling"].update(solver="dpmpp_2m"))
-    start = noise.normal(1, 0, 3, 64).reshape(3, 1, 8, 8)
-    sampler = model_sampler.Sampler(folder, threads=1)
-    images, bad = sampler(start, np.arange(3), np.full((3, 4), 2.0, np.float32))
-    sampler.close()
-    with dashdeploy.runtime.open(folder, threads=1) as model:
-        plan = sampling.plan(model.sampling, 1000)
-        expected = model.sample(torch.from_numpy(start), torch.arange(3), plan).numpy()
-    assert plan.solver == "dpmpp_2m" and bad.tolist() == [-1] * 3
-    assert np.abs(images - expected).max() < 1e-4
-
-
 @pytest.mark.parametrize("number", [stages.FORMAT - 1, stages.FORMAT + 1])
 def test_the_model_refuses_another_format_in_a_line(
     changed: Callable[..., Path], model_sampler: Any, number: int
@@ -318,38 +305,6 @@ def test_a_public_key_is_the_python_backend_s_parameter(tiny_run: Path) -> None:
 def test_a_queue_may_have_a_limit(tiny_run: Path) -> None:
     parsed = parsed_config(writer("triton", max_queue_size=7).settings, contract_of(tiny_run))
     assert parsed.dynamic_batching.default_queue_policy.max_queue_size == 7
-
-
-def test_batches_by_the_step_leave_batching_to_the_model(tiny_run: Path, tmp_path: Path) -> None:
-    config = write(writer("triton-steps"), tmp_path / "package", artifact_of(tiny_run))
-    assert not config.HasField("dynamic_batching") and not config.model_warmup and config.max_batch_size == 64
-    assert config.model_transaction_policy.decoupled
-    told = {key: value.string_value for key, value in config.parameters.items() if key not in ("classes", "guidance")}
-    assert told == {"scheduler": "steps", "previews": "true", "max_queue_size": "1024"}
-    assert inputs_of(config, 1)["preview_every"] == ("int64", [1, 1])
-    assert [output.name for output in config.output] == ["image", "position", "step"]
-    readme = (tmp_path / "package" / "README.md").read_text()
-    assert "Only gRPC streams serve this model" in readme and "dynamic" not in readme and "warm-up" not in readme
-    assert "Up to 1024 images wait" in readme and "`solver` is `ddim` or `dpmpp_2m`." in readme
-    plain = parsed_config(writer("triton-steps", previews=False).settings, contract_of(tiny_run))
-    assert not plain.model_transaction_policy.decoupled and len(plain.output) == 1
-    assert "preview_every" not in inputs_of(plain, 1) and plain.parameters["previews"].string_value == "false"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"previews": True}, "previews is of scheduler steps"),
-        (
-            {"scheduler": "steps", "backend": "tensorrt_plan"},
-            "scheduler steps is of backend python, not of tensorrt_plan",
-        ),
-        ({"scheduler": "steps", "instances": 2}, "instances must be 1"),
-    ],
-)
-def test_settings_that_do_not_fit_the_step_scheduler_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Triton(**changes)
 
 
 def test_guidance_over_time_becomes_the_default_of_each_step(tiny_run: Path) -> None:
