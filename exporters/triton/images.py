@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from plans import CLEAN, Plan
 
-Feeds = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Feeds = tuple[np.ndarray, ...]
 """x (B, C, H, W) float32, t, t_prev, y (B,) int64, w (B,) float32: the step graph's inputs, in order."""
 
 
@@ -116,7 +116,7 @@ def step(run: Callable[[Feeds], np.ndarray], images: Sequence[Image], *, rows: i
     x = np.stack([image.x for image in images])
     t, t_prev, w = zip(*(image.now for image in images), strict=True)
     y = [image.y for image in images]
-    feeds = (x, np.array(t), np.array(t_prev), np.array(y), np.array(w, np.float32))
+    feeds: Feeds = (x, np.array(t), np.array(t_prev), np.array(y), np.array(w, np.float32))
     if rows > len(images):
         feeds = tuple(np.concatenate([array, np.repeat(array[:1], rows - len(images), 0)]) for array in feeds)
     output = run(feeds)[: len(images)]

@@ -75,7 +75,8 @@ class Sampler:
         """Images at the artifact's timesteps: noise (B, C, H, W) float32, of a consistency student (B, N, C, H, W),
         y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 and `Image.bad` (B,) int64.
         """
-        made = [Image(*one, self.plans.plan(scales=scales)) for *one, scales in zip(noise, y.tolist(), w, strict=True)]
+        asked = zip(noise, y.tolist(), w, strict=True)
+        made = [Image(start, label, self.plans.plan(scales=scales)) for start, label, scales in asked]
         drawn = self.draw(made)
         return np.stack(drawn), np.array([image.bad for image in made])
 
