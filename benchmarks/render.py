@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speed_tables import RENDERERS
+import serving_tables
+import speed_tables
 
 from dashdeploy.bench.record.record import Record, parse
 from dashdeploy.bench.report.markdown import markdown_overview, markdown_results
@@ -27,6 +28,7 @@ from dashdeploy.bench.report.overview import overview_table
 from dashdeploy.errors import UserError, unknown
 from dashdeploy.report.table import Table, to_markdown
 
+RENDERERS = speed_tables.RENDERERS | serving_tables.RENDERERS
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ("Model", "Images/s", "FID [95 %]", "Gap error")
 MARKER = re.compile(r"^<!-- results:(begin|end) (\S+) -->$", re.MULTILINE)
@@ -50,9 +52,9 @@ def find_results(folder: Path) -> dict[str, str]:
             results[path.stem] = markdown_results(record)
             results[f"{path.stem}-overview"] = markdown_overview(record)
             results[f"{path.stem}-short"] = markdown_short(record)
-        for begin, renderer in RENDERERS.items():
-            if path.stem.startswith(begin):
-                results[path.stem] = renderer(content)
+        # The longest that fits: triton-steps is not a triton.
+        if begin := max(filter(path.stem.startswith, RENDERERS), key=len, default=""):
+            results[path.stem] = RENDERERS[begin](content)
     return results
 
 

@@ -102,3 +102,38 @@ def test_a_damaged_record_is_a_mistake_and_changes_nothing(
     assert render.main(arguments) == 2
     assert "latency.0.p50_ms" in capsys.readouterr().err
     assert Path(arguments[1]).read_text() == README
+
+
+def test_the_longest_name_that_fits_renders_a_record(tmp_path: Path) -> None:
+    """`triton-steps.json` is not a `triton.json`, and both it and the soak's record become tables."""
+    machine = {"cpu": "c", "cores": 2, "gpu": None, "load_before": 0.1}
+    common = {"machine": machine, "versions": {"onnxruntime": "1", "nvidia-pytriton": "2"}, "seed": 0}
+    row = {"images_per_s": 10.0, "p50_ms": 5.0, "p99_ms": 20.0, "image_steps": 100.0, "wasted_image_steps": 7.0}
+    keys = [("mixed", "closed", 4), ("mixed", "open", 0.6), ("few", "cancels", 0.6)]
+    rows = [
+        {
+            "workload": workload,
+            "loop": loop,
+            "at": at,
+            "mode": mode,
+            **row,
+            "p99_ms": 20.0 if mode == "dynamic" else 5.0,
+        }
+        for workload, loop, at in keys
+        for mode in ("dynamic", "steps")
+    ]
+    steps = common | {"rows": rows, "workloads": {"mixed": [10, 20, 50], "few": [1, 2]}, "threads": 2, "rounds": 3}
+    steps |= {"seconds": 9.0, "max_queue_delay_us": 2000, "cancel_share": 0.2, "step_times_ms": {"1": 0.5, "2": 0.75}}
+    steps |= {"places": 2}
+    steps["cancelling"] = {"from_cancel_to_image_ms": 7.0, "to_image_with_a_free_place_ms": 4.0, "trials": 15}
+    held = {"memory_bytes": 100 << 20, "shared_bytes": 0, "files": 70, "threads": 110, "processes": 3}
+    soak = common | {"minutes": 60.0, "clients": 8, "counts": {"done": 5, "late": 9}, "early": held, "late": held}
+    soak |= {"image_steps": 50.0, "wasted_image_steps": 5.0, "end": {"exit_code": 0, "processes_left": 0}, "wrong": []}
+    for name, record in (("triton-steps", steps), ("triton-soak", soak)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    found = render.find_results(tmp_path)
+    assert "| 10, 20 or 50 | 4 clients | 10.0 | 10.0 | 5 / 20 | 5 / 5 | 0.25× |  |  |" in found["triton-steps"]
+    assert "| 1 or 2 | arrivals at 60%, some cancelled | 10.0 |" in found["triton-steps"]
+    assert "1: 0.50, 2: 0.75. From it follow 2 places" in found["triton-steps"] and "7 (7.0%)" in found["triton-steps"]
+    assert "nothing grew, was lost or was wrong" in found["triton-soak"]
+    assert found["triton-soak"].index("| late | 9 |") < found["triton-soak"].index("| done | 5 |")

@@ -30,14 +30,28 @@ class Triton(Model):
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None = Field(
         None, description="the model's name in the repository; null: the recipe's"
     )
-    max_batch_size: Batch = Field(64, description="largest batch that requests are put together into")
+    scheduler: Literal["dynamic", "steps"] = Field(
+        "dynamic",
+        description="dynamic: Triton puts waiting requests into a batch, which runs all its steps. steps, of the "
+        "python backend: requests enter and leave a running batch between its steps; its size follows from step times "
+        "that are measured at start-up",
+    )
+    previews: bool = Field(
+        False,
+        description="scheduler steps: a request may ask for the image as it is guessed every k steps. The model is "
+        "then decoupled, which Triton serves over gRPC streams only",
+    )
+    max_batch_size: Batch = Field(
+        64, description="largest batch that requests are put together into; also, images of one request at most"
+    )
     max_queue_delay_us: Count = Field(
-        2000, description="microseconds that a request may wait for others to join its batch"
+        2000, description="scheduler dynamic: microseconds that a request may wait for others to join its batch"
     )
     max_queue_size: Count = Field(
         0,
-        description="requests that may wait; more are refused at once. 0: no limit. With a limit Triton prepares no "
-        "batch while another runs, and may leave a request that comes just then waiting for half a second",
+        description="requests, of scheduler steps images, that may wait; more are refused at once. 0: no limit. With a "
+        "limit the dynamic scheduler prepares no batch while another runs, and may leave a request that comes just "
+        "then waiting for half a second",
     )
     instances: Threads = Field(1, description="copies of the model that run at the same time on each device")
     threads: Threads | None = Field(None, description="CPU threads of one instance; null: the server's choice")
@@ -47,6 +61,16 @@ class Triton(Model):
         "environment variable DASHDEPLOY_PUBLIC_KEY, where it is set",
     )
     max_replicas: Positive = Field(4, description="Kubernetes example: replicas that autoscaling may start")
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Triton:
+        if self.previews and self.scheduler != "steps":
+            raise ValueError("previews is of scheduler steps")
+        if self.scheduler == "steps" and self.backend != "python":
+            raise ValueError(f"scheduler steps is of backend python, not of {self.backend}")
+        if self.scheduler == "steps" and self.instances != 1:
+            raise ValueError("scheduler steps has one running batch: instances must be 1")
+        return self
 
 
 class Diffusers(Model):

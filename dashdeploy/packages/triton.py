@@ -29,7 +29,10 @@ NEEDS: dict[str, tuple[Backend, GraphName, str]] = {
     "tensorrt_plan": ("tensorrt", "sampler", "tensorrt-sampler"),
 }
 """Triton backend -> the artifact's backend, the graph that it runs, and exporters that give one."""
-MODULES = ("model.py", "sampler.py", "reader.py")
+MODULES = (
+    *("model.py", "steps.py", "scheduler.py", "table.py"),
+    *("asked.py", "sampler.py", "images.py", "plans.py", "reader.py"),
+)
 """What the python backend runs, beside noise.py and checked.py."""
 JSON_BYTES = 24
 """Of one number in a request, at most."""
@@ -85,7 +88,7 @@ class TritonWriter(Writer):
             )
 
     def write(self, destination: Path, folder: Path, manifest: Manifest) -> dict[str, Any]:
-        """README.md, client.py, kubernetes/ and model_repository/<model>; returns the model's name and backend."""
+        """README.md, client.py and its modules, kubernetes/ and model_repository/<model>; returns what is served."""
         artifact, recipe_name = manifest.artifact, manifest.recipe["name"]
         name = self.settings.model_name or re.sub(r"[^A-Za-z0-9_-]", "-", recipe_name)
         steps = schedule(artifact, self.settings)
@@ -97,7 +100,8 @@ class TritonWriter(Writer):
         (model / "config.pbtxt").write_text(config, encoding="utf-8")
         (model / "labels.txt").write_text("".join(f"{c}\n" for c in artifact.classes), encoding="utf-8")
         self._copy_model(model / "1", folder, manifest)
-        shutil.copyfile(noise.__file__, destination / Path(noise.__file__).name)
+        for source in (Path(noise.__file__), self.templates / "stream.py"):
+            shutil.copyfile(source, destination / source.name)
         values = self._values(name, message, artifact, steps)
         for place, template in (
             ("README.md", "README.md"),
@@ -145,6 +149,8 @@ class TritonWriter(Writer):
             "body_bytes": 4096 + JSON_BYTES * (math.prod(noise_dims) + num_steps),
             "guidance": guidance.label(artifact.sampling.guidance),
             "guidance_range": artifact.guidance_range,
+            "step_counts": " or ".join(str(len(grid)) for grid in artifact.grids),
+            "solvers": " or ".join(f"`{solver}`" for solver in solvers(artifact)),
             "inputs": message["input"],
             "output": message["output"][0],
             "settings": self.settings,
@@ -152,6 +158,12 @@ class TritonWriter(Writer):
             "onnxruntime": "onnxruntime-gpu" if on_gpu else "onnxruntime",
             "onnxruntime_version": stages.versions().get("onnxruntime", "1.20.0"),
         }
+
+
+def solvers(artifact: Artifact) -> tuple[str, ...]:
+    """What model.py samples with; the first is the default."""
+    usual: tuple[str, ...] = (artifact.sampling.solver,)
+    return usual if artifact.grids else tuple(dict.fromkeys([*usual, "ddim", "dpmpp_2m"]))
 
 
 def schedule(artifact: Artifact, settings: Triton) -> Schedule:

@@ -31,6 +31,9 @@ def config(settings: Triton, artifact: Artifact, steps: Schedule, *, name: str) 
     if settings.backend == "python":
         head: Message = {"name": name, "backend": "python"}
         inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", drawn_shape(artifact))]
+        if settings.previews:
+            inputs.append({**_tensor("preview_every", "int64", [1]), "optional": True})
+            outputs += [_tensor(name, "int64", [1]) for name in ("position", "step")]
     else:
         backend, file = ENGINES[settings.backend]
         head = {"name": name, "platform": settings.backend, "backend": backend, "default_model_filename": file}
@@ -43,11 +46,19 @@ def config(settings: Triton, artifact: Artifact, steps: Schedule, *, name: str) 
         "output": outputs,
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [instance_group(settings, artifact)],
+        **(_batching(settings, inputs) if settings.scheduler == "dynamic" else {}),
+        **({"model_transaction_policy": {"decoupled": True}} if settings.previews else {}),
+        "parameters": _parameters(settings, artifact, steps),
+    }
+
+
+def _batching(settings: Triton, inputs: list[Message]) -> Message:
+    """Of Triton's own batches, with the warm-up; the step scheduler has its trial steps for that."""
+    return {
         "dynamic_batching": {
             "max_queue_delay_microseconds": settings.max_queue_delay_us,
             **_queue(settings),
         },
-        "parameters": _parameters(settings, artifact, steps),
         "model_warmup": [
             _warm_up(title, size, inputs) for title, size in (("one image", 1), ("full batch", settings.max_batch_size))
         ],
@@ -71,6 +82,8 @@ def python_inputs(artifact: Artifact) -> list[Message]:
         {"name": "seed", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
         {"name": "index", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
         {**_tensor("noise", "float32", artifact.noise_shape), "optional": True},
+        {**_tensor("steps", "int64", [1]), "optional": True},
+        {"name": "solver", "data_type": Symbol("TYPE_STRING"), "dims": [1], "optional": True},
     ]
 
 
@@ -101,7 +114,7 @@ def _entry(spec: TensorSpec) -> Message:
 
 
 def _parameters(settings: Triton, artifact: Artifact, steps: Schedule) -> Message:
-    """What clients read (classes, guidance, its range) and the backend (threads, public_key)."""
+    """What clients read (classes, guidance, its range) and the backend (threads, public_key, the scheduler)."""
     values = {
         "classes": json.dumps(artifact.classes),
         "guidance": json.dumps(steps.guidance_scales),
@@ -112,6 +125,9 @@ def _parameters(settings: Triton, artifact: Artifact, steps: Schedule) -> Messag
         values["intra_op_thread_count" if settings.backend == "onnxruntime_onnx" else "threads"] = str(settings.threads)
     if settings.public_key is not None:
         values["public_key"] = settings.public_key
+    if settings.scheduler == "steps":
+        values |= {"scheduler": "steps", "previews": json.dumps(settings.previews)}
+        values["max_queue_size"] = str(settings.max_queue_size)
     return {key: {"string_value": value} for key, value in values.items()}
 
 

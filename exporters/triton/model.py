@@ -1,6 +1,6 @@
-"""Triton's python backend: requests for single images -> one batch through all steps of the sampler -> responses.
+"""Triton's python backend: the class that it looks for, and batches that Triton puts together.
 
-A wrong request gets an error; the others of its batch are served.
+What batches by the step is in steps.py. A wrong request gets an error; the others of its batch are served.
 """
 
 from __future__ import annotations
@@ -8,21 +8,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import asked
 import checked
-import noise
 import numpy as np
 import sampler
+import steps
 import triton_python_backend_utils as pb_utils
-
-
-class Images(NamedTuple):
-    """What one request asks for: B images."""
-
-    noise: np.ndarray  # (B, C, H, W) float32, of a consistency student (B, N, C, H, W)
-    y: np.ndarray  # (B,) int64
-    w: np.ndarray  # (B, N) float32
 
 
 class TritonPythonModel:
@@ -40,71 +33,61 @@ class TritonPythonModel:
             device_id=int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0,
             public_key=checked.configured_key(parameters.get("public_key")),
         )
+        counters = steps.Counters(args["model_name"], args["model_version"])
+        if parameters.get("scheduler") == "steps":
+            largest = config["max_batch_size"]
+            self.serving: Any = steps.Steps(self.sampler, parameters, counters, largest=largest)
+        else:
+            self.serving = Batches(self.sampler, counters)
+
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """What `serving` answers at once; None: it answers later."""
+        answers: list[Any] | None = self.serving.execute(requests)
+        return answers
+
+    def finalize(self) -> None:
+        """Answer what still runs, and release the threads."""
+        self.serving.close()
+        self.sampler.close()
+
+
+class Batches:
+    """Answers the requests of a batch together, after all steps of all of them."""
+
+    def __init__(self, opened: sampler.Sampler, counters: steps.Counters) -> None:
+        self.sampler, self.counters = opened, counters
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in order."""
-        asked = [self._read(request) for request in requests]
-        valid = [images for images in asked if isinstance(images, Images)]
-        if valid:
-            batch, bad = self.sampler(*(np.concatenate(arrays) for arrays in zip(*valid, strict=True)))
-            cuts = np.cumsum([len(images.y) for images in valid])[:-1]
-            drawn = iter(zip(np.split(batch, cuts), np.split(bad, cuts), strict=True))
-        return [self._respond(*next(drawn)) if isinstance(images, Images) else refuse(images) for images in asked]
+        read = [self._read(request) for request in requests]
+        made = [[wanted.image() for wanted in one] if isinstance(one, list) else [] for one in read]
+        everything = [image for images in made for image in images]
+        drawn = iter(self.sampler.draw(everything) if everything else [])
+        answers = []
+        for one, images in zip(read, made, strict=True):
+            bad = [image for image in images if image.bad >= 0]
+            pictures = [next(drawn) for _ in images]
+            if isinstance(one, str):
+                answers.append(steps.refused(one))
+            elif bad:
+                answers.append(steps.refused(asked.trouble(min(bad, key=lambda image: image.bad))))
+            else:
+                answers.append(pb_utils.InferenceResponse([steps.tensor("image", np.stack(pictures))]))
+        self._count(requests, made)
+        return answers
 
-    def _respond(self, images: np.ndarray, bad: np.ndarray) -> Any:
-        """Images as a response, or an error where a step gave one of them a value that is not finite."""
-        if (bad >= 0).any():
-            step, steps = int(bad[bad >= 0].min()), self.sampler.timesteps
-            if step == len(steps):
-                return refuse("the decoder gave values that are not finite: guidance may be too large")
-            return refuse(
-                f"the image is not finite from step {step + 1} of {len(steps)} on (t = {steps[step]}): noise must be "
-                "standard normal, and guidance not too large"
-            )
-        return pb_utils.InferenceResponse([pb_utils.Tensor("image", np.ascontiguousarray(images, np.float32))])
+    def close(self) -> None:
+        """Nothing runs between batches."""
 
-    def finalize(self) -> None:
-        """Release the threads."""
-        self.sampler.close()
-
-    def _read(self, request: Any) -> Images | str:
+    def _read(self, request: Any) -> list[asked.Wanted] | str:
         """What a request asks for, or what is wrong with it."""
-        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        if "label" not in given:  # Triton does not check this where other inputs are optional
-            return "label is required"
-        y = given["label"][:, 0]
-        b, n = len(y), len(self.sampler.timesteps)
-        if y.min() < 0 or y.max() >= self.sampler.num_classes:
-            return f"label must be in 0 … {self.sampler.num_classes - 1}, got {sorted(set(y.tolist()))}"
-        w = given.get("guidance", self.sampler.guidance_scales[None])
-        if w.ndim != 2 or w.shape[1] not in (1, n):
-            return f"guidance must be one number, or one for each of the {n} steps, got shape {list(w.shape[1:])}"
-        if not np.isfinite(w).all() or w.min() < 0:
-            return "guidance must be finite and not negative"
-        if (span := self.sampler.guidance_range) is not None and not self._is_trained(w):
-            return f"guidance must be within {span[0]:g} … {span[1]:g}: the student has one branch, trained for these"
-        x = given.get("noise")
-        if x is None:
-            x = self._noise(given.get("seed", np.zeros((b, 1))), given.get("index", np.zeros((b, 1))))
-        elif not np.isfinite(x).all():
-            return "noise must be finite"
-        return Images(np.ascontiguousarray(x), y, np.ascontiguousarray(np.broadcast_to(w, (b, n))))
+        try:
+            return asked.read(steps.tensors(request), self.sampler)
+        except ValueError as error:
+            return str(error)
 
-    def _is_trained(self, w: np.ndarray) -> bool:
-        """Whether one branch was trained for these scales, in float32: rounded to it, an end may lie outside."""
-        low, high = np.asarray(self.sampler.guidance_range, np.float32)
-        return bool(low <= w.min() and w.max() <= high)
-
-    def _noise(self, seeds: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """The noise of `dashdeploy sample --seed SEED`, image number INDEX."""
-        shape, size = self.sampler.noise_shape, int(np.prod(self.sampler.image_shape))
-        pairs = zip(seeds[:, 0].tolist(), indices[:, 0].tolist(), strict=True)
-        steps = int(np.prod(shape)) // size
-        drawn = [noise.normal(int(seed), int(index), 1, size, steps=steps) for seed, index in pairs]
-        return np.concatenate(drawn).reshape(-1, *shape)
-
-
-def refuse(message: str) -> Any:
-    """A response that says what is wrong with its request."""
-    error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-    return pb_utils.InferenceResponse(output_tensors=[], error=error)
+    def _count(self, requests: list[Any], made: list[list[Any]]) -> None:
+        """Steps for the server's metrics; those of requests that were cancelled meanwhile are wasted."""
+        ran = [sum(image.step for image in images) for images in made]
+        wasted = sum(count for request, count in zip(requests, ran, strict=True) if count and request.is_cancelled())
+        self.counters.add(image_steps=sum(ran), wasted_image_steps=wasted)

@@ -1,18 +1,22 @@
 """The artifact behind the served model: checked against its contract, opened in ONNX Runtime, run step by step.
 
-What it runs is in the artifact's manifest: timesteps, guidance scales, and how a batch is cut over threads.
+What it runs is in the artifact's manifest: what plans there are, and how a batch is cut over threads.
 """
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import checked
+import images
 import numpy as np
+import plans
 import reader
+from images import Image
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime starts
 import onnxruntime
@@ -21,17 +25,11 @@ CPU = "CPUExecutionProvider"
 
 
 class Sampler:
-    """noise (B, C, H, W) float32, y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 and `bad` (B,) int64.
+    """The opened student: draws images of any plan, all their steps at once or step by step.
 
-    Images lie in [−1, 1] where the manifest's clip_sample is true, or a decoder makes them; latents without a decoder
-    are given as the last step leaves them.
-    bad: the first step, from 0, that gave an image a value which is not finite, N: the decoder did; −1: none did.
-
-    DDIM with η = 0: the step graph makes one update, and the loop over the timesteps is here. Of a consistency student
-    each update goes to a clean image, and noise (B, N, C, H, W) has what takes it to the next timestep
-    (arXiv:2303.01469, Algorithm 1). On CPUs a batch is cut
-    over the threads, and each part runs all its steps on one thread. The operators of a batch of fewer images than
-    threads are shared by the threads, unless the manifest's host.small says that they are too short for that.
+    The step graph makes one update of each image, and the loop is here; see images.py. On CPUs a batch is cut over the
+    threads, and each part runs on one thread. The operators of a batch of fewer images than threads are shared by the
+    threads, unless the manifest's host.small says that they are too short for that.
 
     Args:
         public_key: a minisign public key, or its file, that must have signed the artifact; None: none must.
@@ -46,21 +44,18 @@ class Sampler:
         graph, plan = artifact["graphs"].get("step"), artifact["sampling"]
         if graph is None:
             raise ValueError(f"{folder}: it has no step graph, which this model runs")
-        if plan["solver"] not in ("ddim", "consistency"):
-            raise ValueError(
-                f"{folder}: its recipe samples with {plan['solver']}, and this model runs only ddim and consistency"
-            )
+        self.plans = plans.Plans(artifact)
+        if plan["solver"] not in self.plans.solvers:
+            known = " and ".join(self.plans.solvers)
+            raise ValueError(f"{folder}: its recipe samples with {plan['solver']}, and this model runs only {known}")
         if artifact["backend"] != "onnxruntime":
             raise ValueError(f"{folder}: its backend is {artifact['backend']}, and this model runs only onnxruntime")
         self.image_shape, self.num_classes = tuple(artifact["image_shape"]), artifact["num_classes"]
         self.timesteps: list[int] = plan["timesteps"]
-        self.fresh = plan["solver"] == "consistency"
-        self.noise_shape = (len(self.timesteps), *self.image_shape) if self.fresh else self.image_shape
-        self.alphas_cumprod = np.cumprod(1.0 - np.asarray(artifact["betas"])).astype(np.float32)
         self.guidance_scales = np.asarray(plan["guidance_scales"], np.float32)
-        self.guidance_range: list[float] | None = artifact["guidance_range"]
         self.inputs = [tensor["name"] for tensor in graph["inputs"]]
-        self.threads = threads if artifact["providers"][0] == CPU else 1
+        self.on_cpu = artifact["providers"][0] == CPU
+        self.threads = threads if self.on_cpu else 1
         self.decoder: dict[str, Any] | None = artifact["decoder"]
 
         def session(threads: int, graph: dict[str, Any] = graph) -> Any:
@@ -77,46 +72,89 @@ class Sampler:
         self.pool = ThreadPoolExecutor(self.threads)
 
     def __call__(self, noise: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if len(y) < self.threads and self.whole is not self.part:
-            return self._draw(self.whole, noise, y, w)
-        parts = min(self.threads, len(y))
-        if parts == 1:
-            return self._draw(self.part, noise, y, w)
-        cut = [np.array_split(array, parts) for array in (noise, y, w)]
-        images, bad = zip(*self.pool.map(self._draw, [self.part] * parts, *cut), strict=True)
-        return np.concatenate(images), np.concatenate(bad)
+        """Images at the artifact's timesteps: noise (B, C, H, W) float32, of a consistency student (B, N, C, H, W),
+        y (B,) int64, w (B, N) float32 -> images (B, C, H, W) float32 and `Image.bad` (B,) int64.
+        """
+        asked = zip(noise, y.tolist(), w, strict=True)
+        made = [Image(start, label, self.plans.plan(scales=scales)) for start, label, scales in asked]
+        drawn = self.draw(made)
+        return np.stack(drawn), np.array([image.bad for image in made])
 
-    def _draw(
-        self, sessions: tuple[Any, Any], noise: np.ndarray, y: np.ndarray, w: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        session, decoder = sessions
-        x, bad = np.ascontiguousarray(noise[:, 0]) if self.fresh else noise, np.full(len(y), -1)
-        for i, (now, after) in enumerate(zip(self.timesteps, [*self.timesteps[1:], -1], strict=True)):
-            t, t_prev = np.full_like(y, now), np.full_like(y, -1 if self.fresh else after)
-            feeds = (x, t, t_prev, y, np.ascontiguousarray(w[:, i]))
-            x = session.run(None, dict(zip(self.inputs, feeds, strict=True)))[0]
-            finite = np.isfinite(x.reshape(len(y), -1)).all(1)
-            bad[~finite & (bad < 0)] = i
-            if self.fresh and after >= 0:
-                alpha_bar = self.alphas_cumprod[after]
-                x = np.sqrt(alpha_bar) * x + np.sqrt(1 - alpha_bar) * noise[:, i + 1]
-        if self.decoder is not None:
-            x = np.concatenate([self._decode(decoder, part) for part in cut_up(x, self.decoder["at_once"])])
-            bad[~np.isfinite(x.reshape(len(y), -1)).all(1) & (bad < 0)] = len(self.timesteps)
-        return x, bad
+    def draw(self, made: list[Image]) -> list[np.ndarray]:
+        """All steps of new images; those of few steps leave the batch before the others. Then as `finish`."""
+        if (sessions := self._sessions(len(made))) is not None:
+            return self._draw(sessions, made)
+        order = sorted(range(len(made)), key=lambda i: -len(made[i].plan.timesteps))
+        cut = [order[k :: self.threads] for k in range(min(self.threads, len(made)))]
+        drawn = self.pool.map(lambda part: self._draw(self.part, [made[i] for i in part]), cut)
+        found = [pair for part, ones in zip(cut, drawn, strict=True) for pair in zip(part, ones, strict=True)]
+        return [image for _, image in sorted(found, key=lambda pair: pair[0])]
 
-    def _decode(self, decoder: Any, latents: np.ndarray) -> np.ndarray:
-        images: np.ndarray = decoder.run(None, {"latents": np.ascontiguousarray(latents)})[0]
-        return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
+    def move(self, running: list[Image], rows: int = 0) -> None:
+        """One step of each of the images, which may be of any age; rows: as of `images.step`."""
+        size = max(rows, len(running))
+        if (sessions := self._sessions(size)) is not None:
+            images.step(self._graph(sessions), running, rows=rows)
+            return
+        parts = min(self.threads, len(running))
+        cut = [(running[k::parts], len(range(k, size, parts))) for k in range(parts)]
+        graph = self._graph(self.part)
+        jobs = [self.pool.submit(images.step, graph, part, rows=share) for part, share in cut[1:]]
+        try:
+            images.step(graph, cut[0][0], rows=cut[0][1])
+        finally:
+            wait(jobs)
+        for job in jobs:
+            job.result()
+
+    def finish(self, samples: list[np.ndarray]) -> list[np.ndarray]:
+        """Samples (C, H, W) as they are served: latents are decoded where there is a decoder.
+
+        Images lie in [−1, 1] where the manifest's clip_sample is true, or a decoder makes them; latents without a
+        decoder are given as the last step leaves them.
+        """
+        return self._finish(self.whole, samples)
+
+    def _sessions(self, size: int) -> tuple[Any, Any] | None:
+        """What a batch of this size runs on; None: it is cut over the threads."""
+        if size < self.threads and self.whole is not self.part:
+            return self.whole
+        return self.part if min(self.threads, size) == 1 else None
+
+    def _graph(self, sessions: tuple[Any, Any]) -> Callable[[images.Feeds], np.ndarray]:
+        def run(feeds: images.Feeds) -> np.ndarray:
+            x_prev: np.ndarray = sessions[0].run(None, dict(zip(self.inputs, feeds, strict=True)))[0]
+            return x_prev
+
+        return run
+
+    def _draw(self, sessions: tuple[Any, Any], made: list[Image]) -> list[np.ndarray]:
+        graph, running = self._graph(sessions), made
+        while running:
+            images.step(graph, running)
+            running = [image for image in running if not image.done]
+        samples = self._finish(sessions, [image.x for image in made])
+        for image, sample in zip(made, samples, strict=True):
+            if image.bad < 0 and not np.isfinite(sample).all():
+                image.bad = len(image.plan.timesteps)
+        return samples
+
+    def _finish(self, sessions: tuple[Any, Any], samples: list[np.ndarray]) -> list[np.ndarray]:
+        if self.decoder is None:
+            return samples
+        most = self.decoder["at_once"]
+        cut = [np.stack(samples[first : first + most]) for first in range(0, len(samples), most)]
+        decoded = [sessions[1].run(None, {"latents": part})[0] for part in cut]
+        return [to_float(image) for part in decoded for image in part]
 
     def close(self) -> None:
         """Release the threads."""
         self.pool.shutdown()
 
 
-def cut_up(array: np.ndarray, most: int) -> list[np.ndarray]:
-    """The array in parts of at most so many rows."""
-    return [array[first : first + most] for first in range(0, len(array), most)]
+def to_float(image: np.ndarray) -> np.ndarray:
+    """A decoded image in [−1, 1], float32, of bytes too."""
+    return image.astype(np.float32) / 127.5 - 1 if image.dtype == np.uint8 else image
 
 
 def open_session(graph: checked.GraphBytes, providers: list[str], *, threads: int, device_id: int, what: Path) -> Any:

@@ -52,13 +52,20 @@ def graph_package(tiny_run: Path) -> stages.Stage:
 def client(python_package: stages.Stage) -> Iterator[ModuleType]:
     """The package's client.py."""
     yield load("triton_client_script", python_package.folder / "client.py")
-    sys.modules.pop("noise", None)
+    for name in ("noise", "stream"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="session")
 def model_sampler(python_package: stages.Stage) -> ModuleType:
     """sampler.py, which model.py runs in the server."""
     return load("triton_sampler", python_package.folder / "model_repository" / "tiny" / "1" / "sampler.py")
+
+
+@pytest.fixture(scope="session")
+def model_scheduler(python_package: stages.Stage, model_sampler: ModuleType) -> ModuleType:
+    """scheduler.py, which runs the sampler step by step."""
+    return load("triton_scheduler", python_package.folder / "model_repository" / "tiny" / "1" / "scheduler.py")
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,35 @@ def test_the_model_draws_the_images_of_the_python_runtime(artifact: Path, drawn:
     sampler.close()
 
 
+def test_the_scheduler_mixes_their_grids_and_ages(artifact: Path, model_scheduler: ModuleType) -> None:
+    sampler = load("consistency_sampler", artifact.parent / "sampler.py").Sampler(artifact, threads=1)
+    wanted = []
+    for i in range(12):
+        plan = sampler.plans.plan(steps=(4, 2)[i % 2], scales=np.full(1, W, np.float32))
+        wanted.append(model_scheduler.Wanted(i % 10, plan, sampler.image_shape, SEED, i, None))
+    found: dict[int, Any] = {}
+    shown: list[int] = []
+    scheduler = model_scheduler.StepScheduler(sampler.move, sampler.finish, places=5)
+    for i, one in enumerate(wanted):
+        scheduler.submit(
+            model_scheduler.Request(
+                *([one], lambda images, i=i: found.update({i: images[0]}), pytest.fail),
+                on_preview=lambda number, step, x_0: shown.append(step),
+                preview_every=1,
+            )
+        )
+        scheduler.run_step()
+    while scheduler.run_step():
+        pass
+    sampler.close()
+    assert sorted(shown) == [1] * 12 + [2] * 6 + [3] * 6
+    with open_path(artifact, threads=1) as model:
+        for i, one in enumerate(wanted):
+            plan = sampling.Plan(one.plan.timesteps, (W,) * len(one.plan.timesteps), True, "consistency")
+            z = sampling.initial_noise(SEED, i, 1, model.denoiser.interface.noise_shape(plan))
+            assert np.abs(found[i] - model.sample(z, torch.tensor([i % 10]), plan)[0].numpy()).max() < 1e-4
+
+
 def test_the_client_sends_the_noise_that_the_sampler_graph_takes(packages: dict[str, Path], drawn: Drawn) -> None:
     folder = packages["onnxruntime_onnx"]
     client = load("consistency_client", folder / "client.py")

@@ -16,6 +16,7 @@ from dashdeploy.diffusion.sampling import initial_noise, plan
 from dashdeploy.packages.schema import Package, Triton
 from dashdeploy.packages.stage import write_package
 from dashdeploy.runtime.opening import open_path
+from tests.triton.conftest import load
 
 pytestmark = pytest.mark.slow
 
@@ -47,3 +48,26 @@ def test_the_server_gives_decoded_images(model: Any, served: stages.Stage) -> No
     for index, label in enumerate(LABELS):
         image = model.infer(model.request(label, [2.0], seed=5, index=index))
         assert np.abs(image - expected[index]).max() < 1e-3
+
+
+def test_the_step_scheduler_decodes_images_and_previews(served: stages.Stage, model_scheduler: ModuleType) -> None:
+    version = served.folder / "model_repository" / "latent" / "1"
+    sampler = load("latent_sampler", version / "sampler.py").Sampler(version / "artifact", threads=2)
+    plan = sampler.plans.plan()
+    wanted = [model_scheduler.Wanted(label, plan, sampler.image_shape, 5, i, None) for i, label in enumerate(LABELS)]
+    found: list[Any] = []
+    shown: list[Any] = []
+    scheduler = model_scheduler.StepScheduler(sampler.move, sampler.finish, places=2)
+    scheduler.submit(
+        model_scheduler.Request(
+            wanted, found.extend, pytest.fail, lambda *told: shown.append(told), preview_every=len(plan.timesteps) - 1
+        )
+    )
+    while scheduler.run_step():
+        pass
+    expected = sampler.draw([one.image() for one in wanted])
+    sampler.close()
+    assert [number for number, _, _ in shown] == [0, 1, 2] and found[0].shape == (3, 16, 16)
+    for image, alone, (_, _, preview) in zip(found, expected, shown, strict=True):
+        assert np.abs(image - alone).max() <= 1e-5
+        assert preview.shape == image.shape and np.abs(preview).max() <= 1

@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
+import dashdeploy.runtime
 from dashdeploy import manifest as manifests
 from dashdeploy import signing, stages
+from dashdeploy.diffusion import sampling
+from dashdeploy.diffusion.noise import normal
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Tag
 from tests import manifests as made
@@ -166,6 +170,22 @@ def test_weights_beside_the_graph_are_loaded_if_the_manifest_lists_them(
     assert np.array_equal(after(noise, y, w)[0], expected)
     for sampler in (before, after):
         sampler.close()
+
+
+def test_the_model_draws_with_the_manifest_s_solver(
+    model_sampler: ModuleType, artifact: Path, sealed: Callable[..., Path]
+) -> None:
+    manifest = manifest_of(artifact)
+    manifest["artifact"]["sampling"]["solver"] = "dpmpp_2m"
+    folder, start = sealed(manifest), normal(1, 0, 3, 64).reshape(3, 1, 8, 8)
+    sampler = model_sampler.Sampler(folder, threads=1)
+    images, bad = sampler(start, np.arange(3), np.full((3, 4), 2.0, np.float32))
+    sampler.close()
+    with dashdeploy.runtime.open(folder, threads=1) as model:
+        plan = sampling.plan(model.sampling, 1000)
+        expected = model.sample(torch.from_numpy(start), torch.arange(3), plan).numpy()
+    assert plan.solver == "dpmpp_2m" and bad.tolist() == [-1] * 3
+    assert np.abs(images - expected).max() < 1e-4
 
 
 def test_with_a_key_only_what_it_has_signed_is_read(model_reader: ModuleType, artifact: Path, tmp_path: Path) -> None:

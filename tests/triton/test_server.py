@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 import dashdeploy.runtime
 from dashdeploy import checked, signing, stages
-from dashdeploy.diffusion import noise
+from dashdeploy.diffusion import noise, sampling
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.model import Model
@@ -194,6 +194,25 @@ def test_a_request_of_several_images_is_served_too(
             alone = {"label": np.array([label]), "guidance": np.array([w])}
             alone |= {"seed": np.array([seed], np.uint64), "index": np.array([index], np.uint64)}
             assert np.abs(images[i] - expected(alone, runtime, steps)).max() < 1e-4
+
+
+def test_requests_of_other_steps_and_solvers_share_a_batch(models: dict[str, Any], runtime: Model) -> None:
+    asked = [(1, "ddim"), (3, "dpmpp_2m"), (20, "ddim"), (7, "dpmpp_2m")] * 5
+    requests = [
+        {
+            **{"label": np.array([i % 10]), "guidance": np.full(1, 2.5, np.float32)},
+            **{"seed": np.array([i], np.uint64), "index": np.array([0], np.uint64)},
+            **{"steps": np.array([steps]), "solver": np.array([solver.encode()], object)},
+        }
+        for i, (steps, solver) in enumerate(asked)
+    ]
+    for i, image in enumerate(ask(models, requests)):
+        section = runtime.sampling.model_copy(update={"num_inference_steps": asked[i][0], "solver": asked[i][1]})
+        plan = sampling.plan(section, 1000, scale=2.5)
+        start = sampling.initial_noise(i, 0, 1, runtime.denoiser.interface.image_shape)
+        reference = runtime.sample(start, torch.tensor([i % 10]), plan)[0].numpy()
+        assert isinstance(image, np.ndarray), image
+        assert np.abs(image - reference).max() < 1e-4, asked[i]
 
 
 def test_the_client_draws_what_dashdeploy_sample_draws(
