@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,14 @@ class Measuring:
                 self.cell(
                     number,
                     (workload, "closed", clients),
-                    lambda to, w=workload, c=clients: triton_load.closed(to, w, c, seconds, seed=seed),
+                    partial(triton_load.closed, workload=workload, clients=clients, seconds=seconds, seed=seed),
                 )
             capacity = self.median((workload, "closed", CLIENTS[-1]), "dynamic", "images_per_s")
             for load in LOADS:
                 self.cell(
                     number,
                     (workload, "open", load),
-                    lambda to, w=workload, r=load * capacity: triton_load.opened(to, w, r, seconds, seed=seed),
+                    partial(triton_load.opened, workload=workload, rate=load * capacity, seconds=seconds, seed=seed),
                 )
         # Cancelled at a time when, in the faster mode, half of the requests would be done.
         within_s = min(self.median(("mixed", "open", CANCEL_LOAD), mode, "p50_ms") for mode in MODES) / 1e3

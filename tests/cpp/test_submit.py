@@ -78,6 +78,16 @@ def test_a_short_request_overtakes_a_long_one(model: Model) -> None:
         long.wait()
 
 
+def test_a_request_of_many_images_does_not_hold_up_one_of_one(library: Library, artifact: Path) -> None:
+    with Model(library, artifact, threads=1, max_batch=1) as model:
+        many = model.submit(np.zeros(200, np.int64), steps=20)
+        assert model.submit(np.array([2]), steps=2).wait() is not None
+        assert many.wait(0) is None
+        many.cancel()
+        with pytest.raises(StatusError, match="cancelled"):
+            many.wait()
+
+
 def test_cancel_ends_within_a_step_and_frees_the_place(library: Library, artifact: Path) -> None:
     done: list[int] = []
     with Model(library, artifact, threads=1, max_batch=1) as model:

@@ -312,10 +312,11 @@ void Batcher::admit(std::vector<Place> &places) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     while (!queue_.empty() && static_cast<std::int64_t>(places.size()) < places_) {
-      Ticket &ticket = *queue_.front();
-      places.push_back({queue_.front(), ticket.joined_++, 0, {}});
+      const std::shared_ptr<Ticket> ticket = queue_.front();
+      if (ticket->joined_ + 1 < static_cast<std::int64_t>(ticket->labels_.size())) queue_.push_back(ticket);
+      places.push_back({ticket, ticket->joined_++, 0, {}});
+      queue_.pop_front();
       --waiting_;
-      if (ticket.joined_ == static_cast<std::int64_t>(ticket.labels_.size())) queue_.pop_front();
     }
   }
   for (std::size_t i = before; i < places.size(); ++i) {

@@ -83,7 +83,8 @@ class Batcher {
   // Fail what was cancelled or has waited too long, and take it out of the queue and the batch.
   void drop(std::vector<Place> &places);
 
-  // Images of the queue into free places.
+  // Images of the queue into free places: its requests take turns, one image a turn, so that a request of many images
+  // does not hold up those of one.
   void admit(std::vector<Place> &places);
 
   // Take out of the batch what has ended. The caller holds mutex_.

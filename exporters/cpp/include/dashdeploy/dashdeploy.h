@@ -123,8 +123,8 @@ DD_API const char *dd_class_name(const dd_model *model, int64_t label); /* NULL:
 DD_API dd_status dd_sample(dd_model *model, const dd_request *request, float *images, dd_message *message);
 
 /* The same for applications that draw a few images at a time from several threads: the images of all requests run in one
- * batch, whatever their numbers of steps. An image joins between two steps, first come, first served, and leaves after its
- * own last step. dd_submit returns at once; `images` must stay until dd_wait has ended the ticket, and the request need
+ * batch, whatever their numbers of steps. An image joins between two steps and leaves after its own last one; waiting
+ * requests take turns, one image a turn. dd_submit returns at once; `images` must stay until dd_wait has ended the ticket, and the request need
  * not. Callbacks come from a thread of the library, one at a time for each request. */
 typedef struct dd_ticket dd_ticket;
 DD_API dd_status dd_submit(dd_model *model, const dd_request *request, float *images, dd_ticket **ticket,
