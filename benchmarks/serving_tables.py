@@ -19,30 +19,45 @@ def triton_steps(result: Result) -> str:
         dynamic, steps = (by_key[workload, loop, at, mode] for mode in MODES)
         rates = [f"{row['images_per_s']:,.1f}" for row in (dynamic, steps)]
         cells = [f"{row['p50_ms']:,.0f} / {row['p99_ms']:,.0f}" for row in (dynamic, steps)]
-        ratio = f"{steps['p99_ms'] / dynamic['p99_ms']:.2f}×"
+        ratios = [f"{steps[key] / dynamic[key]:.2f}×" for key in _latencies(result, workload)]
         wasted = [_wasted(row) if loop == "cancels" else "" for row in (dynamic, steps)]
-        rows.append([_steps(result, workload), _load(loop, at), *rates, *cells, ratio, *wasted])
+        rows.append([_steps(result, workload), _load(loop, at), *rates, *cells, *ratios, *wasted])
     headings = ["Steps", "Load", "Images/s, dynamic", "steps", "p50 / p99 (ms), dynamic", "steps"]
-    headings += ["p99, steps ÷ dynamic", "Wasted steps, dynamic", "steps"]
+    headings += ["p50, steps ÷ dynamic", "p99", "p99 of the fewest steps", "p99 of the most"]
+    headings += ["Wasted steps, dynamic", "steps"]
     times = ", ".join(f"{size}: {ms:.2f}" for size, ms in result["step_times_ms"].items())
-    freed, share = result["cancelling"], result["cancel_share"]
+    share = result["cancel_share"]
     intro = (
         f"The dynamic batcher and the step scheduler; requests of one image with random steps, labels, guidance and "
         f"seeds over gRPC on the loopback address, clients on the same cores. Clients ask again when answered; "
         f"arrivals are by chance (Poisson), at a share of the dynamic batcher's images/s with the most clients. "
         f"Cancelled: {share:.0%} of the requests; wasted are the steps of requests that got no image, of all steps. "
-        f"{result['threads']} threads, queue delay {result['max_queue_delay_us']} µs, medians of {result['rounds']} "
-        f"rounds of {result['seconds']:.0f} s in turns. Load of the machine before: "
-        f"{result['machine']['load_before']:.1f}. {where(result)}, nvidia-pytriton "
+        f"{result['threads']} threads: dynamic, of one instance; by the step, of an instance each. Queue delay "
+        f"{result['max_queue_delay_us']} µs, medians of {result['rounds']} rounds of {result['seconds']:.0f} s in "
+        f"turns. Load of the machine before: {result['machine']['load_before']:.1f}. {where(result)}, nvidia-pytriton "
         f"{result['versions']['nvidia-pytriton']}."
     )
     measured = (
         f"A step in milliseconds by the size of its batch, measured at start-up: {times}. From it follow "
-        f"{result['places']} places. With all places taken by long requests, cancelling one of them gave a request of "
-        f"one step its image after {freed['from_cancel_to_image_ms']:.0f} ms; where a place was free, it had it after "
-        f"{freed['to_image_with_a_free_place_ms']:.0f} ms (medians of {freed['trials']})."
+        f"{result['places']} places of each instance."
     )
     return f"{intro}\n\n{table(headings, rows, text_columns=2)}\n\n{measured}\n"
+
+
+def triton_cancel(result: Result) -> str:
+    """How long a cancelled request still holds its place."""
+    return (
+        f"With all {result['places']} places of one instance taken by long requests, cancelling one of them gave a "
+        f"request of one step its image after {result['from_cancel_to_image_ms']:.0f} ms; where a place was free, it "
+        f"had it after {result['to_image_with_a_free_place_ms']:.0f} ms (medians of {result['trials']}). A step of so "
+        f"many images takes {result['step_ms']:.1f} ms. {result['threads']} threads. {where(result)}.\n"
+    )
+
+
+def _latencies(result: Result, workload: str) -> list[str]:
+    """Keys of a row."""
+    first, *_, last = result["workloads"][workload]
+    return ["p50_ms", "p99_ms", f"p99_ms_{first}", f"p99_ms_{last}"]
 
 
 def _steps(result: Result, workload: str) -> str:
@@ -86,5 +101,9 @@ def triton_soak(result: Result) -> str:
     return f"{intro}\n\n{first}\n\n{second}\n"
 
 
-RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {"triton-steps": triton_steps, "triton-soak": triton_soak}
+RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "triton-steps": triton_steps,
+    "triton-cancel": triton_cancel,
+    "triton-soak": triton_soak,
+}
 """As of speed_tables."""

@@ -6,6 +6,7 @@ import heapq
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,26 +42,35 @@ def request(generator: np.random.Generator, steps: int, num_classes: int) -> lis
     return tensors
 
 
-def summary(latencies: list[float], took: float, **counts: int) -> dict[str, float]:
-    """Images a second, and milliseconds of the half and of all but the slowest hundredth."""
-    p50, p99 = 1e3 * np.percentile(latencies, [50, 99])
-    rate = len(latencies) / took
-    return {"images_per_s": rate, "p50_ms": float(p50), "p99_ms": float(p99), "count": len(latencies), **counts}
+Latency = tuple[int, float]
+"""The steps of a request, and the seconds to its answer."""
+
+
+def summary(latencies: list[Latency], took: float, **counts: int) -> dict[str, float]:
+    """Images a second, and milliseconds of the half and of all but the slowest hundredth: of all, and by steps."""
+    found: dict[str, float] = {"images_per_s": len(latencies) / took}
+    for steps in (None, *sorted({steps for steps, _ in latencies})):
+        these = [latency for of, latency in latencies if steps in (None, of)]
+        p50, p99 = 1e3 * np.percentile(these, [50, 99])
+        suffix = "" if steps is None else f"_{steps}"
+        found |= {f"p50_ms{suffix}": float(p50), f"p99_ms{suffix}": float(p99)}
+    return {**found, "count": len(latencies), **counts}
 
 
 def closed(target: Target, workload: str, clients: int, seconds: float, *, seed: int) -> dict[str, float]:
     """Clients that each send the next request when the last is answered."""
-    latencies: list[float] = []
+    latencies: list[Latency] = []
     stop = time.perf_counter() + seconds
 
     def work(number: int) -> None:
         generator = np.random.default_rng([seed, number])
         with grpc.InferenceServerClient(target.url) as client:
             while time.perf_counter() < stop:
-                tensors = request(generator, int(generator.choice(WORKLOADS[workload])), target.num_classes)
+                steps = int(generator.choice(WORKLOADS[workload]))
+                tensors = request(generator, steps, target.num_classes)
                 start = time.perf_counter()
                 client.infer(target.model, tensors)
-                latencies.append(time.perf_counter() - start)
+                latencies.append((steps, time.perf_counter() - start))
 
     start = time.perf_counter()
     threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
@@ -75,7 +85,7 @@ def closed(target: Target, workload: str, clients: int, seconds: float, *, seed:
 class Flight:
     """The requests of an open loop that are on their way."""
 
-    latencies: list[float] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
     cancelled: int = 0
     failed: int = 0
     open: int = 0
@@ -85,17 +95,21 @@ class Flight:
         with self.changed:
             self.open += 1
 
-    def answered(self, due: float, error: Any) -> None:
+    def answered(self, due: float, error: Any, steps: int = 0) -> None:
         now = time.perf_counter()
         with self.changed:
             self.open -= 1
             if error is None:
-                self.latencies.append(now - due)
+                self.latencies.append((steps, now - due))
             elif "cancelled" in str(error).lower():
                 self.cancelled += 1
             else:
                 self.failed += 1
             self.changed.notify_all()
+
+
+def _answered(flight: Flight, due: float, steps: int, result: Any, error: Any) -> None:
+    flight.answered(due, error, steps)
 
 
 def opened(
@@ -131,13 +145,12 @@ def opened(
         start = due = time.perf_counter()
         number = 0
         while (due := due + generator.exponential(1 / rate)) < start + seconds:
-            tensors = request(generator, int(generator.choice(WORKLOADS[workload])), target.num_classes)
+            steps = int(generator.choice(WORKLOADS[workload]))
+            tensors = request(generator, steps, target.num_classes)
             gone, after = generator.random() < cancel_share, generator.uniform(0, cancel_within_s)
             cancel_until(due)
             flight.sent()
-            call = client.async_infer(
-                target.model, tensors, callback=lambda result, error, due=due: flight.answered(due, error)
-            )
+            call = client.async_infer(target.model, tensors, callback=partial(_answered, flight, due, steps))
             number += 1
             if gone:
                 heapq.heappush(cancels, (due + after, number, call))

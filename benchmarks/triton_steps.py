@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import triton_load
-from google.protobuf import text_format
 from triton_load import WORKLOADS, Target
-from tritonclient.grpc import model_config_pb2
 
 from dashdeploy import stages
 from dashdeploy.bench.measure.machine import machine
@@ -43,40 +41,37 @@ MODES = ("dynamic", "steps")
 CLIENTS = (4, 16, 32)
 LOADS = (0.3, 0.6, 0.9)
 CANCEL_SHARE, CANCEL_LOAD = 0.2, 0.6
-TRIALS, LONG = 15, 1000
-"""Of the time from a cancelling to a free place, and the steps of the requests that hold the places."""
 SEED = 0
 COUNTERS = ("dashdeploy_image_steps", "dashdeploy_wasted_image_steps")
 Row = dict[str, Any]
 
 
-def packages(run: Path) -> dict[str, stages.Stage]:
-    """Both packages; they differ in the scheduler alone."""
+def packages(run: Path, threads: int, *, instances: int | None = None) -> dict[str, stages.Stage]:
+    """Both packages; they differ in the scheduler.
+
+    Args:
+        instances: of that by the step; None: one for each thread.
+    """
     made = {}
     for mode in MODES:
         what = schema.load("triton")
         assert isinstance(what, schema.Package)
-        settings = what.package.model_copy(update={"scheduler": mode})
+        count = (instances or threads) if mode == "steps" else 1
+        settings = what.package.model_copy(
+            update={"scheduler": mode, "instances": count, "threads": max(1, threads // count)}
+        )
         name = "triton" if mode == "dynamic" else "bench-steps"
         made[mode] = write_package(run, what.model_copy(update={"package": settings, "name": name}))
     return made
 
 
-def repository(package_folder: Path, folder: Path, *, threads: int) -> Path:
-    """A copy of a package's repository with the threads set."""
-    shutil.copytree(package_folder / "model_repository", folder)
-    (path,) = folder.glob("*/config.pbtxt")
-    config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    config.parameters["threads"].string_value = str(threads)
-    path.write_text(text_format.MessageToString(config))
-    return folder
-
-
 @contextmanager
-def servers(made: dict[str, stages.Stage], threads: int) -> Iterator[dict[str, triton_server.Server]]:
+def servers(made: dict[str, stages.Stage]) -> Iterator[dict[str, triton_server.Server]]:
     """Both servers, by mode."""
     with tempfile.TemporaryDirectory() as name:
-        folders = {m: repository(made[m].folder, Path(name) / m, threads=threads) for m in MODES}
+        folders = {m: Path(name) / m for m in MODES}
+        for mode, folder in folders.items():
+            shutil.copytree(made[mode].folder / "model_repository", folder)
         with triton_server.serve(folders["dynamic"]) as dynamic, triton_server.serve(folders["steps"]) as by_step:
             yield {"dynamic": dynamic, "steps": by_step}
 
@@ -158,19 +153,6 @@ class Measuring:
         ]
 
 
-def freed(target: Target, places: int) -> dict[str, float]:
-    """How long a cancelled request still holds its place: medians of trials in turns."""
-    times = {
-        cancel: [triton_load.to_a_free_place(target, places, steps=LONG, cancel=cancel) for _ in range(TRIALS)]
-        for cancel in (True, False)
-    }
-    return {
-        "trials": TRIALS,
-        "from_cancel_to_image_ms": statistics.median(times[True]),
-        "to_image_with_a_free_place_ms": statistics.median(times[False]),
-    }
-
-
 CELLS = len(WORKLOADS) * (len(CLIENTS) + len(LOADS)) + 1
 
 
@@ -182,20 +164,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of a model (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "triton-steps.json")
     asked = parser.parse_args()
-    made = packages(asked.run)
+    made = packages(asked.run, asked.threads)
     (manifest,) = made["steps"].folder.glob("model_repository/*/1/artifact")
     artifact = stages.read_manifest(manifest)["artifact"]
     load_before = os.getloadavg()[0]
     # Beside the load itself: two looks at the counters, half a second each, and the last answers.
     seconds = max(1.0, 60 * asked.minutes / (asked.rounds * CELLS * len(MODES)) - 1.5)
-    with servers(made, asked.threads) as running:
+    with servers(made) as running:
         times, places = step_times(running["steps"])
         measuring = Measuring(running, made["steps"].figures["model"], artifact["num_classes"], seconds)
         for mode in MODES:  # not counted
             triton_load.closed(measuring.targets[mode], "mixed", 4, 1.0, seed=SEED)
         for number in range(asked.rounds):
             measuring.round(number)
-        cancelled = freed(measuring.targets["steps"], places)
     settings = made["dynamic"].manifest["inputs"]["package"]["package"]
     result = {
         "artifact": "onnx-cpu",
@@ -210,7 +191,6 @@ def main() -> None:
         "cancel_share": CANCEL_SHARE,
         "step_times_ms": times,
         "places": places,
-        "cancelling": cancelled,
         "rows": measuring.rows(),
         "machine": machine() | {"load_before": load_before},
         # onnxruntime is the server's too; its numpy is another.

@@ -118,6 +118,7 @@ def test_the_longest_name_that_fits_renders_a_record(tmp_path: Path) -> None:
             "mode": mode,
             **row,
             "p99_ms": 20.0 if mode == "dynamic" else 5.0,
+            **{f"p99_ms_{steps}": 30.0 if mode == "dynamic" else 3.0 * steps for steps in (1, 2, 10, 20, 50)},
         }
         for workload, loop, at in keys
         for mode in ("dynamic", "steps")
@@ -125,15 +126,20 @@ def test_the_longest_name_that_fits_renders_a_record(tmp_path: Path) -> None:
     steps = common | {"rows": rows, "workloads": {"mixed": [10, 20, 50], "few": [1, 2]}, "threads": 2, "rounds": 3}
     steps |= {"seconds": 9.0, "max_queue_delay_us": 2000, "cancel_share": 0.2, "step_times_ms": {"1": 0.5, "2": 0.75}}
     steps |= {"places": 2}
-    steps["cancelling"] = {"from_cancel_to_image_ms": 7.0, "to_image_with_a_free_place_ms": 4.0, "trials": 15}
+    cancel = common | {"from_cancel_to_image_ms": 7.0, "to_image_with_a_free_place_ms": 4.0, "trials": 15}
+    cancel |= {"places": 2, "step_ms": 0.75, "threads": 2}
     held = {"memory_bytes": 100 << 20, "shared_bytes": 0, "files": 70, "threads": 110, "processes": 3}
     soak = common | {"minutes": 60.0, "clients": 8, "counts": {"done": 5, "late": 9}, "early": held, "late": held}
     soak |= {"image_steps": 50.0, "wasted_image_steps": 5.0, "end": {"exit_code": 0, "processes_left": 0}, "wrong": []}
-    for name, record in (("triton-steps", steps), ("triton-soak", soak)):
+    for name, record in (("triton-steps", steps), ("triton-cancel", cancel), ("triton-soak", soak)):
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     found = render.find_results(tmp_path)
-    assert "| 10, 20 or 50 | 4 clients | 10.0 | 10.0 | 5 / 20 | 5 / 5 | 0.25× |  |  |" in found["triton-steps"]
+    assert (
+        "| 10, 20 or 50 | 4 clients | 10.0 | 10.0 | 5 / 20 | 5 / 5 | 1.00× | 0.25× | 1.00× | 5.00× |  |  |"
+        in found["triton-steps"]
+    )
     assert "| 1 or 2 | arrivals at 60%, some cancelled | 10.0 |" in found["triton-steps"]
     assert "1: 0.50, 2: 0.75. From it follow 2 places" in found["triton-steps"] and "7 (7.0%)" in found["triton-steps"]
+    assert "gave a request of one step its image after 7 ms" in found["triton-cancel"]
     assert "nothing grew, was lost or was wrong" in found["triton-soak"]
     assert found["triton-soak"].index("| late | 9 |") < found["triton-soak"].index("| done | 5 |")
