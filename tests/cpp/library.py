@@ -167,6 +167,7 @@ class Model:
     def _request(
         self,
         labels: NDArray[np.int64],
+        /,
         *,
         noise: NDArray[np.float32] | None = None,
         scale: Guidance | None = None,

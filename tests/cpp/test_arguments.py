@@ -155,6 +155,6 @@ def test_only_the_interface_is_exported(released: Path) -> None:
     ours = {line.split()[-1] for line in listed if " T " in line}
     assert {name for name in ours if name.startswith("dd_")} == {
         *("dd_open", "dd_close", "dd_get_info", "dd_class_name", "dd_sample", "dd_step", "dd_plan", "dd_noise"),
-        *("dd_noises", "dd_decode", "dd_status_name", "dd_version", "dd_backends"),
+        *("dd_noises", "dd_decode", "dd_submit", "dd_wait", "dd_cancel", "dd_status_name", "dd_version", "dd_backends"),
     }
     assert not {name for name in ours if "dashdeploy" in name}
