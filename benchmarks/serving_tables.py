@@ -1,4 +1,4 @@
-"""The results of serving by the step, and of its soak, as Markdown."""
+"""The results of serving, by the step and in a page, and of the server's soak, as Markdown."""
 
 from __future__ import annotations
 
@@ -101,9 +101,34 @@ def triton_soak(result: Result) -> str:
     return f"{intro}\n\n{first}\n\n{second}\n"
 
 
+def web(result: Result) -> str:
+    """A page in Chromium beside the Python runtime."""
+    headings = ["Threads", "Images at once", "Page (ms)", "Page, an image (ms)", "Python (ms)", "Page ÷ Python"]
+    rows = [
+        [
+            str(row["threads"]),
+            str(row["batch_size"]),
+            f"{row['page_ms']:,.1f}",
+            f"{row['page_ms'] / row['batch_size']:,.1f}",
+            f"{row['python_ms']:,.1f}",
+            f"{row['page_over_python']:.2f}×",
+        ]
+        for row in result["rows"]
+    ]
+    intro = (
+        f"Artifact {result['artifact']} of `{result['run']}`, {result['num_inference_steps']} steps at "
+        f"w={result['guidance']:g}, WebAssembly in Chromium {result['chromium']}, onnxruntime-web "
+        f"{result['onnxruntime_web']}; medians of {result['rows'][0]['runs']} calls in turns with the Python runtime. "
+        f"The first visit loads {result['loaded_bytes'] / 1e6:.1f} MB and is ready after "
+        f"{result['ready_ms'] / 1e3:.1f} s. {where(result)}."
+    )
+    return f"{intro}\n\n{table(headings, rows, text_columns=1)}\n"
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "triton-steps": triton_steps,
     "triton-cancel": triton_cancel,
     "triton-soak": triton_soak,
+    "web": web,
 }
 """As of speed_tables."""

@@ -131,7 +131,10 @@ def test_the_longest_name_that_fits_renders_a_record(tmp_path: Path) -> None:
     held = {"memory_bytes": 100 << 20, "shared_bytes": 0, "files": 70, "threads": 110, "processes": 3}
     soak = common | {"minutes": 60.0, "clients": 8, "counts": {"done": 5, "late": 9}, "early": held, "late": held}
     soak |= {"image_steps": 50.0, "wasted_image_steps": 5.0, "end": {"exit_code": 0, "processes_left": 0}, "wrong": []}
-    for name, record in (("triton-steps", steps), ("triton-cancel", cancel), ("triton-soak", soak)):
+    row = {"threads": 1, "batch_size": 10, "page_ms": 120.0, "python_ms": 60.0, "page_over_python": 2.0, "runs": 25}
+    page = common | {"artifact": "onnx-cpu", "run": "digits", "num_inference_steps": 4, "guidance": 2.0, "rows": [row]}
+    page |= {"chromium": "156", "onnxruntime_web": "1.30.0", "loaded_bytes": 8_700_000, "ready_ms": 700.0}
+    for name, record in (("web-few", page), ("triton-steps", steps), ("triton-cancel", cancel), ("triton-soak", soak)):
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     found = render.find_results(tmp_path)
     assert (
@@ -141,5 +144,7 @@ def test_the_longest_name_that_fits_renders_a_record(tmp_path: Path) -> None:
     assert "| 1 or 2 | arrivals at 60%, some cancelled | 10.0 |" in found["triton-steps"]
     assert "1: 0.50, 2: 0.75. From it follow 2 places" in found["triton-steps"] and "7 (7.0%)" in found["triton-steps"]
     assert "gave a request of one step its image after 7 ms" in found["triton-cancel"]
+    assert "loads 8.7 MB and is ready after 0.7 s" in found["web-few"]
+    assert "| 1 | 10 | 120.0 | 12.0 | 60.0 | 2.00× |" in found["web-few"]
     assert "nothing grew, was lost or was wrong" in found["triton-soak"]
     assert found["triton-soak"].index("| late | 9 |") < found["triton-soak"].index("| done | 5 |")
