@@ -19,6 +19,20 @@ from tests.records import engine_record
 
 CORPUS = Path(__file__).resolve().parent.parent / "exporters" / "cpp" / "fuzz" / "corpus.py"
 TIMESTEPS = [19, 14, 9, 4]
+ENGINE = "artifact.graphs.*.engine"
+UNREAD = {
+    *("key", "inputs", "figures", "seed", "versions", "recipe"),
+    *("artifact.opset", "artifact.macs", "artifact.schedule_sha256", "artifact.student_sha256"),
+    *("artifact.recipe_sha256", "artifact.sampler.form"),
+    *("artifact.graphs.*.onnx", "artifact.graphs.*.onnx_sha256"),
+    *(f"{ENGINE}.{name}" for name in ("cuda", "driver_cuda", "device_name", "onnx_sha256", "plan_sha256")),
+    *(f"{ENGINE}.{name}" for name in ("plan_bytes", "inputs", "outputs", "build_s", "build_peak_mib", "layers")),
+    *(f"{ENGINE}.from_cache", f"{ENGINE}.flags.strongly_typed", f"{ENGINE}.flags.tf32"),
+    *(f"{ENGINE}.flags.workspace_mib", f"{ENGINE}.flags.optimization_level"),
+}
+"""Properties that C++ and the page have no use for, with all that is in them."""
+ONLY_IN_PYTHON = {("artifact.sampling.solver", "'dpmpp_2m'")}
+"""What Python runs, and C++ and the page do not."""
 
 
 def corpus() -> ModuleType:
@@ -30,6 +44,11 @@ def corpus() -> ModuleType:
         patch.setattr(sys, "dont_write_bytecode", True)  # beside it lie the sources of packages
         spec.loader.exec_module(module)
     return module
+
+
+def is_read(place: str) -> bool:
+    """Whether C++ and the page look at this property."""
+    return not any(place == unread or place.startswith(f"{unread}.") for unread in UNREAD)
 
 
 def schema() -> dict[str, Any]:

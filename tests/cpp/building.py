@@ -55,6 +55,17 @@ def build(source: Path, folder: Path, *options: str) -> Path:
     return folder
 
 
+def program(source: str, folder: Path, released: Path) -> Path:
+    """A C++17 program of this text, without warnings, against the shared library in the build folder `released`."""
+    (folder / "main.cpp").write_text(source)
+    built = run(
+        *(tool("c++"), "-std=c++17", *WARNINGS, f"-I{SOURCES / 'include'}"),
+        *(folder / "main.cpp", "-o", folder / "main", released / "libdashdeploy.so", f"-Wl,-rpath,{released}"),
+    )
+    assert built.returncode == 0, built.stderr
+    return folder / "main"
+
+
 class WithoutPython:
     """A place to build and run in where PATH has a compiler and Ninja, and no Python."""
 

@@ -96,7 +96,7 @@ def test_what_cannot_be_decoded_is_refused(model: Model, library: Library, packa
 
 
 def test_the_cpp_header_refuses_a_part_of_a_latent(released: Path, artifact: Path, tmp_path: Path) -> None:
-    (tmp_path / "main.cpp").write_text(
+    source = (
         "#include <dashdeploy/dashdeploy.hpp>\n#include <iostream>\n"
         "int main(int, char **arguments) {\n"
         "  dashdeploy::Model model(arguments[1]);\n"
@@ -106,12 +106,7 @@ def test_the_cpp_header_refuses_a_part_of_a_latent(released: Path, artifact: Pat
         "  try { model.decode(latents); } catch (const dashdeploy::Error &error) { std::cout << error.what(); }\n"
         "}\n"
     )
-    built = building.run(
-        *(building.tool("c++"), "-std=c++17", *building.WARNINGS, f"-I{building.SOURCES / 'include'}"),
-        *(tmp_path / "main.cpp", "-o", tmp_path / "main", released / "libdashdeploy.so", f"-Wl,-rpath,{released}"),
-    )
-    assert built.returncode == 0, built.stderr
-    said = building.run(tmp_path / "main", artifact).stdout
+    said = building.run(building.program(source, tmp_path, released), artifact).stdout
     assert said == "2invalid argument: latents: 129 values are no whole number of latents of 64 values each"
 
 

@@ -20,25 +20,10 @@ from dashdeploy import manifest as manifests
 from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Tag
-from tests.manifests import CORPUS, for_tensorrt, place_of, schema, shortened, with_guidance
+from tests.manifests import CORPUS, ONLY_IN_PYTHON, for_tensorrt, is_read, place_of, schema, shortened, with_guidance
 from tests.manifests import mutations as manifests_of
 
 pytestmark = pytest.mark.slow
-
-ENGINE = "artifact.graphs.*.engine"
-UNREAD = {
-    *("key", "inputs", "figures", "seed", "versions", "recipe"),
-    *("artifact.opset", "artifact.macs", "artifact.schedule_sha256", "artifact.student_sha256"),
-    *("artifact.recipe_sha256", "artifact.sampler.form"),
-    *("artifact.graphs.*.onnx", "artifact.graphs.*.onnx_sha256"),
-    *(f"{ENGINE}.{name}" for name in ("cuda", "driver_cuda", "device_name", "onnx_sha256", "plan_sha256")),
-    *(f"{ENGINE}.{name}" for name in ("plan_bytes", "inputs", "outputs", "build_s", "build_peak_mib", "layers")),
-    *(f"{ENGINE}.from_cache", f"{ENGINE}.flags.strongly_typed", f"{ENGINE}.flags.tf32"),
-    *(f"{ENGINE}.flags.workspace_mib", f"{ENGINE}.flags.optimization_level"),
-}
-"""Properties that C++ has no use for, with all that is in them."""
-ONLY_IN_PYTHON = {("artifact.sampling.solver", "'dpmpp_2m'")}
-"""What Python runs and C++ does not."""
 
 
 class Judged(NamedTuple):
@@ -54,10 +39,6 @@ class Judged(NamedTuple):
 def valid(artifact: Path) -> dict[str, Any]:
     """The artifact's manifest, short."""
     return shortened(json.loads((artifact / stages.MANIFEST).read_text()))
-
-
-def is_read(place: str) -> bool:
-    return not any(place == unread or place.startswith(f"{unread}.") for unread in UNREAD)
 
 
 def python_says(folder: Path) -> str | None:

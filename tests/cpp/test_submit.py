@@ -218,7 +218,7 @@ def test_a_request_that_is_not_finite_fails_alone(model: Model) -> None:
 
 
 def test_the_cpp_header_submits(released: Path, artifact: Path, tmp_path: Path) -> None:
-    (tmp_path / "main.cpp").write_text(
+    source = (
         "#include <dashdeploy/dashdeploy.hpp>\n#include <cmath>\n#include <iostream>\n"
         "int main(int, char **arguments) {\n"
         "  dashdeploy::Model model(arguments[1]);\n"
@@ -233,9 +233,5 @@ def test_the_cpp_header_submits(released: Path, artifact: Path, tmp_path: Path) 
         "  try { stopped.get(); } catch (const dashdeploy::Error &error) { std::cout << error.what(); }\n"
         "}\n"
     )
-    built = building.run(
-        *(building.tool("c++"), "-std=c++17", *building.WARNINGS, f"-I{building.SOURCES / 'include'}"),
-        *(tmp_path / "main.cpp", "-o", tmp_path / "main", released / "libdashdeploy.so", f"-Wl,-rpath,{released}"),
-    )
-    assert built.returncode == 0, built.stderr
-    assert building.run(tmp_path / "main", artifact).stdout == "1 1 cancelled: cancelled by the progress callback"
+    said = building.run(building.program(source, tmp_path, released), artifact).stdout
+    assert said == "1 1 cancelled: cancelled by the progress callback"

@@ -15,27 +15,23 @@ from dashdeploy import manifest as manifests
 from dashdeploy import stages
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.schema import GuidanceInterval, Tag
-from tests.manifests import for_tensorrt, mutations, of_few_steps, of_latents, place_of, shortened, with_guidance
+from tests.manifests import (
+    ONLY_IN_PYTHON,
+    for_tensorrt,
+    is_read,
+    mutations,
+    of_few_steps,
+    of_latents,
+    place_of,
+    shortened,
+    with_guidance,
+)
 from tests.web import browsing
 from tests.web.conftest import DIST
 
 pytestmark = pytest.mark.slow
 
 Verdict = tuple[str, str] | None
-ENGINE = "artifact.graphs.*.engine"
-UNREAD = {
-    *("key", "inputs", "figures", "seed", "versions", "recipe"),
-    *("artifact.opset", "artifact.macs", "artifact.schedule_sha256", "artifact.student_sha256"),
-    *("artifact.recipe_sha256", "artifact.sampler.form"),
-    *("artifact.graphs.*.onnx", "artifact.graphs.*.onnx_sha256"),
-    *(f"{ENGINE}.{name}" for name in ("cuda", "driver_cuda", "device_name", "onnx_sha256", "plan_sha256")),
-    *(f"{ENGINE}.{name}" for name in ("plan_bytes", "inputs", "outputs", "build_s", "build_peak_mib", "layers")),
-    *(f"{ENGINE}.from_cache", f"{ENGINE}.flags.strongly_typed", f"{ENGINE}.flags.tf32"),
-    *(f"{ENGINE}.flags.workspace_mib", f"{ENGINE}.flags.optimization_level"),
-}
-"""Properties that the page has no use for, with all that is in them."""
-ONLY_IN_PYTHON = {("artifact.sampling.solver", "'dpmpp_2m'")}
-"""What Python runs and the page does not."""
 
 
 class Judged(NamedTuple):
@@ -70,10 +66,6 @@ def python_takes(text: bytes) -> bool:
         return type(number) is int and number == stages.FORMAT and bool(manifests.parse(json.dumps(held), source="m"))
     except UserError:
         return False
-
-
-def is_read(place: str) -> bool:
-    return not any(place == unread or place.startswith(f"{unread}.") for unread in UNREAD)
 
 
 @pytest.fixture(scope="module")

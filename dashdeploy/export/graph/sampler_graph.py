@@ -10,7 +10,7 @@ constant, TAG and an interval are all expressed by it, and one batch may mix the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,13 +118,18 @@ def _append(graph: onnx.GraphProto, decoder: onnx.GraphProto, latents: str) -> s
         copy.name = renamed(tensor.name)
         graph.initializer.append(copy)
     for node in decoder.node:
-        made = onnx.NodeProto()
-        made.CopyFrom(node)
-        made.name = DECODER + node.name
-        made.input[:] = [renamed(name) for name in node.input]
-        made.output[:] = [renamed(name) for name in node.output]
-        graph.node.append(made)
+        graph.node.append(_copied(node, DECODER, renamed))
     return renamed(decoder.output[0].name)
+
+
+def _copied(node: onnx.NodeProto, prefix: str, renamed: Callable[[str], str]) -> onnx.NodeProto:
+    """A node under another name, and with its inputs and outputs renamed."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = prefix + node.name
+    copy.input[:] = [renamed(name) for name in node.input]
+    copy.output[:] = [renamed(name) for name in node.output]
+    return copy
 
 
 def _constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:
@@ -194,12 +199,7 @@ def _one_step(
         return bound.get(name) or (name if not name or name in weights else prefix + name)
 
     for node in step.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.name = prefix + node.name
-        copy.input[:] = [renamed(name) for name in node.input]
-        copy.output[:] = [renamed(name) for name in node.output]
-        nodes.append(copy)
+        nodes.append(_copied(node, prefix, renamed))
     last = renamed(step.output[0].name)
     return (nodes, last) if not renoises else ([*nodes, *_renoise(prefix, index, last)], prefix + "renoised")
 

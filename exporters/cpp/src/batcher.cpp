@@ -64,6 +64,16 @@ struct Batcher::Place {
   std::vector<float> x;
 
   bool last() const { return step == ticket->plan_.steps(); }
+
+  // The noise of one of its steps, 0 being the start: the request's own, or the seed's.
+  void noise(std::uint32_t of_step, const Manifest &manifest, float *out) const {
+    const std::int64_t size = manifest.image_size();
+    const std::int64_t noises = manifest.noises(static_cast<std::int64_t>(ticket->plan_.steps()));
+    if (ticket->noise_.empty())
+      normal(ticket->seed_, ticket->first_image_ + static_cast<std::uint64_t>(image), of_step, size, out);
+    else
+      std::copy_n(ticket->noise_.begin() + (image * noises + of_step) * size, size, out);
+  }
 };
 
 // A worker's loop with the buffers of a step.
@@ -171,15 +181,9 @@ class Batcher::Batch {
 
   void renoise_place(Place &place) {
     const Ticket &ticket = *place.ticket;
-    const auto noises = static_cast<std::int64_t>(ticket.plan_.steps());
     noise_.resize(static_cast<std::size_t>(size_));
-    const float *noise = noise_.data();
-    if (ticket.noise_.empty())
-      normal(ticket.seed_, ticket.first_image_ + static_cast<std::uint64_t>(place.image),
-             static_cast<std::uint32_t>(place.step), size_, noise_.data());
-    else
-      noise = ticket.noise_.data() + (place.image * noises + static_cast<std::int64_t>(place.step)) * size_;
-    renoise(place.x.data(), noise, size_, sampler_.alphas_[static_cast<std::size_t>(ticket.plan_.t[place.step] + 1)]);
+    place.noise(static_cast<std::uint32_t>(place.step), manifest_, noise_.data());
+    renoise(place.x.data(), noise_.data(), size_, sampler_.alphas_[static_cast<std::size_t>(ticket.plan_.t[place.step] + 1)]);
   }
 
   const Sampler &sampler_;
@@ -307,7 +311,6 @@ void Batcher::drop(std::vector<Place> &places) {
 }
 
 void Batcher::admit(std::vector<Place> &places) {
-  const std::int64_t size = sampler_.manifest().image_size();
   const std::size_t before = places.size();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -320,14 +323,8 @@ void Batcher::admit(std::vector<Place> &places) {
     }
   }
   for (std::size_t i = before; i < places.size(); ++i) {
-    Place &place = places[i];
-    const Ticket &ticket = *place.ticket;
-    place.x.resize(static_cast<std::size_t>(size));
-    const std::int64_t noises = sampler_.manifest().noises(static_cast<std::int64_t>(ticket.plan_.steps()));
-    if (ticket.noise_.empty())
-      normal(ticket.seed_, ticket.first_image_ + static_cast<std::uint64_t>(place.image), 0, size, place.x.data());
-    else
-      std::copy_n(ticket.noise_.begin() + place.image * noises * size, size, place.x.begin());
+    places[i].x.resize(static_cast<std::size_t>(sampler_.manifest().image_size()));
+    places[i].noise(0, sampler_.manifest(), places[i].x.data());
   }
 }
 
