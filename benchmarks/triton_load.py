@@ -28,13 +28,14 @@ class Target:
 
 
 def request(generator: np.random.Generator, steps: int, num_classes: int) -> list[Any]:
-    """A label, a guidance scale and a seed at random."""
+    """A label, a guidance scale and a seed at random; steps 0: the artifact's."""
     values = {
         "label": ("INT64", generator.integers(0, num_classes, (1, 1))),
         "guidance": ("FP32", generator.uniform(1, 4, (1, 1)).astype(np.float32)),
         "seed": ("UINT64", generator.integers(0, 2**32, (1, 1)).astype(np.uint64)),
-        "steps": ("INT64", np.array([[steps]])),
     }
+    if steps:
+        values["steps"] = ("INT64", np.array([[steps]]))
     tensors = []
     for name, (kind, array) in values.items():
         tensors.append(grpc.InferInput(name, [1, 1], kind))
@@ -43,13 +44,13 @@ def request(generator: np.random.Generator, steps: int, num_classes: int) -> lis
 
 
 Latency = tuple[int, float]
-"""The steps of a request, and the seconds to its answer."""
+"""The steps of a request, 0 where it asked for none, and the seconds to its answer."""
 
 
 def summary(latencies: list[Latency], took: float, **counts: int) -> dict[str, float]:
     """Images a second, and milliseconds of the half and of all but the slowest hundredth: of all, and by steps."""
     found: dict[str, float] = {"images_per_s": len(latencies) / took}
-    for steps in (None, *sorted({steps for steps, _ in latencies})):
+    for steps in (None, *sorted({steps for steps, _ in latencies} - {0})):
         these = [latency for of, latency in latencies if steps in (None, of)]
         p50, p99 = 1e3 * np.percentile(these, [50, 99])
         suffix = "" if steps is None else f"_{steps}"
@@ -57,8 +58,8 @@ def summary(latencies: list[Latency], took: float, **counts: int) -> dict[str, f
     return {**found, "count": len(latencies), **counts}
 
 
-def closed(target: Target, workload: str, clients: int, seconds: float, *, seed: int) -> dict[str, float]:
-    """Clients that each send the next request when the last is answered."""
+def closed(target: Target, workload: str | None, clients: int, seconds: float, *, seed: int) -> dict[str, float]:
+    """Clients that each send the next request when the last is answered; workload None: all of the artifact's steps."""
     latencies: list[Latency] = []
     stop = time.perf_counter() + seconds
 
@@ -66,7 +67,7 @@ def closed(target: Target, workload: str, clients: int, seconds: float, *, seed:
         generator = np.random.default_rng([seed, number])
         with grpc.InferenceServerClient(target.url) as client:
             while time.perf_counter() < stop:
-                steps = int(generator.choice(WORKLOADS[workload]))
+                steps = int(generator.choice(WORKLOADS[workload])) if workload else 0
                 tensors = request(generator, steps, target.num_classes)
                 start = time.perf_counter()
                 client.infer(target.model, tensors)

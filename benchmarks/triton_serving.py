@@ -13,16 +13,13 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf import text_format
-from tritonclient import grpc
+from triton_load import Target, closed
 from tritonclient.grpc import model_config_pb2
 
 from dashdeploy import stages
@@ -53,45 +50,6 @@ def repository(package_folder: Path, folder: Path, *, batching: str, threads: in
     return folder
 
 
-def request(generator: np.random.Generator, num_classes: int) -> list[Any]:
-    """A label, a guidance scale and a seed at random."""
-    values = {
-        "label": ("INT64", generator.integers(0, num_classes, (1, 1))),
-        "guidance": ("FP32", generator.uniform(1, 4, (1, 1)).astype(np.float32)),
-        "seed": ("UINT64", generator.integers(0, 2**32, (1, 1)).astype(np.uint64)),
-    }
-    tensors = []
-    for name, (kind, array) in values.items():
-        tensors.append(grpc.InferInput(name, [1, 1], kind))
-        tensors[-1].set_data_from_numpy(array)
-    return tensors
-
-
-def load(url: str, model: str, clients: int, seconds: float, *, seed: int, num_classes: int) -> dict[str, float]:
-    """Clients that each send one request after the other for some seconds."""
-    latencies: list[float] = []
-    stop = time.perf_counter() + seconds
-
-    def work(number: int) -> None:
-        generator = np.random.default_rng([seed, number])
-        with grpc.InferenceServerClient(url) as client:
-            while time.perf_counter() < stop:
-                tensors = request(generator, num_classes)
-                start = time.perf_counter()
-                client.infer(model, tensors)
-                latencies.append(time.perf_counter() - start)
-
-    start = time.perf_counter()
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    took = time.perf_counter() - start
-    p50, p99 = 1e3 * np.percentile(latencies, [50, 99])
-    return {"images_per_s": len(latencies) / took, "p50_ms": float(p50), "p99_ms": float(p99), "count": len(latencies)}
-
-
 @contextmanager
 def servers(stage: stages.Stage, threads: int) -> Iterator[dict[str, triton_server.Server]]:
     """Both servers, by mode."""
@@ -109,13 +67,13 @@ def measure(
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
     with servers(stage, threads) as running:
         for mode in MODES:  # not counted
-            load(running[mode].grpc, model, 4, 1.0, seed=SEED, num_classes=num_classes)
+            closed(Target(running[mode].grpc, model, num_classes), None, 4, 1.0, seed=SEED)
         for i in range(rounds):
             for clients in CLIENTS:
                 for mode in MODES if i % 2 == 0 else reversed(MODES):
                     server = running[mode]
                     before = server.metric("nv_inference_exec_count", model)
-                    one = load(server.grpc, model, clients, seconds, seed=SEED + i, num_classes=num_classes)
+                    one = closed(Target(server.grpc, model, num_classes), None, clients, seconds, seed=SEED + i)
                     executions = server.metric("nv_inference_exec_count", model) - before
                     one["images_per_batch"] = one["count"] / executions
                     found.setdefault((clients, mode), []).append(one)

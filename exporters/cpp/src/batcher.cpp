@@ -304,6 +304,7 @@ void Batcher::drop(std::vector<Place> &places) {
       continue;
     }
     waiting_ -= static_cast<std::int64_t>(ticket.labels_.size()) - ticket.joined_;
+    ticket.queued_ = false;
     if (ticket.joined_ == ticket.left_) ticket.end();  // no image of it is in a batch
     at = queue_.erase(at);
   }
@@ -316,7 +317,8 @@ void Batcher::admit(std::vector<Place> &places) {
     const std::lock_guard<std::mutex> lock(mutex_);
     while (!queue_.empty() && static_cast<std::int64_t>(places.size()) < places_) {
       const std::shared_ptr<Ticket> ticket = queue_.front();
-      if (ticket->joined_ + 1 < static_cast<std::int64_t>(ticket->labels_.size())) queue_.push_back(ticket);
+      ticket->queued_ = ticket->joined_ + 1 < static_cast<std::int64_t>(ticket->labels_.size());
+      if (ticket->queued_) queue_.push_back(ticket);
       places.push_back({ticket, ticket->joined_++, 0, {}});
       queue_.pop_front();
       --waiting_;
@@ -332,8 +334,7 @@ void Batcher::remove(std::vector<Place> &places) {
   const auto gone = [&](Place &place) {
     Ticket &ticket = *place.ticket;
     if (!ticket.over() && !place.last()) return false;
-    const bool queued = std::find(queue_.begin(), queue_.end(), place.ticket) != queue_.end();
-    if (++ticket.left_ == ticket.joined_ && !queued) ticket.end();
+    if (++ticket.left_ == ticket.joined_ && !ticket.queued_) ticket.end();
     return true;
   };
   places.erase(std::remove_if(places.begin(), places.end(), gone), places.end());

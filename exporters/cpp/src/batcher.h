@@ -47,8 +47,10 @@ class Ticket {
   std::int64_t preview_every_ = 0, deadline_ms_ = 0;
   Clock::time_point since_ = Clock::now();
 
-  // Under the batcher's mutex: images that have joined the batch, and those of them that have left it.
+  // Under the batcher's mutex: images that have joined the batch, those of them that have left it, and whether the
+  // ticket stands in the queue.
   std::int64_t joined_ = 0, left_ = 0;
+  bool queued_ = true;
 
   std::atomic<bool> cancelled_{false}, failed_{false};
   std::mutex calling_;          // held around callbacks
