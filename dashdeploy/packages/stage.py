@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from dashdeploy import checked, locate, signing, stages
 from dashdeploy import manifest as manifests
@@ -14,7 +15,7 @@ from dashdeploy.lazy import resolve
 from dashdeploy.packages import PACKAGES, Writer, diffusers
 from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.load import recipe_in
-from dashdeploy.recipe.schema import Guidance, Sampling, Solver
+from dashdeploy.recipe.schema import Guidance, Recipe, Sampling, Solver
 from dashdeploy.runtime.opening import ARTIFACTS
 from dashdeploy.signing import SecretKey
 from dashdeploy.target import Profile, Target, load_target
@@ -84,17 +85,16 @@ def write_package(
     if (signature := artifact.folder / checked.SIGNATURE).is_file():
         inputs["signature"] = stages.file_sha256(signature)
     recipe = recipe_in({"recipe": manifest.recipe}, source=artifact.folder / stages.MANIFEST)
-    key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
-    done = None if fresh else stages.finished(folder, key)
-    if done is not None:
-        return _signed(done, sign_with)
-    with (
-        stages.exclusive(folder) as work,
-        stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
-    ):
-        draft.figures.update(writer.write(draft.folder, artifact.folder, manifest))
-        stages.refuse_if_replaced(artifact)
-    return _signed(stages.read_stage(folder), sign_with)
+    made = _made(
+        folder,
+        recipe,
+        inputs,
+        templates,
+        source=artifact,
+        fresh=fresh,
+        write=lambda destination: writer.write(destination, artifact.folder, manifest),
+    )
+    return _signed(made, sign_with)
 
 
 def write_plain(
@@ -118,6 +118,33 @@ def write_plain(
     w = guidance if isinstance(guidance, float | int) else None
     folder, templates = run_folder / FOLDER / package.name, locate.data_root("exporters") / package.package.kind
     inputs = {"student": student.sha256, "package": package.model_dump(mode="json"), "guidance": w}
+    return _made(
+        folder,
+        recipe,
+        inputs,
+        templates,
+        source=student,
+        fresh=fresh,
+        write=lambda destination: diffusers.write(destination, student, recipe, w, templates),
+    )
+
+
+def _made(
+    folder: Path,
+    recipe: Recipe,
+    inputs: dict[str, Any],
+    templates: Path,
+    *,
+    source: stages.Stage,
+    fresh: bool,
+    write: Callable[[Path], dict[str, Any]],
+) -> stages.Stage:
+    """The package in `folder`, written unless it is current.
+
+    Args:
+        source: the stage that it is made from, which must not change meanwhile.
+        write: fills the new folder that it is given, and returns the stage's figures.
+    """
     key = stages.stage_key("package", recipe, {**inputs, "templates": stages.folder_sha256(templates)})
     done = None if fresh else stages.finished(folder, key)
     if done is not None:
@@ -126,8 +153,8 @@ def write_plain(
         stages.exclusive(folder) as work,
         stages.write_stage(folder, work, key=key, recipe=recipe, inputs=inputs) as draft,
     ):
-        draft.figures.update(diffusers.write(draft.folder, student, recipe, w, templates))
-        stages.refuse_if_replaced(student)
+        draft.figures.update(write(draft.folder))
+        stages.refuse_if_replaced(source)
     return stages.read_stage(folder)
 
 
