@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +19,7 @@ from dashdeploy.cli.app import COMMANDS, main
 from dashdeploy.packages.schema import Package
 from dashdeploy.recipe.schema import Recipe
 from dashdeploy.target import Target
+from tests.scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -29,14 +28,6 @@ PAGES = [
 ]
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 schema_pages = load(ROOT / "tools" / "schema_pages.py")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,6 +15,7 @@ from dashdeploy.compare.summary import parse
 from dashdeploy.compare.tables import markdown
 from dashdeploy.report.plots import on_white
 from dashdeploy.training.batches import Batch
+from tests.scripts import load
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 COMPARISON = """
@@ -31,15 +29,6 @@ variants:
   no-un: {{label: without L_un, set: {{distill.objective: {{kind: dash, unconditional: 0}}}}}}
 shares: {{full: dash, baseline: scratch, without: {{unconditional: no-un}}}}
 """
-
-
-def load(name: str) -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))  # as when it is run as a script
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +49,16 @@ def test_a_comparison_is_kept_and_rendered_as_its_own_tables(compared: Path, tmp
     results, docs = tmp_path / "results", tmp_path / "docs"
     results.mkdir()
     docs.mkdir()
-    assert load("keep_comparison").main([str(compared), "--results", str(results), "--docs", str(docs)]) == 0
+    assert (
+        load(BENCHMARKS / "keep_comparison.py").main([str(compared), "--results", str(results), "--docs", str(docs)])
+        == 0
+    )
     kept = json.loads((results / "ablation-small.json").read_text())
     assert markdown(parse(kept)) == (compared / "compare.md").read_text()
 
     page = docs / "evidence.md"
     page.write_text("# Page\n\n<!-- results:begin ablation-small -->\n<!-- results:end ablation-small -->\n")
-    render = load("render")
+    render = load(BENCHMARKS / "render.py")
     options = ["--readme", str(page), "--results", str(results)]
     assert render.main([*options, "--check"]) == 1
     assert render.main(options) == 0
@@ -87,12 +79,17 @@ def test_a_comparison_without_a_renderer_is_refused(
     text = (compared / "compare.json").read_text().replace('"ablation-small"', '"small"')
     (tmp_path / "compare.json").write_text(text)
     capsys.readouterr()
-    assert load("keep_comparison").main([str(tmp_path), "--results", str(tmp_path), "--docs", str(tmp_path)]) == 2
+    assert (
+        load(BENCHMARKS / "keep_comparison.py").main(
+            [str(tmp_path), "--results", str(tmp_path), "--docs", str(tmp_path)]
+        )
+        == 2
+    )
     assert "names that begin with ablation- or few-" in capsys.readouterr().err
 
 
 def test_an_unfinished_comparison_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert load("keep_comparison").main([str(tmp_path)]) == 2
+    assert load(BENCHMARKS / "keep_comparison.py").main([str(tmp_path)]) == 2
     assert "compare.json: no such file" in capsys.readouterr().err
 
 
@@ -100,7 +97,7 @@ def test_an_unfinished_comparison_is_a_mistake(tmp_path: Path, capsys: pytest.Ca
 def test_the_training_race_has_every_way_at_both_precisions(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     options = ["--cases", "digits", "--repeats", "1", "--threads", "1", "--results", str(tmp_path)]
-    load("train_speed").main(options)
+    load(BENCHMARKS / "train_speed.py").main(options)
     torch.set_num_threads(threads)
     result: dict[str, Any] = json.loads((tmp_path / "train-speed.json").read_text())
     found = {(row["stage"], row["precision"], row["way"]): row for row in result["rows"]}
@@ -108,13 +105,17 @@ def test_the_training_race_has_every_way_at_both_precisions(tmp_path: Path) -> N
     assert set(found) == {(s, p, w) for s, names in ways.items() for p in ("fp32", "bf16") for w in names}
     assert all(row["over_plain"] == 1 for row in result["rows"] if row["way"] == "plain")
     assert result["cases"]["digits"]["bank_uses"] == pytest.approx(140_800 / 28_000)
-    lines = [x for x in load("speed_tables").RENDERERS["train-speed"](result).splitlines() if x.startswith("|")]
+    lines = [
+        x
+        for x in load(BENCHMARKS / "speed_tables.py").RENDERERS["train-speed"](result).splitlines()
+        if x.startswith("|")
+    ]
     assert len(lines) == 2 + len(found) and len({line.count("|") for line in lines}) == 1
 
 
 def test_the_plain_loop_takes_the_same_loss_as_ours() -> None:
     """On the same draw: two forwards or one, the objective is one."""
-    speed = load("train_speed")
+    speed = load(BENCHMARKS / "train_speed.py")
     torch.set_num_threads(1)
     case = speed.digits()
     torch.manual_seed(0)
@@ -131,7 +132,7 @@ def test_the_plain_loop_takes_the_same_loss_as_ours() -> None:
 
 
 def test_the_papers_own_operations_are_counted() -> None:
-    cost = load("paper_cost")
+    cost = load(BENCHMARKS / "paper_cost.py")
     result = json.loads((BENCHMARKS / "results" / "paper-cost.json").read_text())
     # arXiv:2606.00798: 1247.8 and 216.3 GFLOP for 50 guided steps.
     assert 100 * result["forward_flop"]["teacher"] == pytest.approx(1247.8e9, rel=0.01)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,17 +13,9 @@ import pytest
 
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.recipe.schema import Sampling, Tag
+from tests.scripts import load
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-
-
-def load(name: str) -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))  # as when it is run as a script
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +23,7 @@ def measured(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The result and the plot of a tiny run."""
     out = tmp_path_factory.mktemp("front")
     options = ["--steps", "3", "4", "--images", "24", "--batch", "4", "--repeats", "1", "--threads", "1"]
-    load("front").main([str(tiny_run), *options, "--results", str(out), "--plots", str(out)])
+    load(BENCHMARKS / "front.py").main([str(tiny_run), *options, "--results", str(out), "--plots", str(out)])
     return json.loads((out / "front-tiny.json").read_text()), (out / "front-tiny.svg").read_text()
 
 
@@ -64,7 +53,7 @@ def test_only_the_last_step_is_cut_into_small_ones() -> None:
     sampling = Sampling(num_inference_steps=4, solver="ddim", guidance=Tag())
     coarse = plan(sampling, 1000)
     fine = plan(sampling.model_copy(update={"num_inference_steps": 10}), 1000)
-    found = load("front").fine_end(coarse, fine)
+    found = load(BENCHMARKS / "front.py").fine_end(coarse, fine)
     assert found.timesteps == (999, 749, 499, 249, 199, 99)
     assert [step.t_prev for step in found.steps()] == [749, 499, 249, 199, 99, -1]
     assert found.weights == (*coarse.weights, *fine.weights[-2:]) and found.solver == "ddim"
@@ -72,7 +61,7 @@ def test_only_the_last_step_is_cut_into_small_ones() -> None:
 
 def test_the_table_has_both_solvers_side_by_side(measured: tuple[dict[str, Any], str]) -> None:
     result, _ = measured
-    text = load("speed_tables").RENDERERS["front"](result)
+    text = load(BENCHMARKS / "speed_tables.py").RENDERERS["front"](result)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 3 * 2
     assert "FID, DDIM | FID, DPM-Solver++(2M)" in lines[0]
@@ -81,7 +70,7 @@ def test_the_table_has_both_solvers_side_by_side(measured: tuple[dict[str, Any],
 
 def test_the_plot_is_the_same_each_time_and_says_no_date(measured: tuple[dict[str, Any], str]) -> None:
     result, drawn = measured
-    assert drawn == load("front_plot").plot(result)
+    assert drawn == load(BENCHMARKS / "front_plot.py").plot(result)
     assert "dc:date" not in drawn
     texts = outside_of_the_axes(ElementTree.fromstring(drawn))
     assert {"DDIM", "DPM-Solver++(2M)", "w=2", "TAG 1–4"} <= set(texts)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,26 +11,18 @@ import pytest
 from dashdeploy.bench.record.record import parse
 from dashdeploy.bench.report.markdown import markdown_results
 from dashdeploy.errors import UserError
+from tests.scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 README = "# Title\n\n<!-- results:begin small -->\nstale\n<!-- results:end small -->\n\nThe end.\n"
 
 
-def load(name: str, path: Path) -> ModuleType:
-    sys.path.insert(0, str(path.parent))  # as when it is run as a script
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-render = load("render", ROOT / "benchmarks" / "render.py")
+render = load(ROOT / "benchmarks" / "render.py")
 
 
 @pytest.fixture
 def payload() -> dict[str, Any]:
-    fixture: dict[str, Any] = load("bench_conftest", ROOT / "tests" / "bench" / "conftest.py")._payload()
+    fixture: dict[str, Any] = load(ROOT / "tests" / "bench" / "conftest.py", "bench_conftest")._payload()
     return fixture
 
 

@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from dashdeploy.metrics.features import InceptionFeatures, open_extractor
 from dashdeploy.metrics.inception import Inception, resize
 from dashdeploy.recipe.schema import Data
 from dashdeploy.stages import file_sha256
+from tests.scripts import load
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "inception_fid.py"
 
@@ -25,14 +25,6 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "inception_fid.py"
 # torch-fidelity 0.4.0 on the same weights and images.
 REFERENCE = ((0.0, 0.0115477, 0.0272129, 7.4252286), (0.0025902, 0.0242398, 0.0617758, 8.0874786))
 REFERENCE_MEANS = (2.0396738, 2.2131157)
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("inception_fid", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -52,7 +44,7 @@ def test_features_and_fid_are_those_of_torch_fidelity(tmp_path: Path) -> None:
     if importlib.util.find_spec("torch_fidelity") is None:
         pytest.skip("torch-fidelity is not installed; pip install --no-deps torch-fidelity")
     torch.set_num_threads(1)
-    found = load().compare(8, tmp_path)
+    found = load(SCRIPT).compare(8, tmp_path)
     assert found["torch_fidelity_fid"] > 1
     assert found["fid_difference"] < 1e-3
     assert found["feature_mean"] > 0.1
@@ -61,7 +53,7 @@ def test_features_and_fid_are_those_of_torch_fidelity(tmp_path: Path) -> None:
 
 def test_features_are_what_torch_fidelity_gave(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    script = load()
+    script = load(SCRIPT)
     weights = script.random_weights(tmp_path / "w.pth")
     features, labels = InceptionFeatures(weights, sha256=file_sha256(weights))(script.two_sets(2)[1])
     assert labels is None and features.shape == (2, 2048) and features.dtype == np.float32
@@ -71,7 +63,7 @@ def test_features_are_what_torch_fidelity_gave(tmp_path: Path) -> None:
 
 def test_grey_images_are_taken_as_three_equal_channels(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    weights = load().random_weights(tmp_path / "w.pth")
+    weights = load(SCRIPT).random_weights(tmp_path / "w.pth")
     extractor = InceptionFeatures(weights, sha256=file_sha256(weights))
     grey = torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     np.testing.assert_array_equal(extractor(grey)[0], extractor(grey.expand(-1, 3, -1, -1).contiguous())[0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.scripts import load
 from tests.web import browsing
 
 SCRIPT = browsing.ROOT / "tools" / "web_build.py"
@@ -16,11 +16,7 @@ SCRIPT = browsing.ROOT / "tools" / "web_build.py"
 
 @pytest.fixture
 def build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("web_build_under_test", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT, "web_build_under_test")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -12,16 +11,13 @@ from types import ModuleType
 import pytest
 
 from dashdeploy.packages import onnxruntime_web
+from tests.scripts import load
 from tests.web import browsing
 
 
 @pytest.fixture
 def setup() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("web_setup_under_test", browsing.ROOT / "tools" / "web_setup.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(browsing.ROOT / "tools" / "web_setup.py", "web_setup_under_test")
 
 
 def test_the_tests_use_the_version_that_packages_carry(setup: ModuleType) -> None:
