@@ -213,6 +213,11 @@ class Student(Part):
             raise ValueError("decoder is of latents, and latents is false")
         return self
 
+    @property
+    def drawn_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what is drawn: images, or latents where nothing decodes them."""
+        return self.image_shape if self.decoder is None else self.decoder.image_shape
+
 
 class Artifact(Student):
     """A student in the form that one backend runs.

@@ -30,7 +30,7 @@ def config(settings: Triton, artifact: Artifact, steps: Schedule, *, name: str) 
     """
     if settings.backend == "python":
         head: Message = {"name": name, "backend": "python"}
-        inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", drawn_shape(artifact))]
+        inputs, outputs = python_inputs(artifact), [_tensor("image", "float32", artifact.drawn_shape)]
         if settings.previews:
             inputs.append({**_tensor("preview_every", "int64", [1]), "optional": True})
             outputs += [_tensor(name, "int64", [1]) for name in ("position", "step")]
@@ -67,11 +67,6 @@ def _batching(settings: Triton, inputs: list[Message]) -> Message:
 
 def _queue(settings: Triton) -> Message:
     return {"default_queue_policy": {"max_queue_size": settings.max_queue_size}} if settings.max_queue_size else {}
-
-
-def drawn_shape(artifact: Artifact) -> tuple[int, int, int]:
-    """(C, H, W) of what model.py gives: images, or latents where nothing decodes them."""
-    return artifact.image_shape if artifact.decoder is None else artifact.decoder.image_shape
 
 
 def python_inputs(artifact: Artifact) -> list[Message]:

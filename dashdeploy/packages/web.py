@@ -105,7 +105,7 @@ class WebWriter(Writer):
                     f"{source}: the {what}precision is {precision}, and WebAssembly has kernels for "
                     f"{' and '.join(PRECISIONS)} alone. In {self.package.name}, set artifact to {FITTING}."
                 )
-        shape = artifact.image_shape if artifact.decoder is None else artifact.decoder.image_shape
+        shape = artifact.drawn_shape
         if (artifact.latents and artifact.decoder is None) or shape[0] not in (1, 3):
             raise UserError(
                 f"{source}: it draws {'latents' if artifact.latents else 'images'} of {shape[0]} channels and has no "
@@ -115,14 +115,13 @@ class WebWriter(Writer):
     def _values(self, manifest: Manifest) -> dict[str, Any]:
         """What README.md's names stand for."""
         artifact = manifest.artifact
-        shape = artifact.image_shape if artifact.decoder is None else artifact.decoder.image_shape
         guidance = artifact.sampling.guidance
         return {
             "recipe": manifest.recipe["name"],
             "target": manifest.stage,
             "precision": artifact.precision,
             "w": f"{guidance if isinstance(guidance, float | int) else artifact.sampling.guidance_scales[0]:g}",
-            "shape": f"(3, {', '.join(map(str, shape))})",
+            "shape": f"(3, {', '.join(map(str, artifact.drawn_shape))})",
             "version": onnxruntime_web.VERSION,
             "webgpu": self.settings.webgpu,
         }
