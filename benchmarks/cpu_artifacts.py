@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from dashdeploy import stages
-from dashdeploy.artifact import GraphName
+from dashdeploy.artifact import SIGNATURES, GraphName
 from dashdeploy.bench.measure.latency import interleave, median_interval
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.denoiser import Denoiser, Interface, TorchDenoiser
@@ -35,7 +35,7 @@ from dashdeploy.diffusion.sampling import Plan, ddim, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export import describe
 from dashdeploy.export.checks import trajectories
-from dashdeploy.export.graph import graphs, onnx_file, sampler_graph
+from dashdeploy.export.graph import onnx_file, sampler_graph
 from dashdeploy.export.int8 import quantize, quantize_nncf
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.runtime.graphs_model import GraphSampler
@@ -121,7 +121,7 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
     calls["guided ONNX loop"] = plain_loop(OnnxSession(files["guided"], threads=threads), denoiser.interface, steps)
 
     def reader(name: GraphName) -> quantize.Reader:
-        return quantize.Reader(probes, graphs.GRAPHS[name].inputs, null_class=10, scale=2.0)
+        return quantize.Reader(probes, SIGNATURES[name][0], null_class=10, scale=2.0)
 
     calibrated = quantize.calibrate(files["step"], work, reader("step"), method="minmax")
     layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
@@ -138,7 +138,7 @@ def of_paper(work: Path, threads: int, num_steps: int) -> tuple[dict[str, Draw],
         )
         whole = networks.cpu_sampler(path, denoiser.interface, steps, threads=threads, macs=macs)
         calls[label] = partial(_drawn, whole, steps)
-    inputs = graphs.GRAPHS["step"].inputs
+    inputs = SIGNATURES["step"][0]
     int8 = quantize_nncf.quantize(files["step"], reader("step"), quantize.ALWAYS_FLOAT)
     sources = {"openvino": files["step"], "openvino-int8": int8}
     for label, source in sources.items():

@@ -76,12 +76,26 @@ class CudaGraphStep:
         return out.clone()
 
 
+class OneStep(torch.nn.Module):
+    """What the step graph computes, as one torch module: x, t, t_prev, y, w -> x at t_prev."""
+
+    def __init__(self, denoiser: TorchDenoiser) -> None:
+        super().__init__()
+        self.denoiser, self.update = denoiser, graphs.Update(denoiser.interface, clip_sample=True)
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, t_prev: torch.Tensor, y: torch.Tensor, w: torch.Tensor
+    ) -> torch.Tensor:
+        x_prev: torch.Tensor = self.update(x, self.denoiser.guided(x, t, y, w), t, t_prev)
+        return x_prev
+
+
 def torch_ways(denoiser: TorchDenoiser) -> Iterator[tuple[str, Callable[[], Step]]]:
     """Ways that need torch alone."""
 
     def step(precision: str) -> torch.nn.Module:
         inner = denoiser if precision == "fp32" else rewrite.for_export(denoiser, group_norm="native", precision="fp16")
-        return graphs.Step(inner, clip_sample=True).to(DEVICE).eval()
+        return OneStep(inner).to(DEVICE).eval()
 
     yield "torch eager", lambda: step("fp32")
     yield "torch eager fp16", lambda: step("fp16")
@@ -108,7 +122,7 @@ class Files:
             self.denoiser, "step", self.work / "plain.onnx", precision="fp32", opset=20, group_norm="native"
         )
         probes = trajectories.draw(self.denoiser, Sampling(num_inference_steps=4), num_images=8, num_points=4, seed=0)
-        reader = quantize.Reader(probes, graphs.GRAPHS["step"].inputs, null_class=10, scale=2.0)
+        reader = quantize.Reader(probes, SIGNATURES["step"][0], null_class=10, scale=2.0)
         calibrated = quantize.calibrate(plain, self.work, reader, method="minmax")
         layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
         model = quantize.quantize(calibrated, layers=layers, symmetric=True)
@@ -139,7 +153,7 @@ def onnx_ways(files: Files) -> Iterator[tuple[str, Callable[[], Step]]]:
 
     def opened(precision: Precision) -> DeviceSession:
         path = files.step(precision)
-        session = OnnxSession(path, inputs=graphs.GRAPHS["step"].inputs, providers=("CUDAExecutionProvider",))
+        session = OnnxSession(path, inputs=SIGNATURES["step"][0], providers=("CUDAExecutionProvider",))
         return DeviceSession(session, files.entry(path), DEVICE)
 
     wanted: tuple[Precision, ...] = ("fp32", "fp16")
@@ -210,7 +224,7 @@ def measure(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any
     found: dict[str, Any] = {"network": Path(name).name, "skipped": [], "rows": [], "parity": {}, "engines": engines}
     ways: dict[str, Step] = {}
     with torch.inference_mode():
-        reference = graphs.Step(denoiser, clip_sample=True).eval()
+        reference = OneStep(denoiser).eval()
         expected = reference(*(v.cpu() for v in inputs(denoiser, 8)))
         for title, make in (*torch_ways(denoiser), *onnx_ways(files), *engine_ways(files, options.batches, engines)):
             start = time.perf_counter()

@@ -24,13 +24,14 @@ import torch
 from cpu_artifacts import median_ms
 
 from dashdeploy import stages
+from dashdeploy.artifact import SIGNATURES
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.bench.measure.quality import class_labels
 from dashdeploy.data import load_dataset
 from dashdeploy.diffusion.sampling import generate, plan
 from dashdeploy.export.checks import gate, trajectories
-from dashdeploy.export.graph import graphs, onnx_file, sampler_graph
+from dashdeploy.export.graph import onnx_file, sampler_graph
 from dashdeploy.export.int8 import quantize
 from dashdeploy.metrics import frechet, reference
 from dashdeploy.metrics.features import committed
@@ -97,7 +98,7 @@ def main(folder: Path) -> None:
             path = networks.export(
                 denoiser, name, work / f"{name}.onnx", precision="fp32", opset=20, group_norm="instance"
             )
-            reader = quantize.Reader(draws[0], graphs.GRAPHS[name].inputs, null_class=interface.null_class, scale=2.0)
+            reader = quantize.Reader(draws[0], SIGNATURES[name][0], null_class=interface.null_class, scale=2.0)
             calibrated[name] = quantize.calibrate(path, work, reader, method="minmax")
         layers = [layer for layer in calibrated["guided"].layers if layer not in quantize.ALWAYS_FLOAT]
 

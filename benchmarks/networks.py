@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from dashdeploy.artifact import GraphName
+from dashdeploy.artifact import SIGNATURES, GraphName
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.export import describe
-from dashdeploy.export.graph import graphs, onnx_file, rewrite
+from dashdeploy.export.graph import onnx_file, rewrite
+from dashdeploy.export.graph.compose import student_graphs
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.onnxruntime_model import HostSession
@@ -66,14 +67,16 @@ def export(
 ) -> Path:
     """One graph as an ONNX file, as the export stage makes it, without its checks."""
     rewritten = rewrite.for_export(denoiser, group_norm=group_norm, precision=precision)
-    return onnx_file.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=1000)
+    [(_, model)] = student_graphs(rewritten, [name], clip_sample=True, opset=opset)
+    return onnx_file.save(model, path, metadata={}, single_file_mb=1000)
 
 
 def cpu_sampler(path: Path, interface: Interface, steps: Plan, *, threads: int, macs: int = 0) -> GraphSampler:
     """A sampler graph's file for these timesteps, run as an artifact's model runs it on CPUs; macs 0: it is small."""
 
     def session(count: int) -> HostSession:
-        return HostSession(OnnxSession(path, inputs=graphs.SAMPLER_INPUTS, threads=count), graphs.SAMPLER_INPUTS)
+        inputs = SIGNATURES["sampler"][0]
+        return HostSession(OnnxSession(path, inputs=inputs, threads=count), inputs)
 
     return GraphSampler(
         Graphs(("sampler",), lambda _: session(threads)),

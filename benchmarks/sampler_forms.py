@@ -21,11 +21,11 @@ import onnx
 import torch
 
 from dashdeploy import stages
+from dashdeploy.artifact import SIGNATURES
 from dashdeploy.bench.measure.latency import interleave
 from dashdeploy.bench.measure.machine import machine
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.export.graph import onnx_file, sampler_graph
-from dashdeploy.export.graph.graphs import GRAPHS
 from dashdeploy.runtime.graphs_model import GraphSampler
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.opening import open_path
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
             )  # as of any small network
             samplers[form](torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64), steps)
             forms[form] = {"bytes": path.stat().st_size, "make_s": made, "load_s": time.perf_counter() - start}
-        alone = OnnxSession(source, inputs=GRAPHS["step"].inputs, threads=threads)
+        alone = OnnxSession(source, inputs=SIGNATURES["step"][0], threads=threads)
         rows = []
         for batch in BATCHES:
             noise = np.random.default_rng(batch).standard_normal((batch, *shape)).astype(np.float32)

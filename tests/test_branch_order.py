@@ -63,7 +63,8 @@ def branches(teacher: TorchDenoiser, batch: Batch, recipe: Any) -> Any:
 
 def guided_graph(teacher: TorchDenoiser, batch: Batch, recipe: Any) -> Any:
     rewritten = rewrite.for_export(teacher, group_norm="instance", precision="fp32")
-    return graphs.Guided(rewritten)(batch.x_t, batch.t, batch.y, torch.full(batch.y.shape, 3.0))
+    both = graphs.Network(rewritten)(*graphs.Stack(teacher.interface)(batch.x_t, batch.t, batch.y))
+    return graphs.Combine()(both, torch.full(batch.y.shape, 3.0))
 
 
 def features(teacher: TorchDenoiser, batch: Batch, recipe: Any) -> Any:

@@ -107,18 +107,12 @@ def trace(
     rewritten = rewrite.autoencoder_for_export(decoding.taken, group_norm=target.group_norm, precision=computes)
     latents = draw(denoiser, sampling, target.calibration.num_images if precision == "int8" else 4, seed=seed + 1)
     (inputs, output), path = SIGNATURES["decoder"], work / "decoder.onnx"
-    onnx_file.export(
-        graphs.Decode(rewritten),
-        (latents[:4],),
-        path,
-        inputs=inputs,
-        output=output,
-        opset=target.opset,
-        metadata={},
-        single_file_mb=target.single_file_mb,
+    model = onnx_file.trace(
+        graphs.Decode(rewritten), (latents[:4],), inputs=inputs, outputs=[output], opset=target.opset
     )
     if precision != "int8":
-        return onnx_file.load(path)
+        return model
+    onnx_file.save(model, path, metadata={}, single_file_mb=target.single_file_mb)
     ranges = by_onnxruntime.calibrate(path, work, _Feeds(latents), method=target.calibration.method)
     layers = [name for name in ranges.layers if not name.endswith(FLOAT_LAYERS)]
     return by_onnxruntime.quantize(ranges, layers=layers, symmetric=target.backend in TENSORRT)

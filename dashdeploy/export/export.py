@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -16,7 +17,7 @@ from dashdeploy.export.backends import BACKENDS, Backend
 from dashdeploy.export.checks import gate as guidance_gate
 from dashdeploy.export.checks import sampling_check
 from dashdeploy.export.checks.verify import verify
-from dashdeploy.export.graph import graphs, onnx_file, rewrite, sampler_graph
+from dashdeploy.export.graph import compose, onnx_file, rewrite, sampler_graph
 from dashdeploy.export.int8 import decide
 from dashdeploy.export.int8 import quantize as by_onnxruntime
 from dashdeploy.figures import Checks
@@ -208,31 +209,23 @@ def trace(
         The files by graph, and the guided graph in float32 that a lower precision is compared with; None for fp32.
     """
 
-    def rewritten(precision: rewrite.FloatPrecision) -> TorchDenoiser:
-        return rewrite.for_export(denoiser, group_norm=target.group_norm, precision=precision)
+    def made(precision: rewrite.FloatPrecision, names: Sequence[GraphName], prefix: str = "") -> dict[GraphName, Path]:
+        network = rewrite.for_export(denoiser, group_norm=target.group_norm, precision=precision)
+        found: dict[GraphName, Path] = {}
+        clip = recipe.sampling.clip_sample
+        for name, model in compose.student_graphs(network, names, clip_sample=clip, opset=target.opset):
+            path = work / f"{prefix}{name}.onnx"
+            found[name] = onnx_file.save(model, path, metadata={}, single_file_mb=target.single_file_mb)
+            progress.advance(task)
+        return found
 
-    def one(network: TorchDenoiser, name: GraphName, path: Path) -> Path:
-        return onnx_file.export_graph(
-            network,
-            name,
-            path,
-            clip_sample=recipe.sampling.clip_sample,
-            opset=target.opset,
-            single_file_mb=target.single_file_mb,
-        )
-
-    wanted = [n for n in graphs.GRAPHS if n in target.graphs or (n == "step" and "sampler" in target.graphs)]
-    task = progress.add_task(f"{target.name}: graphs", total=len(wanted))
-    network = rewritten("fp32" if target.precision == "int8" else target.precision)
-    traced: dict[GraphName, Path] = {}
-    for name in wanted:
-        traced[name] = one(network, name, work / f"{name}.onnx")
-        progress.advance(task)
+    wanted = [n for n in compose.COMPOSED if n in target.graphs or (n == "step" and "sampler" in target.graphs)]
+    compared = target.precision not in ("fp32", "int8")
+    task = progress.add_task(f"{target.name}: graphs", total=len(wanted) + compared)
+    traced = made("fp32" if target.precision == "int8" else target.precision, wanted)
     if target.precision == "fp32":
         return traced, None
-    if target.precision == "int8":
-        return traced, traced["guided"]
-    return traced, one(rewritten("fp32"), "guided", work / "float-guided.onnx")
+    return traced, made("fp32", ["guided"], "float-")["guided"] if compared else traced["guided"]
 
 
 def quantize(

@@ -11,6 +11,7 @@ import torch
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.export.checks import gate, trajectories
 from dashdeploy.export.graph import onnx_file, rewrite
+from dashdeploy.export.graph.compose import student_graphs
 from dashdeploy.export.int8 import quantize
 from dashdeploy.locate import data_root
 from dashdeploy.recipe.schema import Sampling
@@ -42,7 +43,8 @@ def its_gate(trained: TorchDenoiser, draws) -> gate.Gate:
 def export_graph(denoiser: TorchDenoiser, name: str, path: Path, *, precision: str = "fp32", opset: int = 20) -> Path:
     """One graph of a denoiser."""
     rewritten = rewrite.for_export(denoiser, group_norm="instance", precision=precision)
-    return onnx_file.export_graph(rewritten, name, path, clip_sample=True, opset=opset, single_file_mb=100)
+    [(_, model)] = student_graphs(rewritten, [name], clip_sample=True, opset=opset)
+    return onnx_file.save(model, path, metadata={}, single_file_mb=100)
 
 
 @pytest.fixture(scope="session")

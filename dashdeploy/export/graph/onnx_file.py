@@ -18,10 +18,8 @@ import onnx.numpy_helper
 import torch
 from torch import nn
 
-from dashdeploy.artifact import GraphName, Precision, output_name
-from dashdeploy.diffusion.denoiser import TorchDenoiser
+from dashdeploy.artifact import Precision
 from dashdeploy.errors import UserError
-from dashdeploy.export.graph.graphs import GRAPHS, example_inputs
 
 EXTERNAL_BYTES = 1024
 """Smaller tensors stay in the graph: they are shapes and indices, which shape inference reads."""
@@ -30,39 +28,36 @@ METADATA_PREFIX = "dashdeploy."
 MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
 
 
-def export(
-    graph: nn.Module,
+def trace(
+    module: nn.Module,
     example: tuple[torch.Tensor, ...],
-    path: Path,
     *,
     inputs: Sequence[str],
-    output: str,
+    outputs: Sequence[str],
     opset: int,
-    metadata: dict[str, Any],
-    single_file_mb: int,
-) -> Path:
-    """Trace `graph` and write it to `path`.
-
-    Every input's and the output's first dimension is the symbolic batch. The weights go into the
-    same file while they take less than single_file_mb (10⁶ bytes), else into <path>.data.
+    batches: Sequence[int] | None = None,
+) -> onnx.ModelProto:
+    """torch module -> model with its weights in memory. The first dimension of all inputs and outputs is the batch.
 
     Args:
-        metadata: stored in the model's metadata_props as JSON, each key prefixed ``dashdeploy.``.
+        batches: how many times the batch the first dimension of each input is; None: once.
 
     Raises:
-        UserError: torch cannot export the graph, or a batch dimension came out fixed.
+        UserError: torch cannot export the module, or a batch dimension came out fixed.
     """
-    batch = torch.export.Dim.DYNAMIC
+    batch, dims = torch.export.Dim("batch"), [torch.export.Dim.DYNAMIC] * len(example)
+    if batches is not None and max(batches) > 1:
+        dims = [times * batch if times > 1 else batch for times in batches]
     with quiet():
         try:
             program = torch.onnx.export(
-                graph.eval(),
+                module.eval(),
                 example,
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(inputs),
-                output_names=[output],
-                dynamic_shapes=[{0: batch} for _ in example],
+                output_names=list(outputs),
+                dynamic_shapes=[{0: dim} for dim in dims],
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -72,33 +67,17 @@ def export(
     strip_traces(model)
     name_batch(model)
     assert_dynamic_batch(model)
-    return save(model, path, metadata=metadata, single_file_mb=single_file_mb)
-
-
-def export_graph(
-    rewritten: TorchDenoiser, name: GraphName, path: Path, *, clip_sample: bool, opset: int, single_file_mb: int
-) -> Path:
-    """One of GRAPHS of a denoiser that `rewrite.for_export` has made, without metadata.
-
-    Args:
-        clip_sample: the step graph's.
-    """
-    graph = GRAPHS[name]
-    options = {"clip_sample": clip_sample} if name == "step" else {}
-    return export(
-        graph.module(rewritten, **options),
-        example_inputs(rewritten, graph.inputs),
-        path,
-        inputs=graph.inputs,
-        output=output_name(name, rewritten.interface.prediction),
-        opset=opset,
-        metadata={},
-        single_file_mb=single_file_mb,
-    )
+    return model
 
 
 def save(model: onnx.ModelProto, path: Path, *, metadata: dict[str, Any], single_file_mb: int) -> Path:
-    """Write a model, whose weights are in memory, to `path` and check it; `export` says where its weights go."""
+    """Write a model, whose weights are in memory, to `path` and check it.
+
+    The weights go into the same file while the model takes less than single_file_mb (10⁶ bytes), else into <path>.data.
+
+    Args:
+        metadata: stored in the model's metadata_props as JSON, each key prefixed ``dashdeploy.``.
+    """
     del model.metadata_props[:]
     for key, value in metadata.items():
         entry = model.metadata_props.add()
@@ -212,7 +191,7 @@ def name_batch(model: onnx.ModelProto) -> None:
     symbols = {
         tensor.type.tensor_type.shape.dim[0].dim_param
         for tensor in model.graph.input
-        if tensor.type.tensor_type.shape.dim[0].HasField("dim_param")
+        if tensor.type.tensor_type.shape.dim[0].dim_param.isidentifier()
     }
     everything = [*model.graph.input, *model.graph.output, *model.graph.value_info]
     for dim in (d for tensor in everything for d in tensor.type.tensor_type.shape.dim):
@@ -224,7 +203,7 @@ def name_batch(model: onnx.ModelProto) -> None:
 
 
 def assert_dynamic_batch(model: onnx.ModelProto) -> None:
-    """Every input's and output's first dimension must be the symbol ``batch``.
+    """Every input's and output's first dimension must be the symbol ``batch``, or a multiple of it.
 
     Raises:
         UserError: it names the tensors whose batch is fixed.
@@ -232,7 +211,7 @@ def assert_dynamic_batch(model: onnx.ModelProto) -> None:
     fixed = []
     for tensor in [*model.graph.input, *model.graph.output]:
         dims = tensor.type.tensor_type.shape.dim
-        if not dims or dims[0].dim_param != "batch":
+        if not dims or "batch" not in dims[0].dim_param.split("*"):
             fixed.append(f"{tensor.name}: {dims[0].dim_value if dims else 'scalar'}")
     if fixed:
         raise UserError(

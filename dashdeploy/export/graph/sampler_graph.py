@@ -10,16 +10,17 @@ constant, TAG and an interval are all expressed by it, and one batch may mix the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dashdeploy.export.graph.graphs import SAMPLER_INPUTS, SAMPLER_OUTPUT
+from dashdeploy.artifact import SIGNATURES
+from dashdeploy.export.graph.compose import copied, inline, model_of
 
-NOISE, LABELS, WEIGHTS = SAMPLER_INPUTS
+(NOISE, LABELS, WEIGHTS), SAMPLER_OUTPUT = SIGNATURES["sampler"]
 PREFIX, DECODER = "sampler_", "decoder_"
 KINDS = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
@@ -73,12 +74,7 @@ def assemble(
         shape = _sides(decoder.graph.output[0])
     _finish(graph, last, output)
     graph.output.append(helper.make_tensor_value_info(SAMPLER_OUTPUT, KINDS[output], ["batch", *shape]))
-    model = helper.make_model(graph, opset_imports=step.opset_import, producer_name=step.producer_name)
-    model.ir_version = step.ir_version
-    model.functions.extend(step.functions)
-    if decoder is not None:
-        model.functions.extend(f for f in decoder.functions if f.name not in {own.name for own in step.functions})
-    return model
+    return model_of(graph, [step] if decoder is None else [step, decoder])
 
 
 def in_bytes(decoder: onnx.ModelProto) -> onnx.ModelProto:
@@ -88,10 +84,7 @@ def in_bytes(decoder: onnx.ModelProto) -> onnx.ModelProto:
     _finish(graph, _append(graph, decoder.graph, decoder.graph.input[0].name), "uint8")
     sides = _sides(decoder.graph.output[0])
     graph.output.append(helper.make_tensor_value_info(SAMPLER_OUTPUT, TensorProto.UINT8, ["batch", *sides]))
-    model = helper.make_model(graph, opset_imports=decoder.opset_import, producer_name=decoder.producer_name)
-    model.ir_version = decoder.ir_version
-    model.functions.extend(decoder.functions)
-    return model
+    return model_of(graph, [decoder])
 
 
 def timesteps_of(model: onnx.ModelProto) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -108,28 +101,7 @@ def _sides(tensor: onnx.ValueInfoProto) -> list[int]:
 
 def _append(graph: onnx.GraphProto, decoder: onnx.GraphProto, latents: str) -> str:
     """The decoder's nodes and weights after `latents`, under names of their own; returns the name of its output."""
-
-    def renamed(name: str) -> str:
-        return latents if name == decoder.input[0].name else (name and DECODER + name)
-
-    for tensor in decoder.initializer:
-        copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
-        copy.name = renamed(tensor.name)
-        graph.initializer.append(copy)
-    for node in decoder.node:
-        graph.node.append(_copied(node, DECODER, renamed))
-    return renamed(decoder.output[0].name)
-
-
-def _copied(node: onnx.NodeProto, prefix: str, renamed: Callable[[str], str]) -> onnx.NodeProto:
-    """A node under another name, and with its inputs and outputs renamed."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.name = prefix + node.name
-    copy.input[:] = [renamed(name) for name in node.input]
-    copy.output[:] = [renamed(name) for name in node.output]
-    return copy
+    return inline(graph, decoder, DECODER, {decoder.input[0].name: latents})[0]
 
 
 def _constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:
@@ -199,7 +171,7 @@ def _one_step(
         return bound.get(name) or (name if not name or name in weights else prefix + name)
 
     for node in step.node:
-        nodes.append(_copied(node, prefix, renamed))
+        nodes.append(copied(node, prefix, renamed))
     last = renamed(step.output[0].name)
     return (nodes, last) if not renoises else ([*nodes, *_renoise(prefix, index, last)], prefix + "renoised")
 

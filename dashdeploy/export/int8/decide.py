@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from dashdeploy import seeds
-from dashdeploy.artifact import GraphName
+from dashdeploy.artifact import SIGNATURES, GraphName
 from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import Denoiser, Interface
 from dashdeploy.export.checks import trajectories
 from dashdeploy.export.checks.gate import Gate, asked
-from dashdeploy.export.graph import graphs, onnx_file
+from dashdeploy.export.graph import onnx_file
 from dashdeploy.export.int8 import quantize, quantize_nncf, sensitivity
 from dashdeploy.figures import Int8Figures
 from dashdeploy.metrics.gap import Probes
@@ -36,7 +36,7 @@ class Draws:
 
     def reader(self, name: GraphName) -> quantize.Reader:
         """The draws as the inputs of a graph."""
-        inputs = graphs.GRAPHS[name].inputs
+        inputs = SIGNATURES[name][0]
         return quantize.Reader(self.probes, inputs, null_class=self.null_class, scale=self.scale)
 
 

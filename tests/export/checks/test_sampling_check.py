@@ -10,12 +10,12 @@ import onnx
 import pytest
 import torch
 
+from dashdeploy.artifact import SIGNATURES
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.diffusion.sampling import Plan, plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.checks import sampling_check
 from dashdeploy.export.graph import onnx_file, sampler_graph
-from dashdeploy.export.graph.graphs import GRAPHS, SAMPLER_INPUTS
 from dashdeploy.recipe.schema import Tag
 from dashdeploy.runtime.onnx_session import OnnxSession
 from dashdeploy.runtime.onnxruntime_model import HostSession
@@ -45,13 +45,13 @@ def assembled(step: Path, file: Path, trained: TorchDenoiser, run: Plan, form: s
     renoise = alpha_bar if run.solver == "consistency" else None
     model = sampler_graph.assemble(onnx.load(step), run.timesteps, form=form, output=output, renoise=renoise)
     onnx_file.save(model, file, metadata={}, single_file_mb=100)
-    return session(file, SAMPLER_INPUTS)
+    return session(file, SIGNATURES["sampler"][0])
 
 
 def test_the_step_graph_follows_torch_step_by_step_and_to_the_end(
     trained: TorchDenoiser, step_onnx: Path, path, run: Plan
 ) -> None:
-    found = sampling_check.check_step(session(step_onnx, GRAPHS["step"].inputs), path, run, trained.interface.schedule)
+    found = sampling_check.check_step(session(step_onnx, SIGNATURES["step"][0]), path, run, trained.interface.schedule)
     sampling_check.require(found, **LIMITS)
     # A step of consistency ends in x_0 = eps/√ᾱ (and more): the noisiest step magnifies the rounding of eps by this.
     noisiest = float(trained.interface.schedule.alphas_cumprod[run.timesteps[0]].sqrt())
@@ -60,7 +60,7 @@ def test_the_step_graph_follows_torch_step_by_step_and_to_the_end(
 
 
 def test_the_cond_graph_gives_either_branch(trained: TorchDenoiser, path, run: Plan, tmp_path: Path) -> None:
-    graph = session(export_graph(trained, "cond", tmp_path / "cond.onnx"), GRAPHS["cond"].inputs)
+    graph = session(export_graph(trained, "cond", tmp_path / "cond.onnx"), SIGNATURES["cond"][0])
     assert sampling_check.check_cond(graph, trained, path, run).step_error < 1e-5
     other = sampling_check.check_cond(graph, TorchDenoiser(trained.unet, trained.interface), path, run)
     assert other.step_error < 1e-5
@@ -90,7 +90,7 @@ def test_wrong_alphas_cumprod_are_refused(trained: TorchDenoiser, path, run: Pla
     else:
         pytest.fail("the graph has no table of alphas_cumprod")
     onnx.save(model, file)
-    found = sampling_check.check_step(session(file, GRAPHS["step"].inputs), path, run, trained.interface.schedule)
+    found = sampling_check.check_step(session(file, SIGNATURES["step"][0]), path, run, trained.interface.schedule)
     with pytest.raises(UserError, match="the step graph does not follow torch: error of a single step"):
         sampling_check.require(found, **LIMITS)
     sampler = sampling_check.check_sampler(assembled(file, tmp_path / "sampler.onnx", trained, run, "loop"), path)

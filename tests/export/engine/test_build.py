@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DModel
 from onnx import TensorProto, helper, numpy_helper
 
-from dashdeploy.artifact import BatchRange, EngineRecord, output_name
+from dashdeploy.artifact import BatchRange, EngineRecord
 from dashdeploy.diffusion.denoiser import Interface, TorchDenoiser
 from dashdeploy.diffusion.schedule import NoiseSchedule
 from dashdeploy.errors import UserError
@@ -24,7 +24,8 @@ from dashdeploy.export.engine import build as engine_build
 from dashdeploy.export.engine import cache as engine_cache
 from dashdeploy.export.engine import worker as engine_worker
 from dashdeploy.export.engine.build import build
-from dashdeploy.export.graph import graphs, onnx_file, rewrite
+from dashdeploy.export.graph import onnx_file, rewrite
+from dashdeploy.export.graph.compose import student_graphs
 from dashdeploy.runtime.tensorrt_library import Here, has_driver
 from dashdeploy.stages import file_sha256
 from dashdeploy.target import Engine, Profile
@@ -63,17 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(denoiser: TorchDenoiser, folder: Path, precision: str, opset: int = 22) -> Path:
-    graph = graphs.GRAPHS["guided"]
-    return onnx_file.export(
-        graph.module(rewrite.for_export(denoiser, group_norm="native", precision=precision)),
-        graphs.example_inputs(denoiser, graph.inputs),
-        folder / f"guided-{precision}-{opset}.onnx",
-        inputs=graph.inputs,
-        output=output_name("guided", denoiser.interface.prediction),
-        opset=opset,
-        metadata={},
-        single_file_mb=100,
-    )
+    rewritten = rewrite.for_export(denoiser, group_norm="native", precision=precision)
+    [(_, model)] = student_graphs(rewritten, ["guided"], clip_sample=True, opset=opset)
+    return onnx_file.save(model, folder / f"guided-{precision}-{opset}.onnx", metadata={}, single_file_mb=100)
 
 
 @pytest.fixture(scope="module")

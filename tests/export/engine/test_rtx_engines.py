@@ -7,11 +7,11 @@ from pathlib import Path
 import onnx
 import pytest
 
+from dashdeploy.artifact import SIGNATURES
 from dashdeploy.diffusion.sampling import plan
 from dashdeploy.errors import UserError
 from dashdeploy.export.engine import build as engine_build
 from dashdeploy.export.graph import onnx_file, sampler_graph
-from dashdeploy.export.graph.graphs import GRAPHS
 from dashdeploy.export.int8 import quantize
 from dashdeploy.recipe.schema import Sampling
 from dashdeploy.target import Engine, Profile
@@ -36,7 +36,7 @@ def engine_graphs(tiny_run: Path, draws, tmp_path_factory: pytest.TempPathFactor
         plain = export_graph(student, name, folder / f"{name}-fp32.onnx")
         found["fp32", name] = plain
         found["fp16", name] = export_graph(student, name, folder / f"{name}-fp16.onnx", precision="fp16", opset=22)
-        reader = quantize.Reader(draws[0], GRAPHS[name].inputs, null_class=10, scale=2.0)
+        reader = quantize.Reader(draws[0], SIGNATURES[name][0], null_class=10, scale=2.0)
         calibrated = quantize.calibrate(plain, folder, reader, method="minmax")
         layers = [layer for layer in calibrated.layers if layer not in quantize.ALWAYS_FLOAT]
         model = quantize.quantize(calibrated, layers=layers, symmetric=True)

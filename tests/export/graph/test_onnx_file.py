@@ -11,9 +11,9 @@ from onnx import numpy_helper
 from torch import nn
 
 from dashdeploy import manifest
-from dashdeploy.artifact import Student
+from dashdeploy.artifact import SIGNATURES, Student
 from dashdeploy.errors import UserError
-from dashdeploy.export.graph import graphs, onnx_file
+from dashdeploy.export.graph import onnx_file
 from dashdeploy.stages import read_stage
 from dashdeploy.teachers import formats
 
@@ -68,19 +68,10 @@ class Chunked(nn.Module):
         return a + w[0] * b.reshape(4, 1, 8, 8) + t.sum() + y.sum()
 
 
-def test_a_graph_whose_batch_came_out_fixed_is_refused(tmp_path: Path) -> None:
+def test_a_graph_whose_batch_came_out_fixed_is_refused() -> None:
     example = (torch.zeros(4, 1, 8, 8), torch.zeros(4).long(), torch.zeros(4).long(), torch.ones(4))
     with pytest.raises(UserError, match=r"batch is fixed|torch.onnx.export failed"):
-        onnx_file.export(
-            Chunked(),
-            example,
-            tmp_path / "model.onnx",
-            inputs=graphs.GRAPHS["guided"].inputs,
-            output="eps",
-            opset=22,
-            metadata={},
-            single_file_mb=100,
-        )
+        onnx_file.trace(Chunked(), example, inputs=SIGNATURES["guided"][0], outputs=["eps"], opset=22)
 
 
 def test_a_fixed_batch_dimension_is_named() -> None:
@@ -92,17 +83,8 @@ def test_a_fixed_batch_dimension_is_named() -> None:
 
 
 def test_weights_past_the_limit_go_into_a_file_beside_the_graph(tmp_path: Path) -> None:
-    linear = nn.Linear(8, 64)
-    path = onnx_file.export(
-        linear,
-        (torch.zeros(4, 8),),
-        tmp_path / "model.onnx",
-        inputs=["x"],
-        output="eps",
-        opset=22,
-        metadata={},
-        single_file_mb=0,
-    )
+    model = onnx_file.trace(nn.Linear(8, 64), (torch.zeros(4, 8),), inputs=["x"], outputs=["eps"], opset=22)
+    path = onnx_file.save(model, tmp_path / "model.onnx", metadata={}, single_file_mb=0)
     assert path.with_name("model.onnx.data").is_file()
 
 
