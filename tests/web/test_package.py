@@ -44,7 +44,8 @@ def test_every_file_of_the_page_is_vouched_for_from_the_page_down(package: Path)
     page = (package / "index.html").read_text()
     for name in ("files.js", "start.js", "page.css"):
         integrity = base64.b64encode(hashlib.sha256((package / name).read_bytes()).digest()).decode()
-        assert f'"{name}" integrity="sha256-{integrity}"' in page
+        # The address changes with the file, so that no browser takes an old copy for it.
+        assert re.search(rf'"{name}\?\S+" integrity="sha256-{re.escape(integrity)}"', page)
     hashes = listed(package)
     assert {name for name, value in hashes.items() if value == ""} == {"index.html", "files.js"}
     loaded = set(served(package)) - {stages.MANIFEST, stages.SIDECAR}  # the stage's own come later
@@ -54,6 +55,16 @@ def test_every_file_of_the_page_is_vouched_for_from_the_page_down(package: Path)
     pinned = json.loads((package / "ort" / "ort.json").read_text())
     assert pinned["files"] == {name: stages.file_sha256(package / "ort" / name) for name in pinned["files"]}
     assert stages.read_stage(package / "artifact").manifest["stage"] == "onnx-cpu"
+
+
+@pytest.mark.slow
+def test_the_service_worker_sends_the_policy_of_the_page(package: Path) -> None:
+    """A worker inherits none: without the header ONNX Runtime's would have none at all."""
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', (package / "index.html").read_text())
+    sent = re.search(r'"Content-Security-Policy": "([^"]+)" \+\s*"([^"]+)"', (package / "sw.js").read_text())
+    assert policy is not None
+    assert sent is not None
+    assert sent[1] + sent[2] == policy[1]
 
 
 @pytest.mark.slow

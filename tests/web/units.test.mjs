@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
+import { createContext, runInContext } from "node:vm";
 
 const { DIST, VECTORS } = process.env;
 const load = (name) => import(pathToFileURL(`${DIST}/${name}.js`));
@@ -16,6 +17,8 @@ const { timesteps } = await load("plan");
 const { alphasCumprod, ddimUpdate, renoise } = await load("update");
 const { externalFiles } = await load("onnx_files");
 const { DashdeployError } = await load("errors");
+const { Model } = await load("model");
+const { Studio } = await load("studio");
 const bytes = (text) => new TextEncoder().encode(text);
 const plain = (value) => {
   if (value instanceof JsonNumber) return value.value;
@@ -144,4 +147,114 @@ test("an error is one line", () => {
   const error = new DashdeployError("damaged", "two\nlines\u2028of text");
   assert.equal(error.message, "two lines of text");
   assert.equal(error.name, "DashdeployError");
+});
+
+/** A model of four steps whose graph gives zeros, and calls `onRun` each time; with a decoder. */
+function small(onRun = () => undefined) {
+  const manifest = {
+    betas: new Float64Array(8).fill(0.1), shape: [1, 2, 2], decoder: { shape: [1, 4, 4], atOnce: 8 }, classes: ["a", "b"],
+    numClasses: 2, grids: [], numTrainTimesteps: 8, guidanceRange: null, prediction: "epsilon",
+    sampling: { timesteps: [7, 5, 3, 1], scales: [2, 2, 2, 2], spacing: "trailing", clip: true, consistency: false },
+  };
+  const session = (name) => ({
+    run: async (feeds, size) => {
+      await onRun(name);
+      return new Float32Array(size);
+    },
+  });
+  const sessions = new Map(["guided", "decoder"].map((name) => [name, session(name)]));
+  return new Model({ manifest }, { threads: 1, backend: "wasm", notices: [] }, sessions, 4);
+}
+const isCancelled = (error) => error instanceof DashdeployError && error.status === "cancelled";
+
+test("a signal that comes while images are decoded is not lost", async () => {
+  const stop = new AbortController();
+  const model = small((name) => name === "decoder" && stop.abort());
+  await assert.rejects(model.sample({ labels: [0], signal: stop.signal }), isCancelled);
+});
+
+test("a call that waits for another is cancelled at once, and the other goes on", async () => {
+  let go;
+  const held = new Promise((resolve) => (go = resolve));
+  const model = small(() => held);
+  const [first, stop] = [model.sample({ labels: [0, 1] }), new AbortController()];
+  const second = model.sample({ labels: [0], signal: stop.signal });
+  stop.abort();
+  await assert.rejects(second, isCancelled);
+  await assert.rejects(model.sample({ labels: [0], signal: AbortSignal.abort() }), isCancelled);
+  go();
+  assert.equal((await first).data.length, 2 * 16);
+  assert.equal((await model.sample({ labels: [1], signal: new AbortController().signal })).data.length, 16);
+});
+
+/** A Studio on a worker that answers nothing by itself; what was posted to it. */
+function idle() {
+  const posted = [];
+  let worker;
+  globalThis.Worker = class {
+    constructor() {
+      worker = this;
+    }
+    postMessage(message) {
+      posted.push(message);
+    }
+    terminate() {
+      posted.push("terminated");
+    }
+  };
+  const studio = new Studio();
+  return { studio, worker, posted };
+}
+
+test("a signal that came between two images stops before the next one", async () => {
+  const { studio, posted } = idle();
+  await assert.rejects(studio.draw({ label: 0 }, AbortSignal.abort(), () => undefined), isCancelled);
+  assert.deepEqual(posted, []);
+});
+
+test("after the worker has stopped nothing waits for it", async () => {
+  const { studio, worker, posted } = idle();
+  const drawn = studio.draw({ label: 0 }, new AbortController().signal, () => undefined);
+  worker.onerror({ message: "out of memory", preventDefault: () => undefined });
+  const says = (error) => /the page's worker stopped: out of memory. Load the page again/.test(error.message);
+  await assert.rejects(drawn, says);
+  await assert.rejects(studio.draw({ label: 0 }, new AbortController().signal, () => undefined), says);
+  assert.equal(posted.at(-1), "terminated");
+});
+
+/** sw.js on a server of these files; its listeners, and what it keeps. */
+function serviceWorker(served, { version }) {
+  const [listeners, kept] = [{}, new Map()];
+  const scope = {
+    DASHDEPLOY: { version, files: { "index.html": "", "files.js": "" } },
+    registration: { scope: "https://host/page/" },
+    importScripts: () => undefined,
+    addEventListener: (name, listener) => (listeners[name] = listener),
+    fetch: async (url) => {
+      const text = served[url.replace("https://host/page/", "")];
+      return new Response(text ?? "", { status: text === undefined ? 404 : 200 });
+    },
+    caches: { open: async () => ({ put: async (url, response) => kept.set(url, await response.text()) }) },
+    crypto: globalThis.crypto, Headers, Response, TextDecoder, Uint8Array, btoa,
+  };
+  runInContext(readFileSync(`${DIST}/sw.js`, "utf8"), createContext(scope));
+  const install = () => new Promise((resolve) => listeners.install({ waitUntil: (work) => resolve(work) }));
+  return { install, kept };
+}
+const pageOf = (list) => `<script src="files.js" integrity="sha256-${createHash("sha256").update(list).digest("base64")}">`;
+
+test("a page and its list of files are kept together, or neither is", async () => {
+  const [old, list] = ['self.DASHDEPLOY = {"version": "1"};', 'self.DASHDEPLOY = {"version": "2"};'];
+  const good = serviceWorker({ "files.js": list, "index.html": pageOf(list) }, { version: "2" });
+  await good.install();
+  assert.deepEqual([...good.kept.keys()].sort(), ["https://host/page/files.js", "https://host/page/index.html"]);
+  assert.equal(good.kept.get("https://host/page/index.html"), pageOf(list));
+  for (const served of [
+    { "files.js": list, "index.html": pageOf(old) }, { "files.js": old, "index.html": pageOf(old) },
+    { "files.js": list }, { "index.html": pageOf(list) },
+  ]) {
+    const mixed = serviceWorker(served, { version: "2" });
+    await assert.rejects(mixed.install());
+    assert.equal(mixed.kept.size, 0);
+  }
 });

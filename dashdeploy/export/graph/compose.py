@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dashdeploy.artifact import SIGNATURES, GraphName, output_name
+from dashdeploy.diffusion import guidance
 from dashdeploy.diffusion.denoiser import TorchDenoiser
 from dashdeploy.export.graph import onnx_file
 from dashdeploy.export.graph.graphs import Combine, Network, Stack, Update
@@ -65,7 +66,7 @@ def student_graphs(
         update = Update(interface, clip_sample=clip_sample)
         around["update"] = traced(update, ("x", "guided", "t", "t_prev"), ("x_prev",))
 
-    def guided(output: str) -> list[Part]:
+    def guided_parts(output: str) -> list[Part]:
         if not two:
             return [Part(network, ("x", "t", "y", "w"), (output,))]
         return [
@@ -79,9 +80,12 @@ def student_graphs(
         if name == "cond":
             parts = [Part(network, inputs, (output,))]
         elif name == "guided":
-            parts = guided(output)
+            parts = guided_parts(output)
         else:
-            parts = [*guided("guided"), Part(around["update"], ("x", "guided", "t", "t_prev"), (output,), "update_")]
+            parts = [
+                *guided_parts("guided"),
+                Part(around["update"], ("x", "guided", "t", "t_prev"), (output,), "update_"),
+            ]
         yield name, joined(parts, inputs, output)
 
 
@@ -147,13 +151,13 @@ def example_inputs(denoiser: TorchDenoiser, *, batch_size: int = 4) -> dict[str,
     """Inputs of the right shapes and types to trace with, by name; torch takes one tensor given twice for one input."""
     interface = denoiser.interface
     t = torch.arange(batch_size) * (interface.schedule.num_train_timesteps // batch_size)
-    image = torch.zeros((batch_size, *interface.image_shape))
+    image, y = torch.zeros((batch_size, *interface.image_shape)), torch.arange(batch_size) % interface.num_classes
     return {
         "x": image,
-        "both": torch.cat([image, image]),
+        "both": guidance.stack(image, t, y, null_class=interface.null_class)[0],
         "guided": image.clone(),
         "t": t,
         "t_prev": t - 1,
-        "y": torch.arange(batch_size) % interface.num_classes,
+        "y": y,
         "w": torch.full((batch_size,), 2.0),
     }

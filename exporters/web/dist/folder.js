@@ -58,7 +58,7 @@ async function fromDisk(path, missing, most, tooLarge) {
 async function overHttp(path, missing, most, tooLarge, signal) {
     let response;
     try {
-        response = await fetch(path, { signal: signal ?? null });
+        response = await fetch(path, { cache: "no-cache", signal: signal ?? null });
     }
     catch (error) {
         fail("not found", `${path}: cannot be read (${said(error)})`);

@@ -20,7 +20,7 @@ export interface Request extends Guided {
     readonly latents?: boolean | undefined;
     /** Called after each step; both count the steps of all batches. An error that it throws ends the call. */
     readonly onStep?: ((done: number, total: number) => void) | undefined;
-    /** Stops within one step. */
+    /** Stops within one step, and at once while the call waits for another. */
     readonly signal?: AbortSignal | undefined;
 }
 /** Images in [-1, 1], or latents. */

@@ -1,6 +1,6 @@
 // An opened artifact: draws images, by DDIM or by the consistency sampler (arXiv:2303.01469, Algorithm 1).
 import {} from "./artifact.js";
-import { fail } from "./errors.js";
+import { DashdeployError, fail } from "./errors.js";
 import {} from "./graphs.js";
 import { noisesOf, sizeOf } from "./manifest.js";
 import { noise, words64 } from "./noise.js";
@@ -59,9 +59,25 @@ export class Model {
      *   `cancelled`, `not finite` with the number of the step, or `backend`.
      */
     async sample(request) {
-        const mine = this.last.then(() => this.draw(request));
+        let begun = false;
+        const mine = this.last.then(() => {
+            begun = true;
+            return this.draw(request);
+        });
         this.last = mine.catch(() => undefined);
-        return mine;
+        const { signal } = request;
+        if (signal === undefined)
+            return mine;
+        return new Promise((resolve, reject) => {
+            const stop = () => {
+                if (!begun)
+                    reject(cancelled());
+            };
+            if (signal.aborted)
+                stop();
+            signal.addEventListener("abort", stop, { once: true });
+            mine.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+        });
     }
     /** Release the sessions, after the requests under way; the model cannot be used again. */
     async close() {
@@ -85,6 +101,7 @@ export class Model {
         }
         this.checkNoise(request, plan, labels.length);
         const run = new Run(request, plan, labels.length, this.maxBatch);
+        run.stopIfAsked();
         const made = new Float32Array(labels.length * sizeOf(shape));
         const before = performance.now();
         for (let first = 0; first < labels.length; first += this.maxBatch) {
@@ -185,7 +202,6 @@ export class Model {
         const [size, pixels] = [sizeOf(shape), sizeOf(decoder.shape)];
         const made = new Float32Array(count * pixels);
         for (let first = 0; first < count; first += decoder.atOnce) {
-            run.stopIfAsked();
             const part = Math.min(decoder.atOnce, count - first);
             const data = latents.slice(first * size, (first + part) * size);
             const given = await session.run({ latents: { data, dims: [part, ...shape] } }, part * pixels);
@@ -194,6 +210,7 @@ export class Model {
                 fail("not finite", `the decoder ${GAVE}`);
             made.set(images, first * pixels);
             await pause();
+            run.stopIfAsked();
         }
         return made;
     }
@@ -211,7 +228,7 @@ class Run {
     }
     stopIfAsked() {
         if (this.request.signal?.aborted === true)
-            fail("cancelled", "cancelled by the signal");
+            throw cancelled();
     }
     /** Tell of a step, and let the page see to its events, among which may be the one that cancels. */
     async stepped() {
@@ -219,6 +236,9 @@ class Run {
         this.stopIfAsked();
         await pause();
     }
+}
+function cancelled() {
+    return new DashdeployError("cancelled", "cancelled by the signal");
 }
 /** One turn of the event loop. A timer would wait four milliseconds. */
 function pause() {

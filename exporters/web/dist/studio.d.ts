@@ -10,6 +10,7 @@ export declare class Studio {
     private readonly worker;
     private readonly waiting;
     private next;
+    private ended;
     constructor();
     /** @param onFile called after each checked file. @throws DashdeployError: see `open`. */
     open(folder: string, backend: BackendName | undefined, threads: number | undefined, onFile: (done: number, total: number) => void): Promise<Info>;
@@ -18,5 +19,6 @@ export declare class Studio {
     private ask;
     private post;
     private take;
+    /** A worker that has stopped answers nothing more: what waits and what comes fails. */
     private end;
 }

@@ -7,13 +7,14 @@ export class Studio {
     worker;
     waiting = new Map();
     next = 1;
+    ended;
     constructor() {
         this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
         this.worker.onmessage = ({ data }) => this.take(data);
         this.worker.onerror = (event) => {
             event.preventDefault(); // it is told here, and not in the console
             const what = event.message ? `: ${event.message}` : ": a file of this page is missing or damaged";
-            this.end(new DashdeployError("backend", `the page's worker stopped${what}`));
+            this.end(new DashdeployError("backend", `the page's worker stopped${what}. Load the page again`));
         };
     }
     /** @param onFile called after each checked file. @throws DashdeployError: see `open`. */
@@ -23,6 +24,8 @@ export class Studio {
     }
     /** @throws DashdeployError: see `Model.sample`. */
     async draw(request, signal, onStep) {
+        if (signal.aborted)
+            fail("cancelled", "cancelled by the signal");
         const id = this.next++;
         const cancel = () => this.post({ kind: "cancel", id });
         signal.addEventListener("abort", cancel);
@@ -35,6 +38,8 @@ export class Studio {
         }
     }
     ask(asked, id, progress) {
+        if (this.ended !== undefined)
+            return Promise.reject(this.ended);
         return new Promise((resolve, reject) => {
             this.waiting.set(id, { resolve, reject, progress });
             this.post(asked);
@@ -56,7 +61,10 @@ export class Studio {
         else
             waiting?.resolve(answer);
     }
+    /** A worker that has stopped answers nothing more: what waits and what comes fails. */
     end(error) {
+        this.ended = error;
+        this.worker.terminate();
         for (const waiting of this.waiting.values())
             waiting.reject(error);
         this.waiting.clear();

@@ -73,7 +73,7 @@ async function overHttp(
 ): Promise<Uint8Array<ArrayBuffer>> {
   let response: Response;
   try {
-    response = await fetch(path, { signal: signal ?? null });
+    response = await fetch(path, { cache: "no-cache", signal: signal ?? null });
   } catch (error) {
     fail("not found", `${path}: cannot be read (${said(error)})`);
   }

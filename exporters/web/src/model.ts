@@ -1,6 +1,6 @@
 // An opened artifact: draws images, by DDIM or by the consistency sampler (arXiv:2303.01469, Algorithm 1).
 import { type Artifact } from "./artifact.js";
-import { fail } from "./errors.js";
+import { DashdeployError, fail } from "./errors.js";
 import { type Session } from "./graphs.js";
 import { type GraphName, type Manifest, noisesOf, type Shape, sizeOf } from "./manifest.js";
 import { noise, type Seed, words64 } from "./noise.js";
@@ -25,7 +25,7 @@ export interface Request extends Guided {
   readonly latents?: boolean | undefined;
   /** Called after each step; both count the steps of all batches. An error that it throws ends the call. */
   readonly onStep?: ((done: number, total: number) => void) | undefined;
-  /** Stops within one step. */
+  /** Stops within one step, and at once while the call waits for another. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -97,9 +97,22 @@ export class Model {
    *   `cancelled`, `not finite` with the number of the step, or `backend`.
    */
   async sample(request: Request): Promise<Images> {
-    const mine = this.last.then(() => this.draw(request));
+    let begun = false;
+    const mine = this.last.then(() => {
+      begun = true;
+      return this.draw(request);
+    });
     this.last = mine.catch(() => undefined);
-    return mine;
+    const { signal } = request;
+    if (signal === undefined) return mine;
+    return new Promise((resolve, reject) => {
+      const stop = () => {
+        if (!begun) reject(cancelled());
+      };
+      if (signal.aborted) stop();
+      signal.addEventListener("abort", stop, { once: true });
+      mine.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+    });
   }
 
   /** Release the sessions, after the requests under way; the model cannot be used again. */
@@ -123,6 +136,7 @@ export class Model {
     }
     this.checkNoise(request, plan, labels.length);
     const run = new Run(request, plan, labels.length, this.maxBatch);
+    run.stopIfAsked();
     const made = new Float32Array(labels.length * sizeOf(shape));
     const before = performance.now();
     for (let first = 0; first < labels.length; first += this.maxBatch) {
@@ -222,7 +236,6 @@ export class Model {
     const [size, pixels] = [sizeOf(shape), sizeOf(decoder.shape)];
     const made = new Float32Array(count * pixels);
     for (let first = 0; first < count; first += decoder.atOnce) {
-      run.stopIfAsked();
       const part = Math.min(decoder.atOnce, count - first);
       const data = latents.slice(first * size, (first + part) * size);
       const given = await session.run({ latents: { data, dims: [part, ...shape] } }, part * pixels);
@@ -230,6 +243,7 @@ export class Model {
       if (firstNotFinite(images) >= 0) fail("not finite", `the decoder ${GAVE}`);
       made.set(images, first * pixels);
       await pause();
+      run.stopIfAsked();
     }
     return made;
   }
@@ -250,7 +264,7 @@ class Run {
   }
 
   stopIfAsked(): void {
-    if (this.request.signal?.aborted === true) fail("cancelled", "cancelled by the signal");
+    if (this.request.signal?.aborted === true) throw cancelled();
   }
 
   /** Tell of a step, and let the page see to its events, among which may be the one that cancels. */
@@ -259,6 +273,10 @@ class Run {
     this.stopIfAsked();
     await pause();
   }
+}
+
+function cancelled(): DashdeployError {
+  return new DashdeployError("cancelled", "cancelled by the signal");
 }
 
 /** One turn of the event loop. A timer would wait four milliseconds. */

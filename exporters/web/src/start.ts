@@ -29,7 +29,7 @@ interface DashdeployFiles {
 
   /** Refuse a file of the page itself that is missing or changed; http without TLS has no hashes, as of files.js. */
   async function check(name: string, expected: string): Promise<void> {
-    const response = await fetch(name).catch((error: unknown) => {
+    const response = await fetch(name, { cache: "no-cache" }).catch((error: unknown) => {
       throw new Error(`${name}: cannot be read (${String((error as Error).message)})`);
     });
     if (response.status === 404) throw new Error(`${name}: no such file`);
@@ -53,18 +53,18 @@ interface DashdeployFiles {
     return registration;
   }
 
+  /** Have everything kept, by the service worker that serves this page or will serve it the next time. */
   function offline(registration: ServiceWorkerRegistration | null): void {
     const mark = element("offline");
-    const controller = navigator.serviceWorker?.controller;
-    if (registration === null || !controller) {
+    if (registration === null) {
       mark.textContent = "Not kept for offline use: that takes https, and a browser that keeps pages.";
       return;
     }
     navigator.serviceWorker.addEventListener("message", ({ data }) => {
       if (data === "kept") mark.textContent = "Kept for offline use.";
     });
-    controller.postMessage("keep all");
-    offer(registration);
+    navigator.serviceWorker.startMessages(); // a page gets none by itself before it has loaded
+    void navigator.serviceWorker.ready.then(({ active }) => active?.postMessage("keep all"));
   }
 
   /** Offer a newer version of the package, where the server has one. */
@@ -88,6 +88,7 @@ interface DashdeployFiles {
     const own = Object.keys(files).filter((name) => files[name] !== "" && !name.startsWith("artifact/"));
     await check("sw.js", files["sw.js"] ?? "");
     const registration = await keep();
+    if (registration !== null) offer(registration); // even if this version cannot start: the newer one may
     const module = (name: string) => !name.endsWith(".gzip"); // the WASM is checked when it is unpacked
     const checks = own.filter((name) => name !== "sw.js" && module(name)).map((name) => check(name, files[name] ?? ""));
     for (const checked of await Promise.allSettled(checks)) if (checked.status === "rejected") throw checked.reason;

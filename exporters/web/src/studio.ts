@@ -22,6 +22,7 @@ export class Studio {
   private readonly worker: Worker;
   private readonly waiting = new Map<number, Waiting>();
   private next = 1;
+  private ended: Error | undefined;
 
   constructor() {
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
@@ -29,7 +30,7 @@ export class Studio {
     this.worker.onerror = (event) => {
       event.preventDefault(); // it is told here, and not in the console
       const what = event.message ? `: ${event.message}` : ": a file of this page is missing or damaged";
-      this.end(new DashdeployError("backend", `the page's worker stopped${what}`));
+      this.end(new DashdeployError("backend", `the page's worker stopped${what}. Load the page again`));
     };
   }
 
@@ -46,6 +47,7 @@ export class Studio {
   async draw(
     request: Drawn, signal: AbortSignal, onStep: (done: number, total: number) => void,
   ): Promise<Picture> {
+    if (signal.aborted) fail("cancelled", "cancelled by the signal");
     const id = this.next++;
     const cancel = () => this.post({ kind: "cancel", id });
     signal.addEventListener("abort", cancel);
@@ -58,6 +60,7 @@ export class Studio {
   }
 
   private ask(asked: Asked, id: number, progress: Waiting["progress"]): Promise<Answer> {
+    if (this.ended !== undefined) return Promise.reject(this.ended);
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject, progress });
       this.post(asked);
@@ -80,7 +83,10 @@ export class Studio {
     else waiting?.resolve(answer);
   }
 
+  /** A worker that has stopped answers nothing more: what waits and what comes fails. */
   private end(error: Error): void {
+    this.ended = error;
+    this.worker.terminate();
     for (const waiting of this.waiting.values()) waiting.reject(error);
     this.waiting.clear();
   }

@@ -2,7 +2,7 @@
 //
 // Each version of the package has a cache of its own, and takes over when the page says so or when its last tab is
 // closed: files of two versions are never mixed. It adds the headers of cross-origin isolation where the host sends
-// none.
+// none, and the page's Content-Security-Policy, which a worker does not inherit.
 
 (() => {
   interface Client {
@@ -39,8 +39,12 @@
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy":
+      "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; " +
+      "img-src 'self' data:; style-src 'self'; base-uri 'none'; form-action 'none'",
   };
   const INDEX = "index.html";
+  const LIST = "files.js";
 
   /** The package's file that a URL means; null: none. */
   function nameOf(url: string): string | null {
@@ -87,11 +91,25 @@
     if ((await cache.keys()).length >= Object.keys(files).length) page?.postMessage("kept");
   }
 
-  // What is not served through this worker on the first visit: the page itself.
-  worker.addEventListener("install", (event) => {
-    const first = Object.keys(files).filter((name) => files[name] === "");
-    event.waitUntil(Promise.all(first.map(serve)));
-  });
+  /** Keep what is not served through this worker on the first visit: the page itself, and what it is made of.
+   *
+   * While a newer package is being put in place the two may be of unlike versions: then the install fails, and the
+   * browser tries again at the next visit.
+   */
+  async function install(): Promise<void> {
+    const [list, page] = await Promise.all([LIST, INDEX].map((name) => fetch(home + name, { cache: "no-cache" })));
+    if (list?.ok !== true || page?.ok !== true) throw new Error(`${LIST} or ${INDEX} cannot be read`);
+    const [listed, text] = [await list.arrayBuffer(), await page.text()];
+    const made = new Uint8Array(await crypto.subtle.digest("SHA-256", listed));
+    if (!new TextDecoder().decode(listed).includes(`"version": "${version}"`)) throw new Error(`${LIST} has changed`);
+    const integrity = `sha256-${btoa(String.fromCharCode(...made))}`;
+    if (!text.includes(integrity)) throw new Error(`${INDEX} is of another version`);
+    const cache = await caches.open(prefix + version);
+    await cache.put(home + LIST, isolated(listed, list));
+    await cache.put(home + INDEX, isolated(text, page));
+  }
+
+  worker.addEventListener("install", (event) => event.waitUntil(install()));
   worker.addEventListener("activate", (event) => event.waitUntil(forget().then(() => worker.clients.claim())));
   worker.addEventListener("fetch", (event) => {
     const name = event.request.method === "GET" ? nameOf(event.request.url) : null;
