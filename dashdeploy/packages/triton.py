@@ -134,7 +134,11 @@ class TritonWriter(Writer):
         """What the templates' names stand for."""
         on_gpu = message["instance_group"][0]["kind"] == "KIND_GPU"
         num_steps = len(steps.timesteps)
+        counts = {num_steps, *(len(grid) for grid in artifact.grids)}
+        # Guidance may have a scale for each step, of as many as a request may ask for.
+        most_scales = max(counts) if artifact.grids else len(artifact.betas)
         (noise_dims,) = (tensor["dims"] for tensor in message["input"] if tensor["name"] == "noise")
+        noise_values = math.prod(side if side > 0 else max(counts) for side in noise_dims)
         return {
             "model": name,
             # A resource's name in Kubernetes has small letters, digits and hyphens.
@@ -144,9 +148,10 @@ class TritonWriter(Writer):
             "num_steps": num_steps,
             # For the guard: sizes of one image's inputs, and room for them as JSON.
             "sides": sorted(
-                {1, num_steps, *(side for tensor in message["input"] for side in tensor["dims"] if side > 0)}
+                {1, *counts, *(side for tensor in message["input"] for side in tensor["dims"] if side > 0)}
             ),
-            "body_bytes": 4096 + JSON_BYTES * (math.prod(noise_dims) + num_steps),
+            "scale_digits": len(str(most_scales)),
+            "body_bytes": 4096 + JSON_BYTES * (noise_values + most_scales),
             "guidance": guidance.label(artifact.sampling.guidance),
             "guidance_range": artifact.guidance_range,
             "step_counts": " or ".join(str(len(grid)) for grid in artifact.grids),

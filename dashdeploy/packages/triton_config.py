@@ -76,10 +76,18 @@ def python_inputs(artifact: Artifact) -> list[Message]:
         {**_tensor("guidance", "float32", [-1]), "allow_ragged_batch": True, "optional": True},
         {"name": "seed", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
         {"name": "index", "data_type": Symbol("TYPE_UINT64"), "dims": [1], "optional": True},
-        {**_tensor("noise", "float32", artifact.noise_shape), "optional": True},
+        _noise(artifact),
         {**_tensor("steps", "int64", [1]), "optional": True},
         {"name": "solver", "data_type": Symbol("TYPE_STRING"), "dims": [1], "optional": True},
     ]
+
+
+def _noise(artifact: Artifact) -> Message:
+    """Of a consistency student of several numbers of steps, requests bring as much noise as they have steps."""
+    shape = artifact.noise_shape
+    if len(shape) == 3 or len(artifact.grids) == 1:
+        return {**_tensor("noise", "float32", shape), "optional": True}
+    return {**_tensor("noise", "float32", (-1, *shape[1:])), "allow_ragged_batch": True, "optional": True}
 
 
 def instance_group(settings: Triton, artifact: Artifact) -> Message:

@@ -113,7 +113,11 @@ class Sampler:
         Images lie in [−1, 1] where the manifest's clip_sample is true, or a decoder makes them; latents without a
         decoder are given as the last step leaves them.
         """
-        return self._finish(self.whole, samples)
+        parts = min(self.threads, len(samples))
+        if self.decoder is None or self.whole is not self.part or parts <= 1:
+            return self._finish(self.whole, samples)
+        decoded = list(self.pool.map(lambda k: self._finish(self.part, samples[k::parts]), range(parts)))
+        return [decoded[i % parts][i // parts] for i in range(len(samples))]
 
     def _sessions(self, size: int) -> tuple[Any, Any] | None:
         """What a batch of this size runs on; None: it is cut over the threads."""

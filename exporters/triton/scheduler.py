@@ -168,7 +168,10 @@ class StepScheduler:
             place.ticket.steps += 1
         # Before the answers: who has one and asks again finds the place free.
         self._running = [place for place in places if not place.image.done and place.image.bad < 0]
-        self._answer(places)
+        try:
+            self._answer(places)
+        except Exception as error:  # its own requests alone: who is done runs no more, and nobody else would tell them
+            self._fail({place.ticket for place in places}, error)
         return True
 
     def open_tickets(self) -> list[Ticket]:

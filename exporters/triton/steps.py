@@ -6,6 +6,7 @@ cancelled. Either question costs the time of a step of a small student.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -35,6 +36,10 @@ SHARE = 0.02
 """Of the time of one core, that the thread which asks for cancelled requests may use."""
 PERIOD_S = 0.25
 """Between two reports to the server's metrics."""
+SHARED = "/dev/shm"
+"""Answers go through it to the server; Docker and Kubernetes give 64 MB of it, if they are not told otherwise."""
+ROOM = 1 << 20
+"""Bytes beside the images of an answer."""
 
 
 def tensors(request: Any) -> dict[str, np.ndarray]:
@@ -51,6 +56,15 @@ def refused(message: str, code: str = "INVALID_ARG") -> Any:
     """A response that says what is wrong with its request."""
     error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
     return pb_utils.InferenceResponse(output_tensors=[], error=error)
+
+
+def free_shared() -> int:
+    """Free bytes of the shared memory that answers go through; where there is none to ask, more than anyone needs."""
+    try:
+        found = os.statvfs(SHARED)
+    except OSError:
+        return 1 << 62
+    return found.f_bavail * found.f_frsize
 
 
 COUNTERS = {
@@ -111,9 +125,12 @@ class Steps:
         self.sampler, self.counters = opened, counters
         self.previews = parameters.get("previews") == "true"
         self.times = self._measure(parameters.get("step_times"), largest)
+        for size in (1,) if opened.on_cpu else self.times.sizes:  # the decoder's first call is slow
+            opened.finish([np.zeros(opened.image_shape, np.float32)] * size)
         most = int(parameters.get("max_queue_size", "0"))
         self.scheduler = scheduler.StepScheduler(
-            lambda images: opened.move(images, self.times.rows(len(images))),
+            # A batch that is cut over threads was not measured filled up: there a filler would make a part longer.
+            lambda images: opened.move(images, self.times.rows(len(images)) if opened.threads == 1 else 0),
             opened.finish,
             places=self.times.places,
             most_waiting=most or None,
@@ -151,7 +168,7 @@ class Steps:
             self._answers.put(lambda: line.send(refused(str(why), CODES[why.kind]), last=True))
 
         def done(pictures: list[np.ndarray]) -> None:
-            self._answers.put(lambda: line.send(self._response(dict(enumerate(pictures)), ran), last=True))
+            self._answers.put(lambda: line.send(self._last(dict(enumerate(pictures)), ran), last=True))
 
         def preview(number: int, step: int, picture: np.ndarray) -> None:
             self._answers.put(lambda: line.send(self._response({number: picture}, {number: step}), last=False))
@@ -178,10 +195,26 @@ class Steps:
             self._came.set()
 
     def _every(self, given: dict[str, np.ndarray]) -> int:
-        every = int(given["preview_every"].flat[0]) if "preview_every" in given else 0
-        if every < 0:
-            raise ValueError(f"preview_every must be 0 (none) or a number of steps, got {every}")
-        return every
+        asked_for: list[int] = given["preview_every"].ravel().tolist() if "preview_every" in given else [0]
+        if min(asked_for) < 0 or len(set(asked_for)) > 1:
+            raise ValueError(
+                "preview_every must be 0 (none) or a number of steps, the same for all images of a request, got "
+                f"{', '.join(map(str, sorted(set(asked_for))))}"
+            )
+        return asked_for[0]
+
+    def _last(self, pictures: dict[int, np.ndarray], ran: dict[int, int]) -> Any:
+        """The last answer. Where there is no room for it, it says so: a sender that failed once sends nothing more."""
+        try:
+            needed, free = sum(picture.nbytes for picture in pictures.values()) + ROOM, free_shared()
+            if needed > free:
+                raise MemoryError(
+                    f"the images take {needed >> 20} MiB, and {SHARED} has {free >> 20} MiB left. Ask for fewer at a "
+                    "time, or start the server with more (docker run --shm-size=1g)"
+                )
+            return self._response(pictures, ran)
+        except Exception as error:
+            return refused(f"{type(error).__name__}: {error}", "INTERNAL")
 
     def _response(self, pictures: dict[int, np.ndarray], ran: dict[int, int]) -> Any:
         """Images by their number in the request; where there are previews, with these numbers and their steps."""

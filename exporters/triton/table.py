@@ -12,6 +12,8 @@ LOSS = 0.05
 """Of the best throughput, that shorter steps are worth."""
 ROUNDS = 9
 """Of all sizes, at most."""
+COLD_S = 20.0
+"""For the first calls of all sizes, at most: on GPUs each takes seconds, and says nothing of the ones after it."""
 
 
 @dataclass(frozen=True)
@@ -91,29 +93,33 @@ def measure(
 ) -> StepTimes:
     """Time a step at the batch sizes 1, 2, 4, … and `largest`.
 
-    Each size runs once uncounted. Then come rounds of all sizes, so that what disturbs the machine for a while disturbs
-    all of them, until the time is up: at least one round, at most nine. Sizes for which no time is left are not in the
-    table: a slow student starts within about the budget, and never runs a batch that was not measured.
+    The first call of each size prepares it: it is not counted, nor of the budget. A second one is, and then come rounds
+    of all sizes, so that what disturbs the machine for a while disturbs all of them, until the time is up. Sizes for
+    which no time is left are not in the table: a slow student starts within about the budget and the first calls, and
+    never runs a batch that was not measured.
 
     Args:
         move: a step of so many images.
     """
-    begin, last = clock(), 0.0
-    measured: list[int] = []
+    begin, last, cold = clock(), 0.0, 0.0
+    times: dict[int, list[float]] = {}
     for size in [*(1 << k for k in range((largest - 1).bit_length())), largest]:
         # A larger step takes at most in proportion, and comes twice at least.
-        if measured and clock() - begin + 2 * last * size / measured[-1] > budget_s / 2:
+        spent = clock() - begin - cold
+        if times and (spent + 2 * last * size / max(times) > budget_s / 2 or cold > COLD_S):
             break
         start = clock()
         move(size)
-        last = clock() - start
-        measured.append(size)
-    times: dict[int, list[float]] = {size: [] for size in measured}
-    for done in range(ROUNDS):
-        if done and (clock() - begin) * (done + 2) / (done + 1) > budget_s:
+        warm = clock()
+        cold += warm - start
+        move(size)
+        last = clock() - warm
+        times[size] = [last]
+    for done in range(1, ROUNDS):
+        if (clock() - begin - cold) * (done + 2) / (done + 1) > budget_s:
             break
-        for size in measured:
+        for size, seconds in times.items():
             start = clock()
             move(size)
-            times[size].append(clock() - start)
-    return StepTimes(tuple(measured), tuple(statistics.median(times[size]) for size in measured), only)
+            seconds.append(clock() - start)
+    return StepTimes(tuple(times), tuple(map(statistics.median, times.values())), only)

@@ -67,6 +67,12 @@ def drawn(artifact: Path) -> Iterator[Drawn]:
         yield draw
 
 
+def model_grid(package: Path, steps: int) -> list[int]:
+    """The timesteps of the artifact's grid of so many."""
+    artifact = stages.read_manifest(package / "model_repository" / "few" / "1" / "artifact")["artifact"]
+    return next(grid for grid in artifact["grids"] if len(grid) == steps)
+
+
 def of_seed(count: int) -> NDArray[np.float32]:
     return noise.normal(SEED, 0, count, 64, steps=4).reshape(count, 4, 1, 8, 8)
 
@@ -76,7 +82,8 @@ def test_the_config_asks_for_a_noise_of_each_step(packages: dict[str, Path], bac
     path = packages[backend] / "model_repository" / "few" / "config.pbtxt"
     config = text_format.Parse(path.read_text(), pb.ModelConfig())
     (dims,) = (list(tensor.dims) for tensor in config.input if tensor.name == "noise")
-    assert dims == [4, 1, 8, 8] and list(config.output[0].dims) == [1, 8, 8]
+    # model.py makes 4 steps or 2, the graph 4.
+    assert dims == [-1 if backend == "python" else 4, 1, 8, 8] and list(config.output[0].dims) == [1, 8, 8]
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -162,6 +169,13 @@ def test_a_server_draws_from_a_seed_or_from_the_noise_of_each_step(
         by_seed = model.infer(model.request(1, [W], seed=SEED, index=1))
         np.testing.assert_allclose(by_seed, expected[1], rtol=0, atol=1e-4)
         np.testing.assert_allclose(model.infer(one | {"noise": z[1]}), expected[1], rtol=0, atol=1e-4)
+        two = sampling.Plan(tuple(model_grid(packages["python"], 2)), (W,) * 2, True, "consistency")
+        with open_path(packages["python"] / "model_repository" / "few" / "1" / "artifact", threads=1) as python:
+            other = python.sample(torch.from_numpy(z[1:2, :2]), torch.tensor([1]), two).numpy()
+        given = one | {"noise": z[1, :2], "steps": np.array([2])}
+        np.testing.assert_allclose(model.infer(given), other[0], rtol=0, atol=1e-4)
+        with pytest.raises(InferenceServerException, match="noise must be of each of the 4 steps, got 2"):
+            model.infer(one | {"noise": z[1, :2]})
         with pytest.raises(InferenceServerException, match="shape"):
             model.infer(one | {"noise": z[1, 0]})
         model.close()

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.slow
 
 INFER = "/v2/models/tiny/infer"
 LABEL = {"name": "label", "shape": [1, 1], "datatype": "INT64", "data": [3]}
+STEPS = {"name": "steps", "shape": [1, 1], "datatype": "INT64", "data": [7]}
+SCALES = {"name": "guidance", "shape": [1, 7], "datatype": "FP32", "data": [2.0] * 7}
+"""A scale for each of as many steps as the recipe does not have."""
 
 
 def config(package: stages.Stage) -> str:
@@ -101,6 +104,9 @@ def test_the_client_s_images_pass(guarded: tuple[str, Any], client: ModuleType) 
     ("path", "body", "status"),
     [
         (INFER, asked(LABEL), 200),
+        (INFER, asked(LABEL, STEPS, SCALES), 200),
+        (INFER, asked(LABEL | {"shape": [1, 99999]}), 400),
+        (INFER, asked(LABEL | {"shape": [1, 7, 7]}), 400),
         (INFER, asked(LABEL | {"shape": [1, 2**40]}), 400),
         (INFER, asked(LABEL | {"shape": [2**20, 2**20]}), 400),
         (INFER, asked(LABEL | {"shape": [1, -1]}), 400),

@@ -2,7 +2,7 @@
 
 The models below hold the fields that the example uses, with their types and allowed values, written by hand after the
 Python package kserve 0.21.0 (V1beta1InferenceService, V1beta1PredictorSpec, V1beta1ModelSpec) and Kubernetes' core/v1
-(Probe, ResourceRequirements). No cluster is asked.
+(Probe, ResourceRequirements, Volume, VolumeMount). No cluster is asked.
 """
 
 from __future__ import annotations
@@ -48,6 +48,22 @@ class Resources(Strict):
     limits: dict[str, Quantity]
 
 
+class VolumeMount(Strict):
+    name: Dns1035
+    mountPath: Annotated[str, StringConstraints(pattern=r"^/[^:]*$")]
+    readOnly: bool = False
+
+
+class EmptyDir(Strict):
+    medium: Literal["", "Memory"] = ""
+    sizeLimit: Quantity | None = None
+
+
+class Volume(Strict):
+    name: Dns1035
+    emptyDir: EmptyDir
+
+
 class ModelFormat(Strict):
     name: Literal["triton", "tensorrt", "onnx", "pytorch", "tensorflow", "sklearn", "xgboost"]
     version: str | None = None
@@ -60,6 +76,7 @@ class ModelSpec(Strict):
     image: str
     storageUri: Annotated[str, StringConstraints(pattern=r"^(s3|gs|pvc|https?|hdfs|webhdfs|oci|hf)://\S+$")]
     resources: Resources
+    volumeMounts: list[VolumeMount]
     readinessProbe: Probe
     livenessProbe: Probe
 
@@ -70,6 +87,7 @@ class Predictor(Strict):
     scaleMetric: Literal["cpu", "memory", "concurrency", "rps"]
     scaleTarget: Positive
     timeout: Positive
+    volumes: list[Volume]
     model: ModelSpec
 
     @model_validator(mode="after")
@@ -116,6 +134,8 @@ def test_the_example_has_the_fields_of_the_api_and_scales(
     assert predictor.model.modelFormat.name == "triton"
     assert predictor.model.readinessProbe.httpGet.path == "/v2/health/ready"
     assert predictor.model.livenessProbe.httpGet.path == "/v2/health/live"
+    (mounted,), (volume,) = predictor.model.volumeMounts, predictor.volumes
+    assert mounted.name == volume.name and mounted.mountPath == "/dev/shm" and volume.emptyDir.medium == "Memory"
 
 
 def test_only_an_artifact_for_a_gpu_asks_for_one(example: dict[str, Any]) -> None:

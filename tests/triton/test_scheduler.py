@@ -271,6 +271,24 @@ def test_a_session_s_error_reaches_the_requests_of_that_step_and_the_scheduler_g
     assert later.images is not None and made.scheduler.counts["internal"] == 2
 
 
+def test_a_mistake_after_the_step_is_told_to_its_requests_and_spares_the_others(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(1)
+    first, _ = made.ask(made.wanted(1, steps=1))
+    later, _ = made.ask(made.wanted(2, steps=1))
+
+    def full(place: Any, picture: Any) -> None:
+        raise MemoryError("no room for a copy")
+
+    monkeypatch.setattr(made.scheduler, "_give", full)
+    made.scheduler.run_step()
+    assert str(first.error) == "MemoryError: no room for a copy" and not later.answers
+    monkeypatch.undo()
+    made.run()
+    assert later.images is not None and made.scheduler.open_tickets() == []
+
+
 def test_a_callback_that_fails_harms_nobody_else(bench: Any) -> None:
     made = bench(2)
 

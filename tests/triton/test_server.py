@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,6 +111,10 @@ def test_200_mixed_requests_are_batched_and_each_gets_the_image_of_the_python_ru
     counters = ("nv_inference_request_success", "nv_inference_exec_count", "nv_inference_count")
     before = [server.metric(name, MODEL) for name in counters]
     images = ask(models, requests)
+    # The server counts an answer after it has sent it.
+    end = time.monotonic() + 10
+    while server.metric(counters[0], MODEL) - before[0] < NUM_REQUESTS and time.monotonic() < end:
+        time.sleep(0.02)
     served, executions, images_made = (
         server.metric(name, MODEL) - was for name, was in zip(counters, before, strict=True)
     )

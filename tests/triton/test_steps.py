@@ -160,6 +160,64 @@ def test_previews_images_and_refusals_are_responses(serving: Any) -> None:
     assert message.startswith("not done in the 1e-06 s that it had; it waited ") and code == "UNAVAILABLE"
 
 
+def test_an_answer_that_there_is_no_room_for_says_so(serving: Any, steps: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender that failed once sends nothing more: its client would wait for ever."""
+    monkeypatch.setattr(steps, "free_shared", lambda: 1 << 20)
+    request = Request(steps=np.array([[1]]))
+    serving.execute([request])
+    assert request.sender.over.wait(30)
+    message, code = request.sender.sent[0][0].error.told
+    assert "/dev/shm has 1 MiB left" in message and "--shm-size" in message and code == "INTERNAL"
+    monkeypatch.undo()
+    assert steps.free_shared() > 0
+    after = Request(steps=np.array([[1]]))
+    serving.execute([after])
+    assert after.sender.over.wait(30) and after.sender.sent[0][0].error is None
+
+
+def test_a_response_that_cannot_be_made_is_an_error(
+    serving: Any, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(name: str, array: Any) -> Any:
+        raise ValueError("not a tensor")
+
+    monkeypatch.setattr(pb_utils, "Tensor", fails)
+    request = Request(steps=np.array([[1]]))
+    serving.execute([request])
+    assert request.sender.over.wait(30)
+    assert request.sender.sent[0][0].error.told == ("ValueError: not a tensor", "INTERNAL")
+
+
+@pytest.mark.parametrize("every", [[-1], [2, 3], [1, -1]])
+def test_previews_are_asked_for_once_a_request(serving: Any, every: list[int]) -> None:
+    request = Request(label=np.ones((len(every), 1), np.int64), preview_every=np.array(every)[:, None])
+    serving.execute([request])
+    assert request.sender.over.wait(30)
+    message, code = request.sender.sent[0][0].error.told
+    assert message.startswith("preview_every must be 0 (none) or a number of steps, the same") and code == "INVALID_ARG"
+
+
+def test_a_batch_that_is_cut_over_threads_is_not_filled_up(
+    steps: Any, model_sampler: ModuleType, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fillers would go to the same threads: a lone image would take as long as the whole batch on one."""
+    sampler = model_sampler.Sampler(tiny_run / "artifacts" / "onnx-cpu", threads=2)
+    asked: list[int] = []
+    move = sampler.move
+
+    def noted(images: list[Any], rows: int = 0) -> None:
+        asked.append(rows)
+        move(images, rows)
+
+    monkeypatch.setattr(sampler, "move", noted)
+    made = steps.Steps(sampler, {"step_times": '{"1": 0.2, "2": 0.1}'}, steps.Counters("tiny", "1"), largest=8)
+    request = Request(steps=np.array([[3]]))
+    made.execute([request])
+    assert request.sender.over.wait(30) and asked == [0, 0, 0]
+    made.close()
+    sampler.close()
+
+
 def test_a_full_queue_and_a_cancelled_request_are_told(serving: Any) -> None:
     long = [Request(steps=np.array([[1000]])) for _ in range(9)]
     serving.execute(long)

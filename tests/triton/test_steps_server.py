@@ -228,7 +228,10 @@ def test_wrong_requests_get_an_error_each_while_the_others_are_served(models: di
         (label | {"guidance": np.ones(3, np.float32)}, "one for each of the 4 steps, got shape [3]"),
         (label | {"steps": np.array([1001])}, "steps is 1001; expected 1 ... 1000"),
         (label | {"solver": np.array([b"euler"], object)}, "solver is 'euler'; this student takes ddim or dpmpp_2m"),
-        (label | {"preview_every": np.array([-1])}, "preview_every must be 0 (none) or a number of steps, got -1"),
+        (
+            label | {"preview_every": np.array([-1])},
+            "preview_every must be 0 (none) or a number of steps, the same for all images of a request, got -1",
+        ),
     ]
 
     def one(number: int) -> Any:
