@@ -90,11 +90,12 @@ def triton_soak(result: Result) -> str:
         )
     ]
     found = "; ".join(result["wrong"]) or "nothing grew, was lost or was wrong"
+    if result["wrong"] and all(line.startswith("the end") for line in result["wrong"]):
+        found = f"nothing grew, was lost or was wrong, but {found}"
     intro = (
         f"{result['minutes']:g} minutes, {result['clients']} clients that connect anew every few requests, seed "
         f"{result['seed']}: {found}. {result['image_steps']:,.0f} steps of an image, of which "
-        f"{result['wasted_image_steps']:,.0f} were of requests that got none. The server ended with exit code "
-        f"{result['end']['exit_code']} and left {result['end']['processes_left']} processes. {where(result)}."
+        f"{result['wasted_image_steps']:,.0f} were of requests that got none. {where(result)}."
     )
     first = table(["Requests", "Count"], rows)
     second = table(["The server's processes, when nobody asks", "After a tenth of the time", "At the end"], held)

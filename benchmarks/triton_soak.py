@@ -142,7 +142,8 @@ def verdict(seen: dict[str, Any], counts: Counter[str], ended: dict[str, Any]) -
         if counts[what]:
             wrong.append(f"{counts[what]} requests: {what}")
     if ended != {"exit_code": 0, "processes_left": 0}:
-        wrong.append(f"the end was not clean: {ended}")
+        code, left = ended["exit_code"], ended["processes_left"]
+        wrong.append(f"the end was not clean: exit code {code}, {left} processes left")
     return wrong
 
 
