@@ -36,6 +36,8 @@ SHARE = 0.02
 """Of the time of one core, that the thread which asks for cancelled requests may use."""
 PERIOD_S = 0.25
 """Between two reports to the server's metrics."""
+END_S = 2.0
+"""For a thread to end. The server's exit timeout is 30 s, and a model that does not end holds up all of it."""
 SHARED = "/dev/shm"
 """Answers go through it to the server; Docker and Kubernetes give 64 MB of it, if they are not told otherwise."""
 ROOM = 1 << 20
@@ -140,7 +142,10 @@ class Steps:
         self._lines: dict[scheduler.Ticket, Line] = {}
         self._came, self._ending = threading.Event(), False
         self._reported = dict.fromkeys(COUNTERS, 0)
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._watch)]
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("answers", self._send), ("cancellations", self._watch))
+        ]
         for thread in self._threads:
             thread.start()
         self.scheduler.start()
@@ -152,13 +157,15 @@ class Steps:
         return None if self.previews else [None] * len(requests)
 
     def close(self) -> None:
-        """Answer what still runs, then end the threads."""
+        """Answer what still runs, then end the threads; one that waits for the server in vain is left behind."""
         self.scheduler.close()
         self._ending = True
         self._came.set()
         self._answers.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(END_S)
+            if thread.is_alive():
+                pb_utils.Logger.log_warn(f"{thread.name} did not end within {END_S:g} s: the server does not answer it")
         self._report()
 
     def _take(self, request: Any, line: Line) -> None:

@@ -240,6 +240,21 @@ def test_the_end_answers_what_runs_and_reports_all_steps(serving: Any) -> None:
     assert not any(thread.name == "steps" for thread in threading.enumerate())
 
 
+def test_a_server_that_never_takes_an_answer_does_not_keep_the_model_from_ending(
+    serving: Any, steps: Any, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "END_S", 0.2)
+    request, never = Request(steps=np.array([[1]])), threading.Event()
+    request.sender.send = lambda *_, **__: never.wait(30)  # type: ignore[method-assign]
+    serving.execute([request])
+    time.sleep(0.2)
+    begin = time.monotonic()
+    serving.close()
+    assert time.monotonic() - begin < 5
+    assert pb_utils.lines == ["answers did not end within 0.2 s: the server does not answer it"]
+    never.set()
+
+
 def test_without_a_table_one_is_measured_and_logged(steps: Any, model_sampler: ModuleType, tiny_run: Path) -> None:
     sampler = model_sampler.Sampler(tiny_run / "artifacts" / "onnx-cpu", threads=1)
     made = steps.Steps(sampler, {}, steps.Counters("tiny", "1"), largest=8)
