@@ -23,6 +23,7 @@ from dashdeploy.weights_file import require_finite
 FOLDER = VAE
 CLASSES: dict[str, Any] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}
 WEIGHTS = (".safetensors", ".bin")
+VARIANTS = ("fp16", "bf16")
 DECODED_AT_ONCE = 8
 """Images, where nobody says otherwise: a decoder needs hundreds of megabytes for each of 256 pixels."""
 
@@ -160,8 +161,22 @@ def sha256(folder: Path) -> str:
     return stages.folder_sha256(folder, keep=lambda path: path.suffix in WEIGHTS or path.name == "config.json")
 
 
+def _variant(folder: Path) -> str | None:
+    """The variant under whose names diffusers has saved the weights; None: under the plain ones, or none is there."""
+    stem = "diffusion_pytorch_model"
+    names = {path.name for path in folder.glob(f"{stem}.*")}
+    if names & {f"{stem}{suffix}{index}" for suffix in WEIGHTS for index in ("", ".index.json")}:
+        return None
+    of_variants = {
+        variant: {f"{stem}.{variant}{suffix}" for suffix in WEIGHTS}
+        | {f"{stem}{suffix}.index.{variant}.json" for suffix in WEIGHTS}
+        for variant in VARIANTS
+    }
+    return next((variant for variant, known in of_variants.items() if names & known), None)
+
+
 def open_autoencoder(folder: Path, *, source: str) -> Autoencoder:
-    """Open an AutoencoderKL, AutoencoderTiny or AutoencoderDC.
+    """Open an AutoencoderKL, AutoencoderTiny or AutoencoderDC; of weights in fp16 or bf16 alone, those.
 
     Args:
         source: what messages call it; the folder's path belongs into it.
@@ -190,6 +205,7 @@ def open_autoencoder(folder: Path, *, source: str) -> Autoencoder:
                 local_files_only=True,
                 torch_dtype=torch.float32,
                 low_cpu_mem_usage=False,
+                variant=_variant(folder),
                 output_loading_info=True,
             )
     except Exception as error:  # diffusers raises of any kind

@@ -42,6 +42,24 @@ def test_latents_are_scaled_and_shifted_as_diffusers_pipelines_do(inner: Any, tm
     assert made.latent_shape((3, 16, 16)) == (4, 4, 4) and made.image_shape((4, 4, 4)) == (3, 16, 16)
 
 
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}], ids=["whole", "sharded"])
+def test_weights_that_are_there_in_half_precision_alone_are_opened(
+    tmp_path: Path, variant: str, shards: dict[str, str]
+) -> None:
+    half = latent.kl().to(getattr(torch, {"fp16": "float16", "bf16": "bfloat16"}[variant]))
+    half.save_pretrained(tmp_path, variant=variant, **shards)
+    assert len(list(tmp_path.glob(f"*{variant}*"))) > bool(shards)
+    opened = open_autoencoder(tmp_path, source="x")
+    for name, tensor in half.state_dict().items():
+        assert torch.equal(opened.inner.state_dict()[name], tensor.float())
+    latent.kl().save_pretrained(tmp_path)  # full precision comes first
+    assert torch.equal(
+        open_autoencoder(tmp_path, source="x").inner.state_dict()["quant_conv.weight"],
+        latent.kl().state_dict()["quant_conv.weight"],
+    )
+
+
 def test_a_latent_is_a_function_of_its_image() -> None:
     made, images = Autoencoder(latent.kl(), source="x"), torch.rand(2, 3, 16, 16)
     with torch.no_grad():

@@ -268,7 +268,7 @@ def measure(
         guidance_interval=study,
         training=tuple(_training(student)),
         baselines=None,
-        notes=(*map(_reuse_note, drawn.reused), *speed.refusals(pairs)),
+        notes=(*drawn.notes, *speed.refusals(pairs)),
         pairs=tuple(pairs),
         decoding=decoding.measure(opened, recipe.bench.latency, seed=recipe.bench.seed),
     )
@@ -299,7 +299,9 @@ def _features(extractor: Extractor | None) -> parts.Features | None:
 def _reference(used: Reference | None) -> parts.ReferenceFile | None:
     if used is None or used.file is None or used.sha256 is None:
         return None
-    return parts.ReferenceFile(file=used.file, sha256=used.sha256, is_images=used.features is not None)
+    return parts.ReferenceFile(
+        file=used.file, sha256=used.sha256, is_images=used.features is not None, published=used.published
+    )
 
 
 def check_measurable(recipe: Recipe) -> None:
@@ -333,10 +335,6 @@ def _pairs(
 def _training(student: stages.Stage) -> list[parts.TrainingPoint]:
     lines = (student.folder / "metrics.jsonl").read_text().splitlines()
     return [parts.TrainingPoint(**json.loads(line)) for line in lines]
-
-
-def _reuse_note(name: str) -> str:
-    return f"Images of the {name} had been drawn with the same weights, seed and settings, and were used again."
 
 
 def _grids(drawn: quality.Measured, recipe: Recipe) -> grids.Grids:

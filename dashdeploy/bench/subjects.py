@@ -6,13 +6,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dashdeploy import manifest, stages
+from dashdeploy import autoencoder, manifest, stages
 from dashdeploy.bench.measure import models
 from dashdeploy.bench.record.record import STUDENT, TEACHER
 from dashdeploy.data import load_stored, pictures_of, trained_on
+from dashdeploy.data.encode import vae_sha256
 from dashdeploy.data.images import LabelledImages
 from dashdeploy.errors import UserError
-from dashdeploy.recipe.schema import Recipe
+from dashdeploy.recipe.schema import Quality, Recipe
 from dashdeploy.runtime.model import Model
 from dashdeploy.runtime.opening import artifact_folders, stale
 from dashdeploy.teachers import choose
@@ -25,7 +26,8 @@ class Subjects:
     Attributes:
         artifacts, manifests: by their keys in the record.
         data: what the student was trained on, images or latents.
-        pictures: the images themselves, in the same order.
+        pictures: the images themselves, in the same order; where the benchmark reads no pixel of them, because a file
+            is the reference, or nothing is, latents are not decoded, and one image stands in for all.
     """
 
     student: stages.Stage
@@ -46,9 +48,11 @@ def find(run_folder: Path, recipe: Recipe) -> Subjects:
     """What there is in a run's folder.
 
     Raises:
-        UserError: no student, other data than it was trained on, or a teacher that has changed since.
+        UserError: no student, other data or another autoencoder than it was trained on, or a teacher that has changed
+            since.
     """
     student, artifacts = _exported(run_folder)
+    _refuse_other_autoencoder(run_folder, recipe, student)
     stored = load_stored(recipe.data)
     data = trained_on(stored, recipe.data)
     _refuse_other_data(run_folder, recipe, data, student)
@@ -57,7 +61,7 @@ def find(run_folder: Path, recipe: Recipe) -> Subjects:
         artifacts=artifacts,
         manifests={name: manifest.read(stage) for name, stage in artifacts.items()},
         data=data,
-        pictures=pictures_of(stored, recipe.data),
+        pictures=pictures_of(stored, recipe.data, pixels=_reads_pixels(recipe.bench.quality)),
         teacher=_teacher(run_folder, recipe, data, student),
     )
 
@@ -76,6 +80,11 @@ def open_subjects(subjects: Subjects, threads: int, stack: ExitStack) -> tuple[d
     return opened, left_out
 
 
+def _reads_pixels(config: Quality) -> bool:
+    """Whether the recipe's own images are what samples are compared with, or what a feature network is fitted to."""
+    return config.features == "fit" or (config.features != "none" and config.reference is None)
+
+
 def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
     """The student, and its artifacts by their keys in the record."""
     stages.mend(run_folder)
@@ -89,6 +98,19 @@ def _exported(run_folder: Path) -> tuple[stages.Stage, dict[str, stages.Stage]]:
             f"{again}`, or remove the folder."
         )
     return student, {f"student-{stage.folder.name}": stage for stage in artifacts}
+
+
+def _refuse_other_autoencoder(run_folder: Path, recipe: Recipe, student: stages.Stage) -> None:
+    """Raises:
+    UserError: data.vae is not the autoencoder that the student has, which decodes what is drawn.
+    """
+    own, given = student.manifest["inputs"].get("vae"), vae_sha256(recipe.data)
+    if own is not None and given is not None and own != given:
+        raise UserError(
+            f"{run_folder}: data.vae {recipe.data.vae} (SHA-256 {given[:12]}…) is another autoencoder than the one "
+            f"that decodes what the student draws, {student.folder / autoencoder.FOLDER} ({own[:12]}…). Give that one "
+            "in data.vae, or distil again."
+        )
 
 
 def _refuse_other_data(run_folder: Path, recipe: Recipe, data: LabelledImages, student: stages.Stage) -> None:

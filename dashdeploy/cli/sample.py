@@ -160,9 +160,7 @@ def _set(
     from dashdeploy.runtime.opening import open_path
 
     _refuse_path(path, option="--npz", suffix=".npz")
-    here = ranks.state()
-    if here.num_processes > 1 and opened_by["device"] is None and not ranks.on_cpu():
-        opened_by = {**opened_by, "device": str(here.device)}
+    here = ranks.state()  # gives each process of a launch a GPU of its own, which models on a GPU then take
     with open_path(model, **opened_by) as opened:
         interface = opened.denoiser.interface
         sampling = chosen(opened.sampling, **chosen_by)

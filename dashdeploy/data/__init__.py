@@ -42,8 +42,11 @@ def trained_on(stored: LabelledImages, config: Data) -> LabelledImages:
     return encoded(stored, expanded(config.vae))
 
 
-def pictures_of(stored: LabelledImages, config: Data) -> LabelledImages:
+def pictures_of(stored: LabelledImages, config: Data, *, pixels: bool = True) -> LabelledImages:
     """The images that FID compares with: what `load_stored` gave, or what its latents decode to.
+
+    Args:
+        pixels: false: only shape, labels and classes are needed, and no more than one latent is decoded.
 
     Raises:
         UserError: latents that no data.vae decodes.
@@ -52,6 +55,6 @@ def pictures_of(stored: LabelledImages, config: Data) -> LabelledImages:
         return stored
     if config.vae is None:
         raise UserError("data.name latents without data.vae: nothing decodes them to images. Give the autoencoder.")
-    from dashdeploy.data.encode import decoded
+    from dashdeploy.data.encode import decoded, like_decoded
 
-    return decoded(stored, expanded(config.vae))
+    return (decoded if pixels else like_decoded)(stored, expanded(config.vae))

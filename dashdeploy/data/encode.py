@@ -30,29 +30,34 @@ def encoded(images: LabelledImages, vae: Path) -> LabelledImages:
     the mirrored ones too: a mirrored image's latent is not the mirrored latent.
 
     The latents are kept in <cache>/latents/<hash>.npz, and read from there for the same images and autoencoder; a
-    damaged file is made again.
+    damaged file is made again. The hash is their `identity`: the latents' own last bits are others on another machine.
 
     Raises:
         UserError: the folder holds no autoencoder, or one for other images.
     """
     known = {"images": images.sha256, "vae": sha256_of(vae), "mirrored": images.horizontal_flip}
-    path = locate.cache_folder() / "latents" / f"{stages.digest(known)}.npz"
+    identity = stages.digest(known)
+    path = locate.cache_folder() / "latents" / f"{identity}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with stages.in_turn(path.with_suffix(".lock"), what="the latents"):
         if not (path.is_file() and stages.undamaged(path)):
-            autoencoder = _opened(vae)
-            autoencoder.latent_shape(images.image_shape)
-            kinds = {"latents": images.images, latents.MIRRORED: images.images[..., ::-1]}
-            wanted = kinds if images.horizontal_flip else {"latents": images.images}
-            with progress("encoding images", total=len(wanted) * len(images)) as advance:
-                arrays = {name: encode(pixels, autoencoder, on_images=advance) for name, pixels in wanted.items()}
-            if not all(np.isfinite(array).all() for array in arrays.values()):
-                raise UserError(f"data.vae {vae}: its latents of these images are not all finite. Take other weights.")
-            with stages.replacing(path) as part, part.open("wb") as file:
-                held: dict[str, Any] = {"labels": images.labels, "classes": np.array(images.classes), **arrays}
-                np.savez(file, **held)
-            say(f"encoded {len(images)} images by {vae}; the latents are kept in {path}")
-    return latents.load(Data(name="latents", path=str(path)))
+            _encode_into(path, images, vae)
+    return replace(latents.load(Data(name="latents", path=str(path))), identity=identity)
+
+
+def _encode_into(path: Path, images: LabelledImages, vae: Path) -> None:
+    autoencoder = open_vae(vae)
+    autoencoder.latent_shape(images.image_shape)
+    kinds = {"latents": images.images, latents.MIRRORED: images.images[..., ::-1]}
+    wanted = kinds if images.horizontal_flip else {"latents": images.images}
+    with progress("encoding images", total=len(wanted) * len(images)) as advance:
+        arrays = {name: encode(pixels, autoencoder, on_images=advance) for name, pixels in wanted.items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise UserError(f"data.vae {vae}: its latents of these images are not all finite. Take other weights.")
+    with stages.replacing(path) as part, part.open("wb") as file:
+        held: dict[str, Any] = {"labels": images.labels, "classes": np.array(images.classes), **arrays}
+        np.savez(file, **held)
+    say(f"encoded {len(images)} images by {vae}; the latents are kept in {path}")
 
 
 def decoded(held: LabelledImages, vae: Path) -> LabelledImages:
@@ -61,11 +66,26 @@ def decoded(held: LabelledImages, vae: Path) -> LabelledImages:
     Raises:
         UserError: the folder holds no autoencoder, or one for other latents.
     """
-    autoencoder = _opened(vae)
+    autoencoder = open_vae(vae)
     autoencoder.image_shape(held.image_shape)
     with progress("decoding latents", total=len(held)) as advance:
         images = decode(held.images, autoencoder, on_images=advance)
-    return replace(held, images=images, are_latents=False, mirrored=None, horizontal_flip=False)
+    return _as_images(held, images)
+
+
+def like_decoded(held: LabelledImages, vae: Path) -> LabelledImages:
+    """What stands in for `decoded` where nobody looks at pixels: the labels and classes, and for every image one and
+    the same, which takes no memory. (N, C, H, W) uint8.
+
+    Raises:
+        UserError: see `decoded`.
+    """
+    one = decoded(held.take(np.arange(1)), vae).images
+    return _as_images(held, np.broadcast_to(one, (len(held), *one.shape[1:])))
+
+
+def _as_images(held: LabelledImages, images: NDArray[np.uint8]) -> LabelledImages:
+    return replace(held, images=images, are_latents=False, mirrored=None, horizontal_flip=False, identity=None)
 
 
 def autoencoder_of(config: Data, data: LabelledImages) -> Autoencoder | None:
@@ -76,7 +96,7 @@ def autoencoder_of(config: Data, data: LabelledImages) -> Autoencoder | None:
     """
     if config.vae is None:
         return None
-    found = _opened(expanded(config.vae))
+    found = open_vae(expanded(config.vae))
     found.image_shape(data.image_shape)
     return found
 
@@ -96,7 +116,12 @@ def sha256_of(vae: Path) -> str:
     return sha256(vae)
 
 
-def _opened(vae: Path) -> Autoencoder:
+def open_vae(vae: Path) -> Autoencoder:
+    """The autoencoder in the folder data.vae.
+
+    Raises:
+        UserError: there is no such folder, or no autoencoder in it.
+    """
     _refuse_missing(vae)
     return open_autoencoder(vae, source=f"data.vae {vae}")
 
@@ -141,8 +166,11 @@ def _in_batches(
     on_images: Callable[[int], object],
 ) -> Any:
     autoencoder.to(_device())
-    parts = []
+    out: NDArray[Any] | None = None
     for start in range(0, len(held), BATCH):
-        parts.append(one(np.ascontiguousarray(held[start : start + BATCH])).cpu().numpy())
-        on_images(len(parts[-1]))
-    return np.concatenate(parts)
+        part = one(np.ascontiguousarray(held[start : start + BATCH])).cpu().numpy()
+        if out is None:  # the parts and their concatenation would be the set twice
+            out = np.empty((len(held), *part.shape[1:]), part.dtype)
+        out[start : start + len(part)] = part
+        on_images(len(part))
+    return out

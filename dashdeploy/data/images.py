@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ class LabelledImages:
         are_latents: whether these are an autoencoder's latents.
         mirrored: of latents that may be mirrored, those of the mirrored images, in the same shape; None: the array
             itself is mirrored.
+        identity: the hash of what latents were encoded from, which their own last bits, another on each machine, do
+            not tell; None: the arrays themselves are hashed.
     """
 
     name: str
@@ -82,6 +85,7 @@ class LabelledImages:
     horizontal_flip: bool
     are_latents: bool = False
     mirrored: NDArray[Any] | None = None
+    identity: str | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -118,20 +122,27 @@ class LabelledImages:
         _, c, h, w = self.images.shape
         return c, h, w
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Hash of pixels, labels and class names; an input of the stages that read this dataset."""
+        """Hash of pixels, labels and class names, or `identity`; an input of the stages that read this dataset."""
+        if self.identity is not None:
+            return self.identity
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-        digest.update(np.ascontiguousarray(self.images).tobytes())
-        digest.update(self.labels.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.astype("<i8").data)
         if self.mirrored is not None:
-            digest.update(np.ascontiguousarray(self.mirrored).tobytes())
+            digest.update(np.ascontiguousarray(self.mirrored).data)
         return digest.hexdigest()
 
     def take(self, rows: NDArray[np.integer]) -> LabelledImages:
-        """The images of these row numbers."""
+        """The images of these row numbers. One image that stands in for all of them stays one in memory."""
+        one = self.images.strides[0] == 0
+        images = np.broadcast_to(self.images[0], (len(rows), *self.image_shape)) if one else self.images[rows]
         mirrored = None if self.mirrored is None else self.mirrored[rows]
-        return replace(self, images=self.images[rows], labels=self.labels[rows], mirrored=mirrored)
+        identity = None
+        if self.identity is not None:
+            identity = hashlib.sha256(self.identity.encode() + np.asarray(rows).astype("<i8").tobytes()).hexdigest()
+        return replace(self, images=images, labels=self.labels[rows], mirrored=mirrored, identity=identity)
 
     def split(self, holdout: float, *, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
         """(training, held-out) images, drawn by the seed; with holdout 0 both are the whole set.

@@ -59,13 +59,18 @@ def load(config: Data) -> LabelledImages:
         raise UserError(f"{path}: only {len(mirrored)} of its {len(parts)} files have an array {MIRRORED}")
     return LabelledImages(
         name="latents",
-        images=np.concatenate([part["latents"] for part in parts]),
+        images=_joined([part["latents"] for part in parts]),
         labels=labels,
         classes=tuple(classes),
         horizontal_flip=bool(mirrored),
         are_latents=True,
-        mirrored=np.concatenate(mirrored) if mirrored else None,
+        mirrored=_joined(mirrored) if mirrored else None,
     )
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """One after the other; a single one itself, which may be as large as the memory."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ NUM_LATENTS = 9
 PEAK = 2.0
 """Between the least and the largest value of an image."""
 FLOAT_LAYERS = ("conv_in", "post_quant_conv", "conv_out")
-"""Of an int8 decoder: they see the latents, and make the pixels."""
+"""Of an int8 decoder, beside the first and the last: they see the latents, and make the pixels."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,18 @@ def trace(
         return model
     onnx_file.save(model, path, metadata={}, single_file_mb=target.single_file_mb)
     ranges = by_onnxruntime.calibrate(path, work, _Feeds(latents), method=target.calibration.method)
-    layers = [name for name in ranges.layers if not name.endswith(FLOAT_LAYERS)]
-    return by_onnxruntime.quantize(ranges, layers=layers, symmetric=target.backend in TENSORRT)
+    return by_onnxruntime.quantize(
+        ranges, layers=int8_layers(list(ranges.layers)), symmetric=target.backend in TENSORRT
+    )
+
+
+def int8_layers(layers: Sequence[str]) -> list[str]:
+    """Those of a decoder's convolutions that int8 is for: neither FLOAT_LAYERS, nor the first and the last.
+
+    Args:
+        layers: in the graph's order. AutoencoderTiny's have numbers for names.
+    """
+    return [name for name in layers[1:-1] if not name.endswith(FLOAT_LAYERS)]
 
 
 class _Feeds:

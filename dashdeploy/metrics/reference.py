@@ -21,7 +21,7 @@ from dashdeploy.metrics.neighbours import Surroundings, surroundings
 
 IMAGES, LABELS, MEAN, COVARIANCE = "arr_0", "arr_1", "mu", "sigma"
 """Arrays of a file: images and labels as ADM's evaluation suite has them, or statistics as its and clean-fid's."""
-EXPECTED = "expected arr_0 (N, H, W, C) uint8 and perhaps arr_1 (N,) labels, or mu (D,) and sigma (D, D)"
+EXPECTED = "expected arr_0 (N, H, W, C) uint8 and perhaps arr_1 (N,) labels, or mu (D,) and sigma (D, D), or both"
 SYMMETRIC = 1e-3
 """Largest asymmetry of a covariance, relative to its largest value."""
 
@@ -36,6 +36,8 @@ class Reference:
         labels: (M,), of the features; None: not known.
         classes: the names of the data's classes.
         file, sha256: of the file; None: the recipe's own images.
+        published: whether the statistics are the file's, and not those of `features`.
+        note: what a reader of the figures should know; None: nothing.
     """
 
     statistics: frechet.Statistics
@@ -44,6 +46,8 @@ class Reference:
     classes: tuple[str, ...]
     file: str | None = None
     sha256: str | None = None
+    published: bool = False
+    note: str | None = None
 
     @property
     def num(self) -> int:
@@ -65,27 +69,46 @@ def of_images(data: LabelledImages, extractor: Extractor) -> Reference:
 def of_file(path: Path, data: LabelledImages, extractor: Extractor) -> Reference:
     """The images or statistics of an .npz file, in the extractor's features.
 
+    ADM's own batches hold both: the statistics of a whole data set, and some of its images. FID is then against the
+    statistics, as in its evaluation suite, and what needs images takes those; statistics of another number of features
+    are left out, and the note says so.
+
     Args:
         data: the recipe's images, whose shape and classes the file's must be.
 
     Raises:
-        UserError: see `read`; or statistics of another number of features.
+        UserError: see `read`; or no images, and statistics of another number of features.
     """
     held = read(path, data)
     file, sha256 = path.name, stages.file_sha256(path)
-    if IMAGES in held:
-        labels = held.get(LABELS)
-        made = replace(data, images=held[IMAGES], labels=np.zeros(len(held[IMAGES]), np.int64))
-        found = of_images(made, extractor)
-        return replace(found, labels=labels, file=file, sha256=sha256)
     one, _ = extractor(torch.zeros((1, *data.image_shape), dtype=torch.uint8))
-    refuse_width(path, held, one.shape[1], name=extractor.name)
-    statistics = frechet.Statistics(held[MEAN].astype(np.float64), held[COVARIANCE].astype(np.float64), 0)
-    return Reference(statistics, None, None, data.classes, file, sha256)
+    width = one.shape[1]
+    refuse_width(path, held, width, name=extractor.name)
+    statistics = note = None
+    if MEAN in held and len(held[MEAN]) == width:
+        statistics = frechet.Statistics(held[MEAN].astype(np.float64), held[COVARIANCE].astype(np.float64), 0)
+    elif MEAN in held:
+        note = (
+            f"The statistics in {file} are of {len(held[MEAN])} features, and {extractor.name} has {width}: FID is "
+            "against the images in it."
+        )
+    if statistics is not None and IMAGES not in held:
+        return Reference(statistics, None, None, data.classes, file, sha256, published=True)
+    labels = np.zeros(len(held[IMAGES]), np.int64)
+    found = of_images(replace(data, images=held[IMAGES], labels=labels, identity=None), extractor)
+    return replace(
+        found,
+        statistics=statistics or found.statistics,
+        labels=held.get(LABELS),
+        file=file,
+        sha256=sha256,
+        published=statistics is not None,
+        note=note,
+    )
 
 
 def refuse_width(path: Path, held: dict[str, NDArray[Any]], width: int, *, name: str) -> None:
-    """Refuse statistics of another number of features than a network has.
+    """Refuse statistics of another number of features than a network has, where there are no images beside them.
 
     Args:
         held: see `read`; images have no such number.
@@ -94,7 +117,7 @@ def refuse_width(path: Path, held: dict[str, NDArray[Any]], width: int, *, name:
     Raises:
         UserError: they are.
     """
-    if MEAN in held and len(held[MEAN]) != width:
+    if IMAGES not in held and len(held[MEAN]) != width:
         raise UserError(
             f"{path}: statistics of {len(held[MEAN])} features, and the network {name} has {width}. Take those "
             "of this network, or bench.quality.features: inception (2048) with its weights."
@@ -110,7 +133,7 @@ def refuse(path: Path, data: LabelledImages, *, features: str) -> None:
 
 
 def read(path: Path, data: LabelledImages) -> dict[str, NDArray[Any]]:
-    """The arrays of a reference file: images (N, C, H, W) uint8 and labels, or mean and covariance.
+    """The arrays of a reference file: images (N, C, H, W) uint8 and labels, or mean and covariance, or all of these.
 
     Raises:
         UserError: it is missing or damaged, has neither, or images or labels that are not the data's.
@@ -120,13 +143,16 @@ def read(path: Path, data: LabelledImages) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(path):
         raise UserError(f"bench.quality.reference {path}: not a whole .npz file; {EXPECTED}")
     with reading(path, ".npz file without pickled objects"), np.load(path, allow_pickle=False) as file:
-        names = (IMAGES, LABELS) if IMAGES in file.files else (MEAN, COVARIANCE)
+        names = {name for pair in ((IMAGES, LABELS), (MEAN, COVARIANCE)) if pair[0] in file.files for name in pair}
         held = {name: file[name] for name in names if name in file.files}
-    if IMAGES in held:
-        return _images(path, held, data)
-    if held.keys() != {MEAN, COVARIANCE}:
+    if not {IMAGES, MEAN} & held.keys() or (MEAN in held and COVARIANCE not in held):
         raise UserError(f"{path}: has no {IMAGES}, and no {MEAN} with {COVARIANCE}; {EXPECTED}")
-    mean, covariance = held[MEAN], held[COVARIANCE]
+    if MEAN in held:
+        _check_statistics(path, held[MEAN], held[COVARIANCE])
+    return _images(path, held, data) if IMAGES in held else held
+
+
+def _check_statistics(path: Path, mean: NDArray[Any], covariance: NDArray[Any]) -> None:
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not len(mean):
         raise UserError(f"{path}: {MEAN} is {mean.shape} and {COVARIANCE} {covariance.shape}; {EXPECTED}")
     if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
@@ -138,7 +164,6 @@ def read(path: Path, data: LabelledImages) -> dict[str, NDArray[Any]]:
         raise UserError(
             f"{path}: {COVARIANCE} is no covariance: it must be symmetric, and not negative on its diagonal"
         )
-    return held
 
 
 def _images(path: Path, held: dict[str, NDArray[Any]], data: LabelledImages) -> dict[str, NDArray[Any]]:

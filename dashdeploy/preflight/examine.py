@@ -36,6 +36,7 @@ from dashdeploy.packages import schema as packages
 from dashdeploy.packages.schema import Package
 from dashdeploy.packages.stage import place, refuse_same_names
 from dashdeploy.packages.stage import refuse as refuse_package
+from dashdeploy.preflight import other_latents
 from dashdeploy.preflight.facts import STEPS, Facts, Step, follow, manifest_of, note, sha256
 from dashdeploy.preflight.room import existing, refuse_full
 from dashdeploy.recipe.architecture import Architecture
@@ -92,7 +93,7 @@ def examine(
         facts.check(check_measurable, recipe)
     facts.check(_writable, run_folder)
     facts.stored = facts.check(load_stored, recipe.data)
-    if facts.stored is not None:
+    if facts.stored is not None and facts.check(other_latents.refuse, facts.stored, recipe, run_folder, wanted):
         facts.data = facts.check(trained_on, facts.stored, recipe.data)
     if facts.data is not None:
         facts.check(facts.data.split, recipe.data.holdout)
@@ -311,7 +312,7 @@ def _bench(facts: Facts, recipe: Recipe, run_folder: Path, *, fresh: bool) -> No
     inputs |= {"student": sha256(run_folder / "student")}
     if facts.data is not None and facts.stored is not None:
         decodes = facts.stored.are_latents and recipe.data.vae is not None
-        pictures = facts.check(pictures_of, facts.stored, recipe.data) if decodes else facts.stored
+        pictures = facts.check(pictures_of, facts.stored, recipe.data, pixels=False) if decodes else facts.stored
         if pictures is not None:
             facts.check(features.refuse, config.features, pictures, weights=config.features_weights)
             if config.reference is not None and config.features != "none":

@@ -53,7 +53,8 @@ class Quality(Model):
     reference: Text | None = Field(
         None,
         description=".npz file that samples are compared with in place of the recipe's images, relative to this file: "
-        "images (arr_0, and perhaps labels arr_1), or statistics of the same features (mu, sigma), which give FID only",
+        "images (arr_0, and perhaps labels arr_1), or statistics of the same features (mu, sigma), which give FID "
+        "only; of a file with both, as ADM's are, FID takes the statistics and all else the images",
     )
     torch_student: Literal["recipe", "all"] = Field(
         "recipe",

@@ -34,7 +34,8 @@ UNREAD = "the stage does not read it"
 """The reason of whole sections."""
 NAME = _because("names the folder", "name")
 DATA = {
-    **_because("the data's hash is an input", "data.path", "data.download", "data.image_size", "data.vae"),
+    **_because("the data's hash is an input", "data.path", "data.download", "data.image_size"),
+    **_because("its hash is part of the data's, an input, or that of the student's own, which is one", "data.vae"),
     **_because("an input, once null is resolved to the dataset's default", "data.horizontal_flip"),
 }
 TEACHER = _because("the teacher's hash is an input", "noise_schedule", "teacher", "teach")

@@ -14,13 +14,14 @@ from dashdeploy.runtime import decoding
 from dashdeploy.runtime.model import Model, Opening
 from dashdeploy.stages import MANIFEST, Stage
 from dashdeploy.teachers import choose, formats, networks
+from dashdeploy.teachers.names import class_names
 
 
 def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
     """Open a diffusers folder; `stage` is None where a teacher was not made here.
 
     Raises:
-        UserError: the device that was asked for is not here.
+        UserError: the device that was asked for is not here, the folder is damaged, or its id2label names other labels.
     """
     if how.device is not None and how.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
@@ -38,7 +39,7 @@ def open_model(folder: Path, stage: Stage | None, how: Opening) -> Model:
         )
         decoder = decoding.attach(denoiser, found.to(device))
     weights = networks.weights_files(folder)
-    names = stage.figures.get("classes") if stage is not None else None
+    names = class_names(folder, None if stage is None else stage.manifest, denoiser.interface.num_classes)
     sampling = Sampling(clip_sample=not denoiser.interface.latents and denoiser.interface.makes_images)
     if stage is not None:
         sampling = section_in(stage.manifest, Sampling, "sampling", source=folder / MANIFEST)

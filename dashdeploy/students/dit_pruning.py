@@ -22,6 +22,8 @@ from dashdeploy.teachers import networks
 Rows = torch.Tensor
 """Row numbers of a teacher's weight, (n,) int64, in the student's order."""
 MAY_DIFFER = {"num_layers", "num_attention_heads", "out_channels", "dropout", "sample_size"}
+CUT = {"activation_fn": ("gelu-approximate", "gelu"), "norm_elementwise_affine": (False,), "attention_bias": (True,)}
+"""The values of a DiT's configuration whose weights `prune` knows how to cut."""
 MODULATIONS = 6
 """Vectors that a block's modulation gives: shift, scale and gate of the attention and of the MLP."""
 
@@ -38,6 +40,11 @@ def misfits(student: dict[str, Any], teacher: dict[str, Any]) -> list[str]:
         f"{key} is {ours[key]}, more than the teacher's {theirs[key]}"
         for key in ("num_layers", "num_attention_heads", "out_channels")
         if ours[key] > theirs[key]
+    ]
+    problems += [
+        f"{key} {theirs[key]} is not supported by pruning, which takes {' or '.join(map(str, values))}"
+        for key, values in CUT.items()
+        if theirs[key] not in values
     ]
     return problems
 

@@ -10,6 +10,7 @@ import pytest
 
 import dashdeploy
 from dashdeploy.cli.app import main
+from dashdeploy.errors import UserError
 from dashdeploy.runtime import image_set
 from tests.training.two import launch
 
@@ -66,6 +67,21 @@ def test_each_image_is_the_share_of_one_process(
         shares.append(image_set.share(num_images))
     assert [i for own in shares for i in own] == list(range(num_images))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_each_process_takes_its_gpu_without_asking_for_it_of_a_model_on_the_cpu(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = SimpleNamespace(num_processes=2, process_index=1, is_main_process=False, device="cuda:1")
+    monkeypatch.setattr("dashdeploy.ranks.state", lambda: here)
+    monkeypatch.setattr("dashdeploy.ranks.on_cpu", lambda: False)
+
+    def opened(path: Path, **how: object) -> None:
+        raise UserError(f"opened by {how}")
+
+    monkeypatch.setattr("dashdeploy.runtime.opening.open_path", opened)
+    assert call("sample", tiny_run, "--npz", tmp_path / "set.npz", "--num-images", 2) == 2
+    assert "'device': None" in capsys.readouterr().err
 
 
 @pytest.mark.slow

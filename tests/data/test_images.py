@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -219,3 +220,25 @@ def test_rectangular_images_are_cropped_before_they_are_resized() -> None:
     data = replace(make(), images=np.random.default_rng(0).integers(0, 256, (20, 1, 8, 12), np.uint8))
     found = prepare(data, Data(image_size=4)).images
     np.testing.assert_array_equal(found, resize(data.images[..., 2:10], 4))
+
+
+def test_the_hash_is_of_the_arrays_without_a_copy_of_them() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 64, 64), dtype=np.uint8)
+    data = LabelledImages("x", images, np.zeros(64, np.int64), ("a",), False)
+    tracemalloc.start()
+    found = data.sha256
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes / 4
+    strided = np.concatenate([images, images], axis=3)[..., :64]
+    assert LabelledImages("x", strided, data.labels, ("a",), False).sha256 == found
+
+
+def test_an_image_that_stands_in_for_all_stays_one_in_every_part() -> None:
+    one = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    images = np.broadcast_to(one, (10**7, 3, 2, 2))
+    data = LabelledImages("x", images, np.arange(10**7) % 3, ("a", "b", "c"), False)
+    part = data.take(np.array([4, 0, 2]))
+    assert part.labels.tolist() == [1, 0, 2] and (part.images == one).all()
+    train, held_out = data.split(0.25)
+    assert len(train) == 3 * len(held_out) and train.images.strides[0] == held_out.images.strides[0] == 0

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
 from dashdeploy.data import encode, load_dataset
+from dashdeploy.data import latents as latents_files
 from dashdeploy.data.images import ImageStream
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
@@ -171,6 +172,31 @@ def test_latents_that_are_damaged_in_the_cache_are_encoded_again(vae: Path, tmp_
         assert kept.read_bytes() == whole
     kept.unlink()
     assert load_dataset(Data(name="digits", vae=str(vae))).sha256 == made.sha256
+
+
+def test_latents_are_known_by_what_they_were_encoded_from_and_not_by_their_last_bits(
+    vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Data(name="digits", vae=str(vae))
+    here, plain = load_dataset(config), encode.encode
+    (kept,) = (tmp_path / "cache" / "dashdeploy" / "latents").glob("*.npz")
+    kept.unlink()
+    monkeypatch.setattr(encode, "encode", lambda *args, **more: plain(*args, **more) * np.float32(1 + 1e-6))
+    there = load_dataset(config)
+    assert (there.images != here.images).any() and there.sha256 == here.sha256
+    rows = np.arange(5)
+    assert there.take(rows).sha256 == here.take(rows).sha256
+    assert len({here.sha256, here.take(rows).sha256, here.take(rows + 1).sha256}) == 3
+    unflipped = load_dataset(config.model_copy(update={"horizontal_flip": True}))
+    changed = vae / "config.json"
+    changed.write_text(changed.read_text().replace('"scaling_factor": 0.5', '"scaling_factor": 0.25'))
+    assert len({here.sha256, unflipped.sha256, load_dataset(config).sha256}) == 3
+
+
+def test_one_file_is_not_held_twice() -> None:
+    latents = arrays()["latents"]
+    assert latents_files._joined([latents]) is latents
+    assert len(latents_files._joined([latents, latents])) == 12
 
 
 # From the recipe to the artifact

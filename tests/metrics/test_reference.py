@@ -70,6 +70,33 @@ def test_statistics_give_the_same_fid_and_nothing_that_needs_images(
     assert frechet.fid([own.features], read.statistics, resamples=0, seed=0).value < 1e-4
 
 
+def test_of_adms_batches_fid_takes_the_statistics_and_all_else_the_images(
+    data: LabelledImages, extractor: Extractor, tmp_path: Path
+) -> None:
+    some, whole = data.take(np.arange(50)), reference.of_images(data, extractor)
+    path = saved(tmp_path, {**arrays(some), **statistics(data, extractor), "mu_s": np.zeros(3)})
+    reference.refuse(path, data, features="auto")
+    read = reference.of_file(path, data, extractor)
+    np.testing.assert_array_equal(read.statistics.mean, whole.statistics.mean)
+    np.testing.assert_array_equal(read.statistics.covariance, whole.statistics.covariance)
+    assert whole.features is not None and read.features is not None
+    np.testing.assert_allclose(read.features, whole.features[:50], atol=1e-5)
+    assert (read.num, read.published, read.note) == (50, True, None)
+
+
+def test_statistics_of_another_network_beside_images_are_left_out_and_the_note_says_so(
+    data: LabelledImages, extractor: Extractor, tmp_path: Path
+) -> None:
+    own = reference.of_images(data, extractor)
+    path = saved(tmp_path, {**arrays(data), "mu": np.zeros(2048), "sigma": np.eye(2048)})
+    reference.refuse(path, data, features="auto")
+    read = reference.of_file(path, data, extractor)
+    np.testing.assert_array_equal(read.statistics.mean, own.statistics.mean)
+    assert not read.published and read.note == (
+        "The statistics in x.npz are of 2048 features, and digits-classifier has 64: FID is against the images in it."
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -80,6 +107,7 @@ def test_statistics_give_the_same_fid_and_nothing_that_needs_images(
         (lambda h: h | {"arr_1": h["arr_1"][:7]}, r"arr_1 is \(7,\)"),
         (lambda h: h | {"arr_1": h["arr_1"] + 9}, "arr_1 go from 9 to 18; the data have 10 classes"),
         (lambda h: {"mu": np.zeros(16)}, "no mu with sigma"),
+        (lambda h: h | {"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "holds NaN or Inf"),
         (lambda h: {"mu": np.zeros(16), "sigma": np.zeros((16, 15))}, r"sigma \(16, 15\)"),
         (lambda h: {"mu": np.zeros(16, int), "sigma": np.eye(16)}, "expected real numbers"),
         (lambda h: {"mu": np.full(16, np.nan), "sigma": np.eye(16)}, "holds NaN or Inf"),

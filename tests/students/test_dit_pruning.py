@@ -160,3 +160,17 @@ def test_students_that_cannot_be_cut_out_are_refused(
     section = Student.model_validate({"init": {"kind": "pruned"}, **student})
     with pytest.raises(UserError, match=message):
         design(section, networks.config_of(teacher.unet))
+
+
+@pytest.mark.parametrize(
+    ("of_teacher", "message"),
+    [
+        ({"activation_fn": "geglu"}, "activation_fn geglu is not supported by pruning, which takes gelu-approximate"),
+        ({"norm_elementwise_affine": True}, "norm_elementwise_affine True is not supported by pruning"),
+        ({"attention_bias": False}, "attention_bias False is not supported by pruning"),
+    ],
+)
+def test_a_teacher_whose_weights_have_another_layout_is_refused(of_teacher: dict[str, Any], message: str) -> None:
+    section = Student.model_validate({"init": {"kind": "pruned"}, "compression": 2.0})
+    with pytest.raises(UserError, match=message):
+        design(section, networks.config_of(network(**of_teacher)))

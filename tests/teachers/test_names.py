@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dashdeploy
 from dashdeploy.data import load_dataset
 from dashdeploy.errors import UserError
 from dashdeploy.recipe.load import load_text
@@ -52,3 +54,12 @@ def test_they_name_data_whose_classes_are_numbers_and_no_other(tiny_text: str, t
     other = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"labels": (9, 1)})})
     with pytest.raises(UserError, match="has 2 classes and the data 10"):
         choose.open_teacher(teacher, other, load_dataset(Data(name="digits")))
+
+
+def test_an_opened_pipeline_has_them(latent_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(latent_folder / "pipeline", tmp_path / "pipeline")
+    with dashdeploy.open(tmp_path / "pipeline") as model:
+        assert model.classes == ("0", "1", "2")
+    write(tmp_path / "pipeline", {"id2label": {"0": "ant", "1": "bee", "2": "cat"}})
+    with dashdeploy.open(tmp_path / "pipeline") as model:
+        assert model.classes == ("ant", "bee", "cat")

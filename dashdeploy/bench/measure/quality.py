@@ -52,6 +52,16 @@ class Measured:
     reference: Reference | None
     reused: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the rows should know."""
+        of_reference = self.reference.note if self.reference is not None else None
+        return (*([of_reference] if of_reference else []), *map(_reuse_note, self.reused))
+
+
+def _reuse_note(name: str) -> str:
+    return f"Images of the {name} had been drawn with the same weights, seed and settings, and were used again."
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -33,7 +33,9 @@ def obstacles(a: Record, b: Record) -> list[str]:
 
 def _reference(record: Record) -> str:
     file = record.quality.reference
-    return "none" if file is None else f"SHA-256 {file.sha256[:12]}…"
+    if file is None:
+        return "none"
+    return f"{'the statistics of ' if file.is_images and file.published else ''}SHA-256 {file.sha256[:12]}…"
 
 
 def other_machine(a: Record, b: Record) -> str:

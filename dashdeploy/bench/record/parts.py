@@ -204,11 +204,14 @@ class ReferenceFile(Part):
     """The file that samples were compared with, in place of the recipe's own images.
 
     is_images: it holds images; false: published statistics, of which only FID can be computed.
+    published: FID is against published statistics that it holds, whether it has images or not; None: as is_images says,
+        in records of versions that read only one of the two.
     """
 
     file: str
     sha256: str
     is_images: bool
+    published: bool | None = None
 
 
 class Quality(Part):
@@ -236,6 +239,9 @@ class Quality(Part):
         """The real images in words."""
         if self.reference is None:
             return f"{self.num_reference} real ones"
+        if self.reference.is_images and self.reference.published:
+            of_images = f"and, for all but FID, its {self.num_reference} images"
+            return f"the statistics of {self.reference.file} (SHA-256 {self.reference.sha256[:12]}…) {of_images}"
         if self.reference.is_images:
             return f"the {self.num_reference} of {self.reference.file} (SHA-256 {self.reference.sha256[:12]}…)"
         return f"the statistics of {self.reference.file} (SHA-256 {self.reference.sha256[:12]}…)"

@@ -174,3 +174,11 @@ def test_confidence_is_of_each_images_own_class_and_falls_as_images_fade(digits:
     assert 1 >= found[0] > found[1] + 0.02 > found[2] + 0.04
     row, _ = quality.score("x", 2.0, [images.roll(1, 0)], labels, real, None, extractor, config, seeds=(0,))
     assert row.confidence < 0.2
+
+
+def test_what_is_to_know_of_the_reference_is_the_first_of_the_notes(digits: LabelledImages) -> None:
+    own = reference.of_images(digits.take(np.arange(9)), committed("digits"))
+    measured = quality.Measured({}, {}, torch.zeros(1), own, ("teacher",))
+    (reused,) = measured.notes
+    assert replace(measured, reference=replace(own, note="x")).notes == ("x", reused)
+    assert replace(measured, reference=None, reused=()).notes == ()

@@ -192,6 +192,12 @@ def test_records_that_cannot_be_compared_name_what_differs(
     assert named in obstacle(change, payload)
 
 
+def test_images_and_the_statistics_beside_them_are_different_references(payload: Payload) -> None:
+    payload["quality"]["reference"] = {"file": "x.npz", "sha256": "3" * 64, "is_images": True}  # of an older version
+    said = obstacle(lambda p: p["quality"]["reference"].update(published=True), payload)
+    assert "file of real images (SHA-256 333333333333… and the statistics of SHA-256 333333333333…)" in said
+
+
 def test_all_that_differs_is_named_at_once(payload: Payload) -> None:
     said = obstacle(lambda p: (p.update(recipe="x", threads=1), p["quality"].update(num_images=2)), payload)  # type: ignore[func-returns-value]
     assert all(part in said for part in ("recipe", "threads", "number of images"))

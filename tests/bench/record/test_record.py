@@ -127,3 +127,19 @@ def test_the_interval_study_changes_nothing_but_guidance(payload: dict[str, Any]
     payload["plans"]["interval"]["timesteps"] = [999, 499]
     with pytest.raises(UserError, match="differ in more than guidance"):
         parse(json.dumps(payload))
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ({"is_images": True}, "the 1617 of x.npz (SHA-256 333333333333…)"),
+        ({"is_images": False, "published": True}, "the statistics of x.npz (SHA-256 333333333333…)"),
+        (
+            {"is_images": True, "published": True},
+            "the statistics of x.npz (SHA-256 333333333333…) and, for all but FID, its 1617 images",
+        ),
+    ],
+)
+def test_what_images_are_compared_with_is_told(payload: dict[str, Any], held: dict[str, bool], words: str) -> None:
+    payload["quality"]["reference"] = {"file": "x.npz", "sha256": "3" * 64, **held}
+    assert parse(json.dumps(payload)).quality.compared_with == words
