@@ -96,7 +96,7 @@ def response_table(record: Record, *, full: bool = False) -> Table:
     rows = sorted((row for row in found.rows if row.t is None), key=lambda row: row.w)
     beside = "the teacher's gap, times w − 1"
     if any(row.to_target for row in rows):
-        beside = "the teacher's in the same step" if found.path_steps else "the teacher's, clipped to images"
+        beside = "the teacher's in the same step" if found.path_steps else "the teacher's"
     title = f"Response to guidance, f(w) − f({found.base:g}), beside {beside}"
     return build(record, title, (*RESPONSE, *BESIDE_GAP), rows, full=full)
 
