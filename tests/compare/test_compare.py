@@ -78,6 +78,16 @@ def test_it_trains_and_measures_every_variant_and_resumes(
     for name in ("fid.svg", "gap.svg"):
         assert (root / name).read_text().startswith("<svg")
 
+    small.write_text(
+        small.read_text().replace("teacher_bank: 64", "teacher_bank: 64, distill.steps: 10, bench.fidelity.bins: 2")
+    )
+    code, out, err = call(capsys, small, "--run-dir", runs, "--shard", "1/2", "--fresh", "--threads", "1")
+    assert (code, out) == (0, ""), "the other shard's run is of the comparison as it was"
+    assert "dash seed 1 (finished with other values: bench.fidelity.bins 4 → 2; distill.steps 12 → 10)" in err
+    assert "scratch seed 1" not in err.splitlines()[-1]
+    code, out, err = call(capsys, small, "--run-dir", runs, "--shard", "2/2", "--fresh", "--json")
+    assert code == 0 and {row["images_seen"] for row in json.loads(out)["rows"]} == {0, 10 * 16}, err
+
     small.write_text(small.read_text().replace("teacher_bank: 64", "teacher_bank: 64, distill.learning_rate: 0.5"))
     code, _, err = call(capsys, small, "--run-dir", runs)
     assert code == 2 and "3 problems, and nothing was started:" in err and "variant scratch: " in err
