@@ -50,5 +50,6 @@ CONSISTENCY = (
 MATCHING = (
     *("student.branches=1", "student.prediction_type=v_prediction"),
     "distill.objective={kind: distribution_matching, steps: [4, 2], fake_updates: 3}",
+    "distill.steps=3",
 )
 """Overrides for students of one branch: of the solver consistency, and fine-tuned from few steps."""

@@ -32,7 +32,7 @@ def diff(
         typer.Option(
             "--max-gap-error-increase",
             metavar="X",
-            help="Largest increase of the guidance gap's relative error.",
+            help="Largest increase of the relative error of the guidance gap; of one branch, of its response.",
             callback=finite,
         ),
     ] = 0.02,

@@ -17,7 +17,7 @@ from dashdeploy import ranks, stages
 from dashdeploy.bench.bench import bench
 from dashdeploy.bench.measure import samples
 from dashdeploy.bench.measure.machine import machine
-from dashdeploy.compare import plots, tables
+from dashdeploy.compare import alike, plots, tables
 from dashdeploy.compare.summary import Run, Summary, summarise
 from dashdeploy.compare.teachers import kept_teacher, teacher_of
 from dashdeploy.errors import UserError
@@ -80,6 +80,7 @@ def designs(comparison: Comparison, root: Path, *, fresh: bool = False) -> dict[
     variants: dict[str, list[str]] = {}  # problem -> the variants that have it
     seed = comparison.seeds[0]
     made: dict[str, StudentDesign] = {}
+    alike.refuse_unlike_recipes({name: recipe_of(comparison, name, seed, more=QUICK) for name in comparison.ordered})
     for name in comparison.ordered:
         said = recipe_of(comparison, name, seed, more=QUICK)
         changes = {**QUICK, **kept_teacher(said, root)}
@@ -174,8 +175,11 @@ def _measure(recipe: Recipe, folder: Path, student: Path, *, fresh: bool) -> Non
     def linked() -> None:
         if link.is_dir() and not link.is_symlink():
             raise UserError(f"{link}: a student of its own is there, and train_as takes another: remove {folder}")
+        wanted = Path("..") / ".." / student.relative_to(folder.parent.parent)
+        if link.is_symlink() and link.readlink() != wanted:
+            link.unlink()
         if not link.is_symlink():
-            link.symlink_to(Path("..") / ".." / student.relative_to(folder.parent.parent), target_is_directory=True)
+            link.symlink_to(wanted, target_is_directory=True)
 
     ranks.in_main(linked)
     require(recipe, folder, wanted=("bench",), fresh=fresh)
@@ -183,10 +187,16 @@ def _measure(recipe: Recipe, folder: Path, student: Path, *, fresh: bool) -> Non
 
 
 def _sum_up(comparison: Comparison, root: Path, *, say: Callable[[str], None]) -> Summary | None:
-    """Write and return the summary, if the runs of all shards are there."""
+    """Write and return the summary, if the runs of all shards are there, with the values that they have now."""
     todo = jobs(comparison)
     runs = {job: _finished(_folder(root, *job)) for job in todo}
-    if missing := [f"{variant} seed {seed}" for (variant, seed), run in runs.items() if run is None]:
+    missing = []
+    for (variant, seed), run in runs.items():
+        if run is None:
+            missing.append(f"{variant} seed {seed}")
+        elif other := _of_other_values(comparison, root, variant, seed):
+            missing.append(f"{variant} seed {seed} (finished with other values: {'; '.join(other)})")
+    if missing:
         say(f"not finished by other shards: {', '.join(missing)}")
         return None
     summary = summarise(comparison, {job: run for job, run in runs.items() if run is not None})
@@ -233,6 +243,23 @@ def _threads(comparison: Comparison, variant: str, threads: int | None) -> dict[
     teaches = recipe_of(comparison, variant, comparison.seeds[0]).teach is not None
     parts = ("distill", "bench.latency", *(("teach",) if teaches else ()))
     return {f"{part}.threads": threads for part in parts}
+
+
+def _of_other_values(comparison: Comparison, root: Path, variant: str, seed: int) -> list[str]:
+    """In what a finished run differs from what the comparison says now, which another shard has still to make."""
+    folder = _folder(root, variant, seed)
+    measured, student = stages.read_stage(folder / "bench").manifest, stages.read_stage(folder / "student")
+    # Shards may have other numbers of threads, and no time is measured.
+    threads = {"bench.latency.threads": measured["recipe"]["bench"]["latency"]["threads"]}
+    changes = {**QUICK, **_sampling_seed(comparison, variant, seed), **threads}
+    recipe = recipe_of(comparison, variant, seed, more=changes)
+    found = [
+        *stages.differences(measured, "bench", recipe, measured["inputs"]),
+        *stages.differences(student.manifest, "student", recipe, student.manifest["inputs"]),
+    ]
+    if not found and measured["inputs"]["student"] != student.sha256:
+        return ["it was measured with another student"]
+    return list(dict.fromkeys(found))
 
 
 def _finished(folder: Path) -> Run | None:

@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from dashdeploy.compare import alike
+from dashdeploy.compare.alike import Record, Teaching
 from dashdeploy.compare.spread import Spread
 from dashdeploy.recipe.comparison import Comparison
 from dashdeploy.training.timestep_weights import starved
 
-Record = Mapping[str, Any]
 FIGURES = ("fid", "kid", "fid_to_teacher", "accuracy", "pixel_distance", "confidence")
 RESPONSES = ("energy_cosine", "rho")
 GAPS = ("relative_error", "energy_cosine", "rho", "guided_error")
@@ -119,18 +120,24 @@ class Summary:
 
 
 def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Summary:
-    """One summary of the runs of every (variant, seed), those of the confirmation included."""
+    """One summary of the runs of every (variant, seed), those of the confirmation included.
+
+    Raises:
+        UserError: the runs were measured otherwise, see `alike.refuse_unlike`, or disagree on their teacher's images.
+    """
     records = {(v, seed): runs[v, seed].record for seed in comparison.seeds for v in comparison.variants}
     quality = next(iter(records.values()))["quality"]
-    users: dict[tuple[str, int | None], list[str]] = {}  # see _teaching -> the variants that have it
+    alike.refuse_unlike({f"{v} seed {seed}": record for (v, seed), record in records.items()})
+    users: dict[Teaching, list[str]] = {}  # -> the variants that have it
     for name in comparison.variants:
         users.setdefault(_teaching(runs[name, comparison.seeds[0]]), []).append(name)
     teachers, students = [], []
-    one_teacher = len({sha256 for sha256, _ in users}) == 1
-    for (sha256, steps), names in users.items():
+    one_teacher = len({one.sha256 for one in users}) == 1
+    for teaching, names in users.items():
         title = "teacher" if one_teacher else f"teacher of {comparison.variants[names[0]].label}"
-        title += f", {steps} step{'' if steps == 1 else 's'}" if sum(other == sha256 for other, _ in users) > 1 else ""
+        title += alike.title(teaching, list(users))
         name = "teacher" if len(users) == 1 else f"teacher:{names[0]}"
+        alike.refuse_other_images({f"{n} seed {seed}": records[n, seed] for n in names for seed in comparison.seeds})
         teachers.append(_teacher_row(name, title, [runs[n, seed] for n in names for seed in comparison.seeds]))
     for name, variant in comparison.variants.items():
         of_seeds = [runs[name, seed] for seed in comparison.seeds]
@@ -149,15 +156,15 @@ def summarise(comparison: Comparison, runs: Mapping[tuple[str, int], Run]) -> Su
     )
 
 
-def _teaching(run: Run) -> tuple[str, int | None]:
-    """A run's teacher: its SHA-256, and the steps that its images were drawn in."""
-    return run.teacher, _steps(run.record, "teacher")
+def _teaching(run: Run) -> Teaching:
+    """A run's teacher, and how its images were drawn."""
+    return Teaching.of(run.teacher, run.record)
 
 
 def _steps(record: Record, model: str) -> int | None:
     """The steps of a model's images; None: a record of before models had plans of their own."""
-    plan = record["models"][model].get("plan")
-    return len(record["plans"][plan]["timesteps"]) if plan else None
+    plan = alike.plan_of(record, model)
+    return len(plan["timesteps"]) if plan else None
 
 
 def parse(content: Mapping[str, Any]) -> Summary:

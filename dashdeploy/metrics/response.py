@@ -5,7 +5,7 @@ and at 1. Beside what does it stand?
 
 - The teacher's gap at the same x_t: (w − 1)·Δ. This is what a student of two branches imitates.
 - Its target (`diffusion/guided_targets.py`) at w, less its target at 1. A student of one branch imitates the guided
-  teacher with the predicted x_0 clipped to [−1, 1], as its sampler does. At high t the clipping cuts most of
+  teacher with the predicted x_0 of images clipped to [−1, 1], as its sampler does. At high t the clipping cuts most of
   (w − 1)·Δ off, where that is beyond the range of images. A few-step student does not predict the teacher's output at
   t, but where the guided teacher's path from t ends: over a long step guidance acts again at every point of the path,
   on an x_t that it has moved already, and a perfect student is far from (w − 1)·Δ. Of the digits teacher at w = 2, in
@@ -75,6 +75,7 @@ def of_target(
     *,
     base: float,
     prediction: Prediction,
+    clip: bool,
     ends: Mapping[int, int] | None = None,
     steps: int = 0,
     device: torch.device | str = "cpu",
@@ -82,6 +83,7 @@ def of_target(
     """The target of a student of one branch at each of the scales, less the target at `base`; as `of_model` gives it.
 
     Args:
+        clip: the teacher's predicted x_0 to [−1, 1], as in training: of images and not of latents.
         ends: of a few-step student, where its step from each of the timesteps of the probes ends.
         steps: of the teacher from there to the end; 0: the target is its output at t.
     """
@@ -93,7 +95,7 @@ def of_target(
             x, t, s, y = (v.to(device) for v in part)
             scale = torch.full(y.shape, w, device=device)
             given = (teacher, x, t, s, y, scale)
-            parts.append(guided_targets.target(*given, steps=steps, clip=True, prediction=prediction).cpu())
+            parts.append(guided_targets.target(*given, steps=steps, clip=clip, prediction=prediction).cpu())
         return torch.cat(parts)
 
     off = at(base)

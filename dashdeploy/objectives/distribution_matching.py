@@ -52,6 +52,10 @@ class DistributionMatching(OneBranch):
         """
         return step >= warmup_steps and (step + 1) % self.fake_updates == 0
 
+    def first_step(self, warmup_steps: int) -> int:
+        """The first step in which the student trains, counted from 0."""
+        return -(-(warmup_steps + 1) // self.fake_updates) * self.fake_updates - 1
+
     def noised_t(self, uniform: torch.Tensor, num_train_timesteps: int) -> torch.Tensor:
         """t' (B,) int64 of uniform draws (B,) from [0, 1)."""
         low = min(round(self.noised_from * num_train_timesteps), num_train_timesteps - 1)

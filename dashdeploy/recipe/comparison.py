@@ -261,8 +261,13 @@ def _check_student(comparison: Comparison, variant: str, recipe: Recipe) -> None
 
 
 def _check_fine_tuning(start: Recipe, recipe: Recipe, name: str) -> None:
-    """Refuse a student that is fine-tuned for other steps, or another prediction, than the one that it begins as."""
+    """Refuse a student that is fine-tuned for another solver, other steps or another prediction than its start's."""
     objective, given = recipe.distill.objective, start.distill.objective
+    if given.solver != objective.solver:
+        raise UserError(
+            f"{objective.kind} fine-tunes the student of {name}, which samples by the solver {given.solver}; take a "
+            "student of segments or progressive"
+        )
     if sorted(given.few_steps) != sorted(objective.few_steps):
         makes = f"makes {' or '.join(map(str, given.few_steps)) or 'any number of'} steps"
         problem = f"{makes}, and its distill.objective.steps asks for {' or '.join(map(str, objective.few_steps))}"

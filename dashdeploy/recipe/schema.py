@@ -24,6 +24,7 @@ from dashdeploy.fields import (
 )
 from dashdeploy.objectives import AnyObjective
 from dashdeploy.objectives.dash import Dash
+from dashdeploy.objectives.distribution_matching import DistributionMatching
 from dashdeploy.recipe.architecture import Architecture, DiT
 from dashdeploy.recipe.benchmark import Bench
 from dashdeploy.recipe.benchmark import Latency as Latency
@@ -190,6 +191,17 @@ class Distill(Training):
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} exceeds the {self.steps // phases} steps of each phase of "
                 f"{self.objective.kind}; set it lower, or steps higher"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_the_student(self) -> Distill:
+        objective = self.objective
+        if isinstance(objective, DistributionMatching) and objective.first_step(self.warmup_steps) >= self.steps:
+            raise ValueError(
+                f"steps {self.steps}: {objective.kind} trains its student in one step of {objective.fake_updates} "
+                f"(fake_updates) after the first {self.warmup_steps} (warmup_steps), and no step is one: raise steps, "
+                "or lower warmup_steps or fake_updates"
             )
         return self
 

@@ -149,8 +149,9 @@ def refuse_start(recipe: schema.Recipe, teacher: TorchDenoiser) -> None:
     """Refuse a start that an objective cannot fine-tune; its network and range are looked at by `finished.begin`.
 
     Raises:
-        UserError: it makes other steps, or predicts something else; or it would take the weights of a teacher of
-            another path (flow matching, EDM), whose network takes and gives other values than a student's.
+        UserError: it is sampled otherwise, makes other steps, or predicts something else; or it would take the weights
+            of a teacher of another path (flow matching, EDM), whose network takes and gives other values than a
+            student's.
     """
     objective, init = recipe.distill.objective, recipe.student.init
     takes = "student.init pruned" if init.kind == "pruned" else ""
@@ -163,6 +164,11 @@ def refuse_start(recipe: schema.Recipe, teacher: TorchDenoiser) -> None:
     if not objective.fine_tunes or init.kind != "run":
         return
     known, own = formats.load(finished.find(init).folder, role="student").interface, student_prediction(recipe, teacher)
+    if known.consistency:
+        raise UserError(
+            f"student.init.path {init.path!r}: {objective.kind} fine-tunes its student, which samples by the solver "
+            "consistency; take a student of segments or progressive."
+        )
     if sorted(known.grids) == sorted(grids(objective.few_steps, teacher.interface.schedule.num_train_timesteps)):
         if known.prediction == own:
             return

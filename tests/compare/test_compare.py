@@ -78,6 +78,16 @@ def test_it_trains_and_measures_every_variant_and_resumes(
     for name in ("fid.svg", "gap.svg"):
         assert (root / name).read_text().startswith("<svg")
 
+    small.write_text(
+        small.read_text().replace("teacher_bank: 64", "teacher_bank: 64, distill.steps: 10, bench.fidelity.bins: 2")
+    )
+    code, out, err = call(capsys, small, "--run-dir", runs, "--shard", "1/2", "--fresh", "--threads", "1")
+    assert (code, out) == (0, ""), "the other shard's run is of the comparison as it was"
+    assert "dash seed 1 (finished with other values: bench.fidelity.bins 4 → 2; distill.steps 12 → 10)" in err
+    assert "scratch seed 1" not in err.splitlines()[-1]
+    code, out, err = call(capsys, small, "--run-dir", runs, "--shard", "2/2", "--fresh", "--json")
+    assert code == 0 and {row["images_seen"] for row in json.loads(out)["rows"]} == {0, 10 * 16}, err
+
     small.write_text(small.read_text().replace("teacher_bank: 64", "teacher_bank: 64, distill.learning_rate: 0.5"))
     code, _, err = call(capsys, small, "--run-dir", runs)
     assert code == 2 and "3 problems, and nothing was started:" in err and "variant scratch: " in err
@@ -262,7 +272,8 @@ def test_a_student_is_fine_tuned_as_the_one_that_it_begins_as(
     capsys: pytest.CaptureFixture[str], chain: Path, tmp_path: Path
 ) -> None:
     matched = (
-        "matched: {label: m, start: four, set: {distill: {objective: {kind: distribution_matching, steps: STEPS}}}}"
+        "matched: {label: m, start: four, set: {distill.objective: {kind: distribution_matching, fake_updates: 3, "
+        "steps: STEPS}}}"
     )
     for steps, expected in (
         ("[4, 2]", None),
@@ -276,6 +287,22 @@ def test_a_student_is_fine_tuned_as_the_one_that_it_begins_as(
             assert out.splitlines()[-1].endswith("beginning as the student of four")
         else:
             assert code == 2 and expected in err
+
+
+def test_a_consistency_student_is_no_start_of_distribution_matching(
+    capsys: pytest.CaptureFixture[str], chain: Path, tmp_path: Path
+) -> None:
+    chain.write_text(
+        chain.read_text()
+        .replace("{kind: segments, steps: [4, 2], teacher_steps: 1}", "{kind: consistency, steps: [4, 2]}")
+        .replace("set:\n", "set:\n  sampling: {solver: consistency, num_inference_steps: 4}\n", 1)
+        .replace("objective: {kind: guided}", "objective: {kind: guided}, sampling.solver: ddim")
+        + "  matched: {label: m, start: four, set: {sampling.solver: ddim, distill.objective: "
+        "{kind: distribution_matching, steps: [4, 2], fake_updates: 3}}}\n"
+    )
+    code, _, err = call(capsys, chain, "--run-dir", tmp_path / "runs", "--dry-run")
+    assert code == 2
+    assert "variant matched: distribution_matching fine-tunes the student of four, which samples by the solver " in err
 
 
 @pytest.mark.parametrize(
@@ -298,7 +325,10 @@ def test_a_student_is_fine_tuned_as_the_one_that_it_begins_as(
             "variant four, two: start guided: its student has one branch for",
         ),
         (
-            ("{kind: segments, steps: [4, 2], teacher_steps: 1}", "{kind: distribution_matching, steps: [4, 2]}"),
+            (
+                "{kind: segments, steps: [4, 2], teacher_steps: 1}",
+                "{kind: distribution_matching, steps: [4, 2], fake_updates: 3}",
+            ),
             "variant (four|two): distribution_matching fine-tunes the student of guided, which makes any number of",
         ),
     ],

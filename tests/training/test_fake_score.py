@@ -30,7 +30,7 @@ from dashdeploy.training.progress import read_metrics
 from dashdeploy.training.step import Compared, TrainStep
 from dashdeploy.training.student import live_source, own_keys, student_step
 from dashdeploy.training.timestep_weights import TimestepWeights
-from tests.made import GUIDED, MATCHING, SEGMENTS, save_teacher, schedule, taught_by
+from tests.made import CONSISTENCY, GUIDED, MATCHING, SEGMENTS, save_teacher, schedule, taught_by
 from tests.training.two import launch
 
 GRIDS = ((999, 749, 499, 249), (984, 484))
@@ -194,9 +194,11 @@ def weights_of(stage: stages.Stage) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("ema", ["0.5", "{kind: power}"])
 def test_only_the_students_own_steps_change_it_and_its_average(
-    tiny_text: str, runs: Path, tmp_path: Path, ema: str
+    tiny_text: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: str
 ) -> None:
-    settings = ("distill.steps=2", f"distill.ema_decay={ema}", "distill.weight_decay=0.5")
+    # A recipe of two steps would be refused.
+    monkeypatch.setattr(DistributionMatching, "first_step", lambda *_: 0)
+    settings = (f"distill.ema_decay={ema}", "distill.weight_decay=0.5")
     began = weights_of(stages.read_stage(runs / "few" / "student"))
     for steps in (2, 3):
         recipe = matching(tiny_text, runs, *settings, f"distill.steps={steps}")
@@ -258,6 +260,10 @@ def test_two_processes_give_the_loss_curve_of_one(tiny_text: str, tiny_yaml: Pat
         (["distill.timestep_weights.kind=min_snr_v"], r"kind min_snr_v .* set it to uniform"),
         (["distill.objective.noised_from=0.99"], r"noised_to \(0\.98\) must be above noised_from \(0\.99\)"),
         (["distill.objective.fake_updates=0"], "fake_updates"),
+        (
+            ["distill.steps=5", "distill.warmup_steps=3"],
+            r"steps 5: .* in one step of 3 \(fake_updates\) after the first 3 .* lower warmup_steps or fake_updates",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_when_it_is_read(
@@ -275,6 +281,11 @@ def test_a_recipe_that_cannot_be_is_refused_when_it_is_read(
         (SEGMENTS, ["distill.objective.steps=[4]"], r"makes 4 or 2 steps, and .* asks for 4\. Set it to the same"),
         (SEGMENTS, ["student.prediction_type=sample"], r"predicts v_prediction, and .* asks for sample"),
         (SEGMENTS, ["distill.objective.w_max=5"], r"\[1\.0, 4\.0\], and this one one for \[1\.0, 5\.0\]"),
+        (
+            (*CONSISTENCY, "distill.objective.steps=[4]"),
+            ["student.prediction_type=sample", "distill.objective.steps=[4]"],
+            "samples by the solver consistency; take a student of segments or progressive",
+        ),
         (GUIDED, [], "makes any number of steps"),
         ((), [], "makes any number of steps"),
     ],

@@ -50,6 +50,7 @@ def measure(models: dict[str, Model], recipe: Recipe, data: LabelledImages) -> R
                 scales,
                 base=base,
                 prediction=own,
+                clip=not recipe.data.gives_latents,
                 ends=ends,
                 steps=path_steps,
                 device=teacher.device,

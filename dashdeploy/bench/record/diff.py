@@ -20,6 +20,7 @@ from dashdeploy.bench.record.comparable import (
 from dashdeploy.bench.record.intervals import difference_interval, ratio_interval
 from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import FILE, RECIPE_PLAN, Record, load_record
+from dashdeploy.bench.record.response import ResponseRow
 from dashdeploy.bench.record.times import LatencyRow
 from dashdeploy.errors import UserError, shown
 
@@ -258,15 +259,21 @@ _GAP: tuple[tuple[str, Better | None, Callable[[Limits], float | None]], ...] = 
 
 
 def _gap(a: Record, b: Record, limits: Limits) -> Iterator[Change]:
+    """Without a limit of a model that is judged by its response."""
+    judged_by_response = {row.model for row in _judged(a)} & {row.model for row in _judged(b)}
     for row in a.fidelity.rows:
         if (other := b.fidelity_of(row.model)) is None:
             continue
         for name, better, limit in _GAP:
             values = [_exact(getattr(r.overall, name)) for r in (row, other)]
             figure, at = name.replace("_", " "), a.guidance
-            yield _change(
-                "guidance gap", figure, row.model, at, *values, ratio=False, better=better, limit=limit(limits)
-            )
+            most = None if row.model in judged_by_response else limit(limits)
+            yield _change("guidance gap", figure, row.model, at, *values, ratio=False, better=better, limit=most)
+
+
+def _judged(record: Record) -> list[ResponseRow]:
+    """The responses over all timesteps of models of one branch, which are judged by them."""
+    return [row for row in record.response.rows if row.t is None and row.to_target] if record.response else []
 
 
 def _response(a: Record, b: Record, limits: Limits, notes: list[str]) -> Iterator[Change]:
@@ -274,7 +281,7 @@ def _response(a: Record, b: Record, limits: Limits, notes: list[str]) -> Iterato
     if reason := other_response(a, b):
         notes.append(f"The response to guidance is not compared: {reason}.")
     elif a.response and b.response:
-        for row in (row for row in a.response.rows if row.t is None and row.to_target):
+        for row in _judged(a):
             other = b.response.overall(row.model, row.w)
             if other is None or other.to_target is None:
                 continue

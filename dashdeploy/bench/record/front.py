@@ -99,7 +99,8 @@ def front(records: Mapping[str, Record], *, batch_size: int, guidance: str | Non
         guidance: the w at which FID is read, as 2 or w=2, or a label of tables; None: the recipe's.
 
     Raises:
-        UserError: the records cannot be compared, or lack that batch or guidance; it names the first reason.
+        UserError: the records cannot be compared, lack that batch or guidance, or were timed with other evaluations
+            than that guidance takes; it names the first reason.
     """
     first_name, first = next(iter(records.items()))
     for name, record in records.items():
@@ -114,6 +115,7 @@ def front(records: Mapping[str, Record], *, batch_size: int, guidance: str | Non
     found: dict[tuple[Any, ...], Point] = {}
     for name, record in records.items():
         _check(name, record, batch_size, at)
+        _check_evaluations(name, record, batch_size, at)
         for point in _points(name, record, batch_size, at):
             same = (TEACHER, record.plan_of(TEACHER)) if point.is_teacher else (name, point.model)
             found.setdefault(tuple(map(str, same)), point)
@@ -189,6 +191,38 @@ def _check(name: str, record: Record, batch_size: int, guidance: str) -> None:
     known = dict.fromkeys(row.guidance for row in record.quality.rows)
     if guidance not in known:
         raise UserError(f"bench: {name} has no FID at {guidance}; it has {', '.join(known)}: give --guidance")
+
+
+def _check_evaluations(name: str, record: Record, batch_size: int, guidance: str) -> None:
+    """Refuse a guidance at which a model of two branches runs its network another number of times than when timed."""
+    if guidance == record.guidance:
+        return
+    asked = _off(record, guidance)
+    for point in _points(name, record, batch_size, guidance):
+        timed = {w == 1 for w in record.plan_of(point.model).weights}
+        if _has_two_branches(record, point) and (timed != asked or len(asked) > 1):
+            raise UserError(
+                f"bench: {name} was timed at {record.guidance}, and FID is asked for at {guidance}: a step at w=1 runs "
+                f"one branch of {point.label} and others run two, so its time at {guidance} is not known. Give "
+                "another --guidance, or measure the run with that sampling.guidance"
+            )
+
+
+def _off(record: Record, guidance: str) -> set[bool]:
+    """Whether w is 1 at the steps of a guidance that FID was measured at: always, never, or of an interval both."""
+    w = next(row.w for row in record.quality.rows if row.guidance == guidance)
+    if w is None:
+        return {False} if guidance.startswith("TAG") else {True, False}
+    return {w == 1}
+
+
+def _has_two_branches(record: Record, point: Point) -> bool:
+    """Of a model that was timed at w = 1 its evaluations do not say it; one of one branch has a target."""
+    if point.is_teacher or point.evaluations is None or point.evaluations > point.steps:
+        return True
+    rows = record.response.rows if record.response else ()
+    targeted = any(row.model == point.model and row.to_target for row in rows)
+    return 1 in record.plan_of(point.model).weights and not targeted
 
 
 def _obstacle(a: Record, b: Record) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 
 from dashdeploy.bench.record.parts import QualityRow
 from dashdeploy.bench.record.record import Record
 from dashdeploy.bench.record.response import ResponseRow
 from dashdeploy.bench.report.columns import Column, build
+from dashdeploy.diffusion.guidance import label
 from dashdeploy.report.cells import MISSING, fixed, percent
 from dashdeploy.report.table import Table, plain
 
@@ -33,10 +35,21 @@ TO_TEACHER: tuple[Column[QualityRow], ...] = (
 
 
 def response_row(record: Record) -> ResponseRow | None:
-    """What the guidance of the deployed student is judged by: its response at the recipe's w, if it has one branch."""
-    w = record.settings.sampling.get("guidance")
-    row = record.response.overall(record.deployed, w) if record.response and isinstance(w, int | float) else None
-    return row if row is not None and row.to_target is not None else None
+    """What the guidance of the deployed student is judged by, if it has one branch: its response at the recipe's w.
+
+    Where that is none of the scales with a response (it changes over t, or is 1), the one nearest to its mean takes its
+    place; `at_other_scale` names it.
+    """
+    mean = statistics.fmean(record.plan_of(record.deployed).weights)
+    rows = record.response.rows if record.response else ()
+    found = [row for row in rows if (row.model, row.t) == (record.deployed, None) and row.to_target]
+    return min(found, key=lambda row: abs(row.w - mean), default=None)
+
+
+def at_other_scale(record: Record, row: ResponseRow) -> str:
+    """` at w=2`, where that is not the guidance of the recipe; else ''."""
+    at = label(row.w)
+    return "" if at == record.guidance else f" at {at}"
 
 
 def _weakest(record: Record, row: ResponseRow) -> str:
@@ -96,7 +109,7 @@ def response_table(record: Record, *, full: bool = False) -> Table:
     rows = sorted((row for row in found.rows if row.t is None), key=lambda row: row.w)
     beside = "the teacher's gap, times w − 1"
     if any(row.to_target for row in rows):
-        beside = "the teacher's in the same step" if found.path_steps else "the teacher's, clipped to images"
+        beside = "the teacher's in the same step" if found.path_steps else "the teacher's"
     title = f"Response to guidance, f(w) − f({found.base:g}), beside {beside}"
     return build(record, title, (*RESPONSE, *BESIDE_GAP), rows, full=full)
 

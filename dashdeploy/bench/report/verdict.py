@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dashdeploy.bench.record.parts import QualityRow
 from dashdeploy.bench.record.record import STUDENT, TEACHER, Record, speedups
 from dashdeploy.bench.report.columns import NONE, estimate
-from dashdeploy.bench.report.response_tables import response_row
+from dashdeploy.bench.report.response_tables import at_other_scale, response_row
 from dashdeploy.report.cells import MISSING, count, fixed, kilobytes, significant, times
 from dashdeploy.report.table import Table, plain
 
@@ -44,8 +44,9 @@ def sentence(record: Record) -> str:
     if response := response_row(record):
         found = response.decides
         parts.append(
-            f"Guidance changes its prediction with a cosine of {fixed(found.energy_cosine)} to the teacher's change "
-            f"and {fixed(found.rho)} of its strength (1 and 1 would be a perfect copy)"
+            f"Guidance{at_other_scale(record, response)} changes its prediction with a cosine of "
+            f"{fixed(found.energy_cosine)} to the teacher's change and {fixed(found.rho)} of its strength "
+            "(1 and 1 would be a perfect copy)"
         )
     elif row := record.fidelity_of(student):
         parts.append(
@@ -144,7 +145,8 @@ def _guidance_card(record: Record) -> Card:
     if response := response_row(record):
         found, worst = response.decides, record.response and record.response.weakest(response.model, response.w)
         lines = (
-            f"cosine of its response to guidance with the teacher's; strength ρ {fixed(found.rho)}",
+            f"cosine of its response to guidance{at_other_scale(record, response)} with the teacher's; "
+            f"strength ρ {fixed(found.rho)}",
             f"relative error {fixed(found.relative_error)}",
             *([f"least at t {worst.t}: cosine {fixed(worst.decides.energy_cosine)}"] if worst else []),
             "A perfect student has cosine 1, ρ 1, error 0.",

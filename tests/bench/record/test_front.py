@@ -31,9 +31,29 @@ def test_a_model_is_on_the_front_where_no_other_is_as_fast_and_as_good(record: R
         (TEACHER, 107.81, pytest.approx(2.01), False),
     ]
     assert front_of(record) == found
-    at_one = front({"digits": record}, batch_size=64, guidance="1")
-    assert [p.best for p in at_one.points] == [True, True, True] and at_one.guidance == "w=1"
-    assert at_one.timed_at == ("w=2",)
+    lower = front({"digits": record}, batch_size=64, guidance="1.5")
+    assert [p.best for p in lower.points] == [True, True, True] and lower.guidance == "w=1.5"
+    assert lower.timed_at == ("w=2",)
+    assert len(front({"digits": record}, batch_size=64, guidance="TAG 1–4").points) == 3
+
+
+def test_fid_at_a_guidance_of_other_evaluations_is_no_figure_of_the_time(
+    record: Record, few: dict[str, Any], payload: dict[str, Any]
+) -> None:
+    expected = r"digits was timed at w=2, and FID is asked for at w=1: .* of teacher \(torch\) .* another --guidance"
+    with pytest.raises(UserError, match=expected):
+        front({"digits": record}, batch_size=64, guidance="1")
+    # Of one branch every step is one evaluation, whatever w is.
+    rows = [row for row in few["latency"] if row["model"] != TEACHER]
+    alone = parse(json.dumps(few | {"latency": rows, "pairs": []}))
+    assert {p.evaluations for p in front({"few": alone}, batch_size=8, guidance="1").points} == {4}
+    # Timed without guidance, two branches run as one.
+    content = json.loads(json.dumps(payload | {"guidance_interval": None, "pairs": []}))
+    content["plans"]["recipe"] |= {"guidance": "w=1", "weights": [1.0] * 50}
+    content["fidelity"]["guidance"] = "w=1"
+    content["latency"] = [row | {"evaluations": 50} for row in content["latency"] if row["model"] != TEACHER]
+    with pytest.raises(UserError, match="digits was timed at w=1, and FID is asked for at w=2"):
+        front({"digits": parse(json.dumps(content))}, batch_size=64, guidance="2")
 
 
 def test_runs_of_unlike_steps_share_a_front_and_their_teacher(few: dict[str, Any], record: Record) -> None:

@@ -20,7 +20,7 @@ def test_the_table_has_the_fastest_first_and_marks_the_best(few: dict[str, Any],
     assert (rows[0]["Evaluations an image"], rows[0]["Parameters"], rows[0]["On the front"]) == ("4", "316,033", "yes")
     assert rows[-1]["Model"] == "teacher (torch)" and not rows[-1]["On the front"]
     assert [row[1].startswith("**") for row in front_table(found, bold=True).rows] == [p.best for p in found.points]
-    assert "times at w=2" in front_table(front({"a": record}, batch_size=8, guidance="1")).title
+    assert "times at w=2" in front_table(front({"a": record}, batch_size=8, guidance="1.5")).title
 
 
 def test_the_plot_has_every_models_evaluations_and_every_run(few: dict[str, Any], record: Record) -> None:

@@ -56,10 +56,19 @@ def test_the_verdict_of_one_branch_is_its_response_at_the_recipes_scale(payload:
     assert "with a cosine of 0.880 to the teacher's change and 0.910 of its strength" in verdict.sentence(record)
     card = verdict.cards(record)[-1]
     assert card.big == "0.880" and "least at t 999: cosine 0.780" in card.lines
+    for other in (with_responses(payload, branches=2), payload):
+        assert "Its guidance has a cosine of" in verdict.sentence(read(other))
+
+
+def test_where_guidance_changes_the_verdict_is_the_response_at_the_scale_nearest_to_its_mean(payload: Payload) -> None:
     changing = with_responses(payload)
     changing["settings"]["sampling"]["guidance"] = {"kind": "tag"}
-    for other in (with_responses(payload, branches=2), changing, payload):
-        assert "Its guidance has a cosine of" in verdict.sentence(read(other))
+    changing["plans"]["recipe"] |= {"guidance": "TAG 1–4", "weights": [2.5] * 20 + [4.0] * 30}
+    changing["fidelity"]["guidance"] = "TAG 1–4"
+    record = read(changing | {"guidance_interval": None, "pairs": []})
+    assert "Guidance at w=4 changes its prediction with a cosine of 0.860" in verdict.sentence(record)
+    card = verdict.cards(record)[-1]
+    assert card.big == "0.860" and card.lines[0].startswith("cosine of its response to guidance at w=4 with")
 
 
 def test_every_timestep_of_a_model_is_shown(payload: Payload) -> None:
@@ -115,6 +124,16 @@ def test_diff_holds_the_response_of_one_branch_to_the_gaps_limit(payload: Payloa
     (worse,) = found.regressions
     assert (worse.figure, worse.model, worse.at) == ("response: relative error", "student-onnx-cpu", "w=4")
     assert compare(read(before), read(before), Limits(), names=("A", "B")).regressions == []
+    # The gap is no measure of it: it may grow as it will.
+    grown = copy.deepcopy(before)
+    for row in grown["fidelity"]["rows"]:
+        row["overall"]["relative_error"] += 0.5
+    assert compare(read(before), read(grown), Limits(), names=("A", "B")).regressions == []
+    for one in (before, grown):
+        one["response"]["rows"] = [row for row in one["response"]["rows"] if row["model"] == "student"]
+    gaps = compare(read(before), read(grown), Limits(), names=("A", "B")).regressions
+    assert [(one.figure, one.model) for one in gaps] == [("relative error", "student-onnx-cpu")]
+    before = with_responses(payload)
     after["response"]["num_draws"] = 65
     other = compare(read(before), read(after), Limits(), names=("A", "B"))
     assert other.regressions == []
