@@ -39,6 +39,7 @@ class OpenOptions(c.Structure):
         *((name, c.c_int32) for name in ("threads", "device", "max_batch")),
         ("public_key", c.c_char_p),
         ("max_waiting", c.c_int32),
+        ("reserved", c.c_int32),
     )
 
 

@@ -104,6 +104,7 @@ void need(const void *pointer, const char *name) {
 dd_request asked(const dd_request *request) {
   dd_request made = known(request, "request");
   if (request->size <= offsetof(dd_request, latents)) made.latents = 1;  // its caller knows no other shape
+  if (request->size <= offsetof(dd_request, preview)) made.preview_every = 0;  // an earlier version's padding
   return made;
 }
 
@@ -121,7 +122,10 @@ dd_status dd_open(const char *folder, const dd_open_options *options, dd_model *
   });
 }
 
-void dd_close(dd_model *model) { delete model; }
+void dd_close(dd_model *model) {
+  if (model != nullptr && model->batcher && model->batcher->is_here()) return;  // it would wait for this thread
+  delete model;
+}
 
 dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message) {
   return guarded(message, [&] {
@@ -181,13 +185,15 @@ dd_status dd_submit(dd_model *model, const dd_request *request, float *images, d
 }
 
 dd_status dd_wait(dd_ticket *ticket, int64_t timeout_ms, int32_t *ended, dd_message *message) {
-  bool over = true;
+  bool over = false;
   const dd_status status = guarded(message, [&] {
     need(ticket, "ticket");
     if (ended == nullptr && timeout_ms >= 0) fail(DD_ARGUMENT, "ended is NULL, and timeout_ms is not below 0");
+    if (timeout_ms != 0 && ticket->ticket->is_here())
+      fail(DD_ARGUMENT, "dd_wait in a callback of dd_submit: the thread that it would wait for is this one");
+    over = true;  // by an error as well
     over = ticket->ticket->wait(timeout_ms);
   });
-  if (ticket == nullptr || (ended == nullptr && timeout_ms >= 0)) return status;
   if (ended != nullptr) *ended = over ? 1 : 0;
   if (over) delete ticket;
   return status;

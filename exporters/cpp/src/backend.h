@@ -12,7 +12,8 @@ namespace dashdeploy::detail {
 struct Options {
   int threads = 1;              // CPU backends
   int device = 0;               // GPU backends
-  std::int64_t max_batch = 64;  // images in one call of the network
+  std::int64_t min_batch = 1;   // images in one call of the network: the engines take no fewer,
+  std::int64_t max_batch = 64;  // and no more
 };
 
 // Takes one batch through the sampler, for one thread at a time. Buffers are made once, for Options::max_batch.
@@ -39,6 +40,9 @@ class Loop {
   // Whether what the last call gave is finite: eps too, because clipping makes a finite x of an infinite eps. x that
   // stays on a GPU is looked at when it comes back.
   virtual bool finite() const = 0;
+
+  // The same of one image of the batch.
+  virtual bool finite(std::int64_t row) const = 0;
 
   // Write x back.
   virtual void store(float *x) = 0;

@@ -2,7 +2,6 @@
 #include "batcher.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "error.h"
 #include "philox.h"
@@ -17,44 +16,7 @@ double milliseconds(std::chrono::steady_clock::duration time) {
   return std::chrono::duration<double, std::milli>(time).count();
 }
 
-// x_0 of a DDIM step, from where it began and where it went: both are mixtures of the same x_0 and the same direction.
-void predicted_clean(float *x_0, const float *x, const float *x_prev, std::int64_t size, float alpha, float alpha_prev,
-                     bool clip) {
-  const double signal = std::sqrt(double{alpha}), sigma = std::sqrt(1.0 - double{alpha});
-  const double next_signal = std::sqrt(double{alpha_prev}), next_sigma = std::sqrt(1.0 - double{alpha_prev});
-  const double determinant = sigma * next_signal - next_sigma * signal;
-  for (std::int64_t i = 0; i < size; ++i) {
-    const auto value = static_cast<float>((sigma * x_prev[i] - next_sigma * x[i]) / determinant);
-    x_0[i] = clip ? std::clamp(value, -1.0F, 1.0F) : value;
-  }
-}
-
 }  // namespace
-
-bool Ticket::wait(std::int64_t timeout_ms) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  const auto ended = [this] { return ended_; };
-  if (timeout_ms < 0)
-    changed_.wait(lock, ended);
-  else if (!changed_.wait_for(lock, std::chrono::milliseconds(std::min<std::int64_t>(timeout_ms, 1LL << 40)), ended))
-    return false;
-  if (status_ != DD_OK) throw Failure(status_, text_);
-  return true;
-}
-
-void Ticket::fail(dd_status status, const std::string &text) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (failed_) return;
-  status_ = status;
-  text_ = text;
-  failed_ = true;
-}
-
-void Ticket::end() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  ended_ = true;
-  changed_.notify_all();
-}
 
 // One image in the batch.
 struct Batcher::Place {
@@ -82,38 +44,31 @@ class Batcher::Batch {
   Batch(const Batcher &owner, std::unique_ptr<Loop> loop)
       : sampler_(owner.sampler_), manifest_(sampler_.manifest()), size_(manifest_.image_size()), loop_(std::move(loop)) {}
 
-  Loop &loop() { return *loop_; }
-
-  // Take every place one step further. A place whose image is not finite fails its own request.
+  // Take every place one step further. A place whose image is not finite fails its own request. The first place is
+  // repeated where the engines take no batch so small.
   void step(std::vector<Place> &places) {
-    const auto count = static_cast<std::int64_t>(places.size());
+    const std::int64_t count = std::max(static_cast<std::int64_t>(places.size()), sampler_.min_batch());
     x_.resize(static_cast<std::size_t>(count * size_));
-    t_.resize(places.size());
+    t_.resize(static_cast<std::size_t>(count));
     t_prev_ = labels_ = t_;
-    w_.resize(places.size());
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      const Ticket &ticket = *places[i].ticket;
-      std::copy(places[i].x.begin(), places[i].x.end(), x_.begin() + static_cast<std::ptrdiff_t>(i) * size_);
-      t_[i] = ticket.plan_.t[places[i].step];
-      t_prev_[i] = ticket.plan_.t_prev[places[i].step];
-      w_[i] = ticket.plan_.w[places[i].step];
-      labels_[i] = ticket.labels_[static_cast<std::size_t>(places[i].image)];
+    w_.resize(t_.size());
+    for (std::size_t i = 0; i < t_.size(); ++i) {
+      const Place &place = places[i < places.size() ? i : 0];
+      const Ticket &ticket = *place.ticket;
+      std::copy(place.x.begin(), place.x.end(), x_.begin() + static_cast<std::ptrdiff_t>(i) * size_);
+      t_[i] = ticket.plan_.t[place.step];
+      t_prev_[i] = ticket.plan_.t_prev[place.step];
+      w_[i] = ticket.plan_.w[place.step];
+      labels_[i] = ticket.labels_[static_cast<std::size_t>(place.image)];
     }
     loop_->load(x_.data(), labels_.data(), count);
     loop_->step(t_.data(), t_prev_.data(), w_.data());
-    const bool finite = loop_->finite();
     loop_->store(x_.data());
-    bool found = finite;
     for (std::size_t i = 0; i < places.size(); ++i) {
-      const float *const now = x_.data() + static_cast<std::int64_t>(i) * size_;
-      if (!all_finite(now, size_)) {
-        not_finite(places[i]);
-        found = true;
-      }
-    }
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      if (!found) not_finite(places[i]);  // a prediction was, and clipping hid whose
-      moved(places[i], x_.data() + static_cast<std::int64_t>(i) * size_);
+      const auto row = static_cast<std::int64_t>(i);
+      const float *const now = x_.data() + row * size_;
+      if (!loop_->finite(row) || !all_finite(now, size_)) not_finite(places[i]);
+      moved(places[i], now);
     }
   }
 
@@ -202,7 +157,13 @@ Batcher::Batcher(const Sampler &sampler, std::int64_t max_waiting)
     : sampler_(sampler),
       max_waiting_(max_waiting),
       narrow_(sampler.backend_->lanes() > 1 && sampler.manifest().host.small) {
-  for (int i = 0; i < (narrow_ ? sampler.backend_->lanes() : 1); ++i) workers_.emplace_back([this] { work(); });
+  const int wanted = narrow_ ? sampler.backend_->lanes() : 1;
+  workers_.reserve(static_cast<std::size_t>(wanted));
+  try {
+    for (int i = 0; i < wanted; ++i) workers_.emplace_back([this] { work(); });
+  } catch (const std::exception &error) {  // the system gives no more threads: one worker is enough
+    if (workers_.empty()) fail(DD_BACKEND, "no thread could be started: ", error.what());
+  }
 }
 
 Batcher::~Batcher() {
@@ -220,8 +181,13 @@ std::shared_ptr<Ticket> Batcher::submit(const dd_request &request, float *images
     fail(DD_ARGUMENT, "preview needs both: a function, and preview_every of 1 or more");
   if (request.deadline_ms < 0) fail(DD_ARGUMENT, "deadline_ms is ", request.deadline_ms, "; expected 0 or more");
   if (images == nullptr) fail(DD_ARGUMENT, "images is NULL");
+  if (request.timing != nullptr) fail(DD_ARGUMENT, "timing is of dd_sample; leave it NULL");
   const auto ticket = std::make_shared<Ticket>();
   ticket->plan_ = sampler_.checked_plan(request, decodes);
+  if (max_waiting_ > 0 && request.count > max_waiting_)
+    fail(DD_ARGUMENT, "count is ", request.count, ", and max_waiting ", max_waiting_,
+         ": so many images can never wait. Submit fewer at a time, or open with a larger max_waiting");
+  ticket->batcher_ = this;
   ticket->labels_.assign(request.labels, request.labels + request.count);
   if (request.noise != nullptr) {
     const auto noises = sampler_.manifest().noises(static_cast<std::int64_t>(ticket->plan_.steps()));
@@ -235,7 +201,7 @@ std::shared_ptr<Ticket> Batcher::submit(const dd_request &request, float *images
   ticket->preview_ = request.preview;
   ticket->preview_every_ = request.preview_every;
   ticket->user_ = request.user;
-  ticket->deadline_ms_ = request.deadline_ms;
+  ticket->deadline_ms_ = std::min<std::int64_t>(request.deadline_ms, 1LL << 40);  // in ns it has to fit as well
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (max_waiting_ > 0 && waiting_ + request.count > max_waiting_)
@@ -249,6 +215,7 @@ std::shared_ptr<Ticket> Batcher::submit(const dd_request &request, float *images
 }
 
 void Batcher::work() {
+  Ticket::worker_of = this;
   std::vector<Place> places;
   std::unique_ptr<Batch> batch;
   while (true) {
@@ -260,8 +227,9 @@ void Batcher::work() {
       drop(places);
       admit(places);
       if (!places.empty() && !batch) {
-        batch = std::make_unique<Batch>(*this, sampler_.backend_->loop(narrow_));
-        std::call_once(measured_, [&] { places_ = measured_places(batch->loop()); });
+        std::unique_ptr<Loop> loop = sampler_.backend_->loop(narrow_);
+        std::call_once(measured_, [&] { places_ = measured_places(loop); });
+        batch = std::make_unique<Batch>(*this, std::move(loop));
       }
       if (!places.empty()) batch->step(places);
       for (Place &place : places)
@@ -340,7 +308,7 @@ void Batcher::remove(std::vector<Place> &places) {
   places.erase(std::remove_if(places.begin(), places.end(), gone), places.end());
 }
 
-std::int64_t Batcher::measured_places(Loop &loop) const {
+std::int64_t Batcher::measured_places(std::unique_ptr<Loop> &loop) const {
   const Manifest &manifest = sampler_.manifest();
   const std::int64_t most = sampler_.max_batch(), size = manifest.image_size();
   const auto n = static_cast<std::size_t>(most);
@@ -349,15 +317,24 @@ std::int64_t Batcher::measured_places(Loop &loop) const {
   std::vector<std::pair<std::int64_t, double>> speeds;  // (places, images that make a step in a millisecond)
   const auto since = std::chrono::steady_clock::now();
   double best = 0;
-  for (std::int64_t count = 1; count <= most; count *= 2) {
+  std::vector<float> out(x.size());
+  const auto step = [&](std::int64_t count) {
+    const auto before = std::chrono::steady_clock::now();
+    loop->load(x.data(), labels.data(), count);
+    loop->step(t.data(), t_prev.data(), w.data());
+    loop->store(out.data());  // a GPU's step has ended when it is back
+    return milliseconds(std::chrono::steady_clock::now() - before);
+  };
+  for (std::int64_t count = sampler_.min_batch(); count <= most; count *= 2) {
     double times[3];
-    loop.load(x.data(), labels.data(), count);
-    loop.step(t.data(), t_prev.data(), w.data());  // memory and kernels of this size
-    for (double &time : times) {
-      const auto before = std::chrono::steady_clock::now();
-      loop.load(x.data(), labels.data(), count);
-      loop.step(t.data(), t_prev.data(), w.data());
-      time = milliseconds(std::chrono::steady_clock::now() - before);
+    try {
+      step(count);  // memory and kernels of this size
+      for (double &time : times) time = step(count);
+    } catch (const std::exception &) {
+      if (speeds.empty()) throw;
+      loop.reset();
+      loop = sampler_.backend_->loop(narrow_);
+      break;
     }
     std::sort(std::begin(times), std::end(times));
     speeds.emplace_back(count, static_cast<double>(count) / std::max(times[1], 1e-6));
@@ -366,7 +343,7 @@ std::int64_t Batcher::measured_places(Loop &loop) const {
   }
   for (const auto &[count, speed] : speeds)
     if (speed >= kNearlyBest * best) return count;
-  return 1;
+  return sampler_.min_batch();
 }
 
 }  // namespace dashdeploy::detail

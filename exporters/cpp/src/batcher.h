@@ -3,7 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -14,54 +13,9 @@
 #include <vector>
 
 #include "sampler.h"
+#include "ticket.h"
 
 namespace dashdeploy::detail {
-
-// A request under way. It outlives the batcher, so that it can be waited for after the model is closed.
-class Ticket {
- public:
-  // Throws Failure, whatever ended the request; false: it has not ended within the time (below 0: as long as it takes).
-  bool wait(std::int64_t timeout_ms);
-
-  void cancel() { cancelled_ = true; }
-
- private:
-  friend class Batcher;
-  using Clock = std::chrono::steady_clock;
-
-  // Why the request cannot go on: the first reason stays.
-  void fail(dd_status status, const std::string &text);
-  bool over() const { return failed_; }
-  void end();
-
-  // What was asked, copied.
-  Plan plan_;
-  std::vector<std::int64_t> labels_;
-  std::vector<float> noise_;  // empty: of the seed
-  std::uint64_t seed_ = 0, first_image_ = 0;
-  float *images_ = nullptr;
-  bool decodes_ = false;
-  dd_progress progress_ = nullptr;
-  dd_preview preview_ = nullptr;
-  void *user_ = nullptr;
-  std::int64_t preview_every_ = 0, deadline_ms_ = 0;
-  Clock::time_point since_ = Clock::now();
-
-  // Under the batcher's mutex: images that have joined the batch, those of them that have left it, and whether the
-  // ticket stands in the queue.
-  std::int64_t joined_ = 0, left_ = 0;
-  bool queued_ = true;
-
-  std::atomic<bool> cancelled_{false}, failed_{false};
-  std::mutex calling_;          // held around callbacks
-  std::int64_t steps_done_ = 0;  // under calling_
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool ended_ = false;
-  dd_status status_ = DD_OK;
-  std::string text_;
-};
 
 class Batcher {
  public:
@@ -72,6 +26,9 @@ class Batcher {
 
   // Ends what is under way with DD_CANCELLED.
   ~Batcher();
+
+  // Whether this thread is one of its workers, as it is in callbacks: it cannot wait for them to do anything.
+  bool is_here() const { return Ticket::worker_of == this; }
 
   // Throws Failure: DD_ARGUMENT, or DD_BUSY.
   std::shared_ptr<Ticket> submit(const dd_request &request, float *images);
@@ -95,8 +52,9 @@ class Batcher {
   static void fail_all(std::vector<Place> &places, dd_status status, const std::string &text);
 
   // The fewest places with which a step makes nearly as many images a second as it can, by the times of steps of
-  // 1, 2, 4 ... max_batch images: more would only make each image wait longer.
-  std::int64_t measured_places(Loop &loop) const;
+  // 1, 2, 4 ... max_batch images: more would only make each image wait longer. Where a size does not run, those below
+  // it count, and the loop is another one.
+  std::int64_t measured_places(std::unique_ptr<Loop> &loop) const;
 
   const Sampler &sampler_;
   const std::int64_t max_waiting_;

@@ -63,6 +63,11 @@ bool HostLoop::finite() const {
   return all_finite(buffers_->out.data(), size) && all_finite(buffers_->x.data(), size);
 }
 
+bool HostLoop::finite(std::int64_t row) const {
+  const std::int64_t size = manifest_.image_size(), at = row * size;
+  return all_finite(buffers_->out.data() + at, size) && all_finite(buffers_->x.data() + at, size);
+}
+
 void HostLoop::store(float *x) { std::copy_n(buffers_->x.begin(), batch_ * manifest_.image_size(), x); }
 
 double HostLoop::take_backend_ms() {

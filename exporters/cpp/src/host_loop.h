@@ -66,6 +66,7 @@ class HostLoop final : public Loop {
   void sample(const float *noise, const float *w) override;
   void decode(const float *latents, std::int64_t count, float *images) override;
   bool finite() const override;
+  bool finite(std::int64_t row) const override;
   void store(float *x) override;
   double take_backend_ms() override;
 

@@ -196,7 +196,7 @@ Engine engine(const JsonReader &value, const std::string &backend) {
   for (const JsonReader &profile : value.at("profiles").items(1, 64)) {
     const std::int64_t low = profile.at("min").integer(1, kMostBatch);
     const std::int64_t usual = profile.at("opt").integer(low, kMostBatch);
-    read.largest_batch = std::max(read.largest_batch, profile.at("max").integer(usual, kMostBatch));
+    read.profiles.push_back({low, usual, profile.at("max").integer(usual, kMostBatch)});
   }
   return read;
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "dashdeploy/dashdeploy.h"
+#include "profiles.h"
 
 namespace dashdeploy::detail {
 
@@ -26,7 +27,7 @@ struct Engine {
   std::vector<std::string> compute_capabilities;  // of the GPUs that it was built for, as in 8.6
   std::string hardware_compatibility;             // none, ampere_plus, same_compute_capability
   bool version_compatible = false;
-  std::int64_t largest_batch = 0;  // that any of its profiles accepts
+  std::vector<Profile> profiles;
 };
 
 struct Graph {

@@ -1,7 +1,9 @@
 // Threads that wait for work: the parts of one call run on them and on the caller.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -11,8 +13,13 @@ namespace dashdeploy::detail {
 
 class Pool {
  public:
+  // Where the system gives fewer threads, those do: the caller takes the rest.
   explicit Pool(int threads) {
-    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    threads_.reserve(static_cast<std::size_t>(std::max(threads, 0)));
+    try {
+      for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    } catch (const std::exception &) {
+    }
   }
 
   Pool(const Pool &) = delete;

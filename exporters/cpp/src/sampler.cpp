@@ -7,6 +7,7 @@
 #include <cmath>
 #include <exception>
 #include <thread>
+#include <utility>
 
 #include "error.h"
 #include "host_loop.h"
@@ -28,17 +29,22 @@ int available_threads() {
   return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
 }
 
-// Images that the engines accept in one call; 0: any number.
-std::int64_t largest_batch(const Manifest &manifest) {
-  std::int64_t largest = 0;
+// The fewest and the most images that the engines accept in one call; the most 0: any number.
+std::pair<std::int64_t, std::int64_t> batch_limits(const Manifest &manifest) {
+  std::int64_t smallest = 1, largest = 0;
   for (const std::string &name : used_graphs(manifest)) {
     if (name == "decoder") continue;  // it is called in parts of its own
     const auto graph = manifest.graphs.find(name);
     if (graph == manifest.graphs.end() || !graph->second.engine) continue;
-    const std::int64_t accepted = graph->second.engine->largest_batch;
-    largest = largest == 0 ? accepted : std::min(largest, accepted);
+    std::int64_t fewest = kUsualMaxBatch << 20, most = 0;
+    for (const Profile &profile : graph->second.engine->profiles) {
+      fewest = std::min(fewest, profile.min);
+      most = std::max(most, profile.max);
+    }
+    smallest = std::max(smallest, fewest);
+    largest = largest == 0 ? most : std::min(largest, most);
   }
-  return largest;
+  return {smallest, largest};
 }
 
 Options checked(const dd_open_options &asked, const Manifest &manifest) {
@@ -50,9 +56,12 @@ Options checked(const dd_open_options &asked, const Manifest &manifest) {
   Options options;
   options.threads = asked.threads == 0 ? available_threads() : asked.threads;
   options.device = asked.device;
-  const std::int64_t largest = largest_batch(manifest);
+  const auto [smallest, largest] = batch_limits(manifest);
+  options.min_batch = smallest;
   options.max_batch = asked.max_batch > 0 ? asked.max_batch : largest > 0 ? largest : kUsualMaxBatch;
   if (largest > 0) options.max_batch = std::min(options.max_batch, largest);
+  if (options.max_batch < smallest)
+    fail(DD_ARGUMENT, "max_batch is ", options.max_batch, "; the engines take ", smallest, " images or more at once");
   return options;
 }
 

@@ -26,6 +26,7 @@ class Sampler {
   Sampler(const std::filesystem::path &folder, const dd_open_options &options);
 
   const Manifest &manifest() const { return artifact_.manifest(); }
+  std::int64_t min_batch() const { return options_.min_batch; }
   std::int64_t max_batch() const { return options_.max_batch; }
 
   void sample(const dd_request &request, float *images);

@@ -155,6 +155,17 @@ void ddim_update(float *x, const float *output, std::int64_t size, float alpha, 
   }
 }
 
+void predicted_clean(float *x_0, const float *x, const float *x_prev, std::int64_t size, float alpha, float alpha_prev,
+                     bool clip) {
+  const double signal = std::sqrt(double{alpha}), sigma = std::sqrt(1.0 - double{alpha});
+  const double next_signal = std::sqrt(double{alpha_prev}), next_sigma = std::sqrt(1.0 - double{alpha_prev});
+  const double determinant = sigma * next_signal - next_sigma * signal;
+  for (std::int64_t i = 0; i < size; ++i) {
+    const auto value = static_cast<float>((sigma * x_prev[i] - next_sigma * x[i]) / determinant);
+    x_0[i] = clip ? std::clamp(value, -1.0F, 1.0F) : value;
+  }
+}
+
 void renoise(float *x, const float *noise, std::int64_t size, float alpha) {
   const float signal = std::sqrt(alpha), sigma = std::sqrt(1.0F - alpha);
   for (std::int64_t i = 0; i < size; ++i) x[i] = signal * x[i] + sigma * noise[i];

@@ -35,6 +35,10 @@ Plan plan(const Manifest &manifest, std::int64_t steps, const dd_guidance &guida
 void ddim_update(float *x, const float *output, std::int64_t size, float alpha, float alpha_prev, bool clip,
                  Prediction prediction);
 
+// x_0 of a DDIM step, from where it began and where it went: both are mixtures of the same x_0 and the same direction.
+void predicted_clean(float *x_0, const float *x, const float *x_prev, std::int64_t size, float alpha, float alpha_prev,
+                     bool clip);
+
 // x <- sqrt(alpha) x + sqrt(1 - alpha) noise: a clean image with noise again, where the solver consistency goes on.
 void renoise(float *x, const float *noise, std::int64_t size, float alpha);
 

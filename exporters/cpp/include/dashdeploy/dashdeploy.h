@@ -50,6 +50,7 @@ typedef struct dd_open_options {
   int32_t max_batch;      /* CPU backends: images in one call of the network at most; 0: 64 */
   const char *public_key; /* a minisign public key or its file, which must have signed manifest.json; NULL: no matter */
   int32_t max_waiting;    /* images of dd_submit that may wait for a place in the running batch; 0: any number */
+  int32_t reserved;       /* 0 */
 } dd_open_options;
 
 typedef struct dd_info { /* strings live as long as the model */
@@ -101,7 +102,7 @@ typedef struct dd_request {
   dd_guidance guidance;
   dd_progress progress; /* or NULL */
   void *user;
-  dd_timing *timing; /* or NULL */
+  dd_timing *timing; /* or NULL; of dd_sample only */
   int32_t latents;   /* 1: write the latents of an artifact that has a decoder */
   /* Of dd_submit only: */
   int32_t preview_every; /* steps between two calls of preview */
@@ -112,7 +113,7 @@ typedef struct dd_request {
 /* Open an artifact: check its manifest and every file against their SHA-256, and load what sampling needs. Names cannot
  * leave the folder; links may: what is hashed is what is loaded. options: NULL for the defaults. */
 DD_API dd_status dd_open(const char *folder, const dd_open_options *options, dd_model **model, dd_message *message);
-DD_API void dd_close(dd_model *model); /* NULL is allowed; no call on the model may be under way */
+DD_API void dd_close(dd_model *model); /* NULL: nothing. No call on it may be under way; in its callbacks: nothing */
 
 DD_API dd_status dd_get_info(const dd_model *model, dd_info *info, dd_message *message);
 DD_API const char *dd_class_name(const dd_model *model, int64_t label); /* NULL: no such label */
@@ -124,13 +125,17 @@ DD_API dd_status dd_sample(dd_model *model, const dd_request *request, float *im
 
 /* The same for applications that draw a few images at a time from several threads: the images of all requests run in one
  * batch, whatever their numbers of steps. An image joins between two steps and leaves after its own last one; waiting
- * requests take turns, one image a turn. dd_submit returns at once; `images` must stay until dd_wait has ended the ticket, and the request need
- * not. Callbacks come from a thread of the library, one at a time for each request. */
+ * requests take turns, one image a turn. dd_submit returns at once; `images` must stay until dd_wait has ended the
+ * ticket, and the request need not. More images than max_waiting are DD_ARGUMENT. Callbacks come from a thread of the
+ * library, one at a time for each request; in them, dd_wait for a ticket of the same model is DD_ARGUMENT unless
+ * timeout_ms is 0. */
 typedef struct dd_ticket dd_ticket;
 DD_API dd_status dd_submit(dd_model *model, const dd_request *request, float *images, dd_ticket **ticket,
                            dd_message *message);
 /* Wait for a request, at most timeout_ms (below 0: as long as it takes). `*ended` 1: this was the request's status, and
- * the ticket is gone; 0, with DD_OK: it is still under way. Every ticket has to be waited for, also after dd_close. */
+ * the ticket is gone; 0: it is not, and with DD_OK it is still under way. Every ticket has to be waited for, also after
+ * dd_close. No call on a ticket may come beside or after the dd_wait that ends it: where one thread waits and another
+ * may cancel, wait with short times, and hold a lock of your own around each dd_wait and dd_cancel. */
 DD_API dd_status dd_wait(dd_ticket *ticket, int64_t timeout_ms, int32_t *ended, dd_message *message);
 DD_API void dd_cancel(dd_ticket *ticket); /* its places are free after the step under way; dd_wait: DD_CANCELLED */
 

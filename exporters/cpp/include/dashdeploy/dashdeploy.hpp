@@ -1,10 +1,15 @@
 // The C interface for C++17: a model closes itself, and errors are exceptions.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -58,7 +63,9 @@ struct Guidance : dd_guidance {
       : dd_guidance{kind, w, w_min, beta, low, high, nullptr} {}
 };
 
-// A request of Model::submit that is under way. Its destructor cancels it, and waits until nothing writes its images.
+// A request of Model::submit that is under way. One thread may wait for it while others cancel it. Its destructor
+// cancels it, and waits until nothing writes its images. A callback may cancel a ticket, but not wait for it or destroy
+// it.
 class Ticket {
  public:
   Ticket(Ticket &&) noexcept = default;
@@ -71,21 +78,37 @@ class Ticket {
   }
   ~Ticket() { end(); }
 
-  // Whether it ended within so many milliseconds. Throws Error: it ended by one.
-  bool wait_for(std::int64_t milliseconds) { return wait(milliseconds < 0 ? 0 : milliseconds); }
+  // Whether it ended within so many milliseconds. Throws Error, at every call: it ended by one.
+  bool wait_for(std::int64_t milliseconds) {
+    return wait(std::clamp(milliseconds, std::int64_t{0}, std::int64_t{1} << 40));
+  }
 
-  // Its images, once, when they are done; as Model::sample gives them. Throws Error.
+  // Its images, once, when they are done; as Model::sample gives them. Throws Error: it ended by one, or they were taken.
   std::vector<float> get() {
     wait(-1);
+    if (std::exchange(state_->taken, true)) throw Error(DD_ARGUMENT, "the images of this ticket were taken before");
     return std::move(state_->images);
   }
 
-  void cancel() noexcept { dd_cancel(state_->ticket); }
+  void cancel() noexcept {
+    ++state_->cancelling;  // who waits gives the lock up
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    dd_cancel(state_->ticket);
+    --state_->cancelling;
+    state_->cancelled.notify_all();
+  }
 
  private:
   friend class Model;
+  static constexpr std::int64_t kSlice_ms = 10;  // for which a cancel waits at most
   struct State {
-    dd_ticket *ticket = nullptr;
+    std::mutex mutex;  // of the ticket: dd_cancel may not come beside the dd_wait that ends it
+    std::atomic<int> cancelling{0};
+    std::condition_variable cancelled;
+    dd_ticket *ticket = nullptr;  // until it has ended, with this status
+    dd_status status = DD_OK;
+    dd_message message{};
+    bool taken = false;
     std::vector<float> images;
     std::function<bool(std::int64_t, std::int64_t)> on_step;
   };
@@ -93,19 +116,37 @@ class Ticket {
   explicit Ticket(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
   bool wait(std::int64_t milliseconds) {
-    if (state_->ticket == nullptr) return true;
-    dd_message message;
-    std::int32_t ended = 0;
-    const dd_status status = dd_wait(state_->ticket, milliseconds, &ended, &message);
-    if (ended != 0) state_->ticket = nullptr;
-    check(status, message);
-    return ended != 0;
+    using Clock = std::chrono::steady_clock;
+    State &state = *state_;
+    const auto until = Clock::now() + std::chrono::milliseconds(std::max<std::int64_t>(milliseconds, 0));
+    std::unique_lock<std::mutex> lock(state.mutex);
+    while (true) {
+      state.cancelled.wait(lock, [&] { return state.cancelling == 0; });
+      if (state.ticket == nullptr) break;
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now()).count();
+      const std::int64_t slice = milliseconds < 0 ? kSlice_ms : std::clamp<std::int64_t>(left, 0, kSlice_ms);
+      dd_message message;
+      std::int32_t ended = 0;
+      const dd_status status = dd_wait(state.ticket, slice, &ended, &message);
+      if (ended != 0) {
+        state.ticket = nullptr;
+        state.status = status;
+        state.message = message;
+      } else {
+        check(status, message);
+        if (milliseconds >= 0 && Clock::now() >= until) return false;
+      }
+    }
+    check(state.status, state.message);
+    return true;
   }
 
   void end() noexcept {
     if (!state_ || state_->ticket == nullptr) return;
     dd_cancel(state_->ticket);
-    dd_wait(state_->ticket, -1, nullptr, nullptr);
+    std::int32_t ended = 0;
+    dd_wait(state_->ticket, -1, &ended, nullptr);
+    if (ended == 0) return static_cast<void>(state_.release());  // in a callback: what is still written stays
     state_->ticket = nullptr;
   }
 
