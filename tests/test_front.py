@@ -43,7 +43,7 @@ def test_a_row_for_each_guidance_solver_and_number_of_steps(measured: tuple[dict
 
 def outside_of_the_axes(element: ElementTree.Element) -> list[str | None]:
     """The texts of a plot but for the numbers on its axes, which can be equal to a number of steps."""
-    if re.match(r"[xy]tick_", element.get("id", "")):
+    if re.search(r"(^|-)[xy]tick_", element.get("id", "")):
         return []
     own = [element.text] if element.tag == "{http://www.w3.org/2000/svg}text" else []
     return own + [text for child in element for text in outside_of_the_axes(child)]

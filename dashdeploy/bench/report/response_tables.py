@@ -10,7 +10,6 @@ from dashdeploy.bench.record.parts import QualityRow
 from dashdeploy.bench.record.record import Record
 from dashdeploy.bench.record.response import ResponseRow
 from dashdeploy.bench.report.columns import Column, build
-from dashdeploy.diffusion.guidance import label
 from dashdeploy.report.cells import MISSING, fixed, percent
 from dashdeploy.report.table import Table, plain
 
@@ -48,7 +47,7 @@ def response_row(record: Record) -> ResponseRow | None:
 
 def at_other_scale(record: Record, row: ResponseRow) -> str:
     """` at w=2`, where that is not the guidance of the recipe; else ''."""
-    at = label(row.w)
+    at = f"w={row.w:g}"
     return "" if at == record.guidance else f" at {at}"
 
 
