@@ -18,12 +18,11 @@ from torch import nn
 from dashdeploy import stages
 from dashdeploy.errors import UserError, reading, writing
 from dashdeploy.recipe.paths import VAE
-from dashdeploy.weights_file import require_finite
+from dashdeploy.weights_file import SUFFIXES, VARIANTS, names_of, require_finite
 
 FOLDER = VAE
 CLASSES: dict[str, Any] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}
 WEIGHTS = (".safetensors", ".bin")
-VARIANTS = ("fp16", "bf16")
 DECODED_AT_ONCE = 8
 """Images, where nobody says otherwise: a decoder needs hundreds of megabytes for each of 256 pixels."""
 
@@ -163,16 +162,10 @@ def sha256(folder: Path) -> str:
 
 def _variant(folder: Path) -> str | None:
     """The variant under whose names diffusers has saved the weights; None: under the plain ones, or none is there."""
-    stem = "diffusion_pytorch_model"
-    names = {path.name for path in folder.glob(f"{stem}.*")}
-    if names & {f"{stem}{suffix}{index}" for suffix in WEIGHTS for index in ("", ".index.json")}:
-        return None
-    of_variants = {
-        variant: {f"{stem}.{variant}{suffix}" for suffix in WEIGHTS}
-        | {f"{stem}{suffix}.index.{variant}.json" for suffix in WEIGHTS}
-        for variant in VARIANTS
-    }
-    return next((variant for variant, known in of_variants.items() if names & known), None)
+    for variant in VARIANTS:
+        if any((folder / name).is_file() for suffix in SUFFIXES for name in names_of(variant, suffix)):
+            return variant or None
+    return None
 
 
 def open_autoencoder(folder: Path, *, source: str) -> Autoencoder:

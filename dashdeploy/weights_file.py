@@ -15,6 +15,15 @@ from safetensors.torch import load_file, save
 
 from dashdeploy.errors import UserError, reading
 
+STEM, SUFFIXES, VARIANTS = "diffusion_pytorch_model", ("safetensors", "bin"), ("", "fp16", "bf16")
+"""diffusers' name of weights, how its files end, and what a variant adds to it: full precision comes first."""
+
+
+def names_of(variant: str, suffix: str) -> tuple[str, str]:
+    """How diffusers calls weights of one of VARIANTS and SUFFIXES: whole, and the index of their shards."""
+    whole, index = (STEM, variant, suffix), (STEM, suffix, "index", variant, "json")
+    return ".".join(filter(None, whole)), ".".join(filter(None, index))
+
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """Load a safetensors file.

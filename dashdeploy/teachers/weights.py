@@ -10,13 +10,19 @@ import torch
 
 from dashdeploy.errors import UserError, reading
 from dashdeploy.terminal import say
-from dashdeploy.weights_file import read_pickled, read_safetensors, require_finite
+from dashdeploy.weights_file import (
+    STEM,
+    SUFFIXES,
+    VARIANTS,
+    names_of,
+    read_pickled,
+    read_safetensors,
+    require_finite,
+)
 
 WEIGHTS, ONE_BRANCH_WEIGHTS = "diffusion_pytorch_model.safetensors", "one_branch.safetensors"
 """The weights; and those of one branch, which diffusers does not know, and would open with random labels."""
 STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-STEM, VARIANTS = "diffusion_pytorch_model", ("", "fp16", "bf16")
-"""diffusers' name, and what a variant adds to it: full precision comes first."""
 SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.(safetensors|bin)")
 ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Attention weights of a UNet: their names in old files, and diffusers' present ones."""
@@ -33,12 +39,11 @@ def files(network: Path) -> list[Path]:
     own = network / ONE_BRANCH_WEIGHTS
     if own.is_file():
         return [own]
-    for suffix in ("safetensors", "bin"):
+    for suffix in SUFFIXES:
         for variant in VARIANTS:
-            whole = network / ".".join(filter(None, (STEM, variant, suffix)))
+            whole, index = (network / name for name in names_of(variant, suffix))
             if whole.is_file():
                 return [whole]
-            index = network / ".".join(filter(None, (STEM, suffix, "index", variant, "json")))
             if index.is_file():
                 return _shards(index)
     return [network / WEIGHTS]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,9 @@ from dashdeploy.runtime.opening import open_path
 from dashdeploy.target import Target, load_target
 from tests import latent
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 Y = torch.tensor([0, 1, 2, 2, 1])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "xdg"))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from dashdeploy.bench.record.comparable import (
 from dashdeploy.bench.record.intervals import difference_interval, ratio_interval
 from dashdeploy.bench.record.parts import Estimate
 from dashdeploy.bench.record.record import FILE, RECIPE_PLAN, Record, load_record
-from dashdeploy.bench.record.response import ResponseRow
 from dashdeploy.bench.record.times import LatencyRow
 from dashdeploy.errors import UserError, shown
 
@@ -260,7 +259,7 @@ _GAP: tuple[tuple[str, Better | None, Callable[[Limits], float | None]], ...] = 
 
 def _gap(a: Record, b: Record, limits: Limits) -> Iterator[Change]:
     """Without a limit of a model that is judged by its response."""
-    judged_by_response = {row.model for row in _judged(a)} & {row.model for row in _judged(b)}
+    judged_by_response = {row.model for row in a.targeted} & {row.model for row in b.targeted}
     for row in a.fidelity.rows:
         if (other := b.fidelity_of(row.model)) is None:
             continue
@@ -271,17 +270,12 @@ def _gap(a: Record, b: Record, limits: Limits) -> Iterator[Change]:
             yield _change("guidance gap", figure, row.model, at, *values, ratio=False, better=better, limit=most)
 
 
-def _judged(record: Record) -> list[ResponseRow]:
-    """The responses over all timesteps of models of one branch, which are judged by them."""
-    return [row for row in record.response.rows if row.t is None and row.to_target] if record.response else []
-
-
 def _response(a: Record, b: Record, limits: Limits, notes: list[str]) -> Iterator[Change]:
     """Of one branch, at each w over all timesteps: its response takes the place of the gap, and has the gap's limit."""
     if reason := other_response(a, b):
         notes.append(f"The response to guidance is not compared: {reason}.")
     elif a.response and b.response:
-        for row in _judged(a):
+        for row in a.targeted:
             other = b.response.overall(row.model, row.w)
             if other is None or other.to_target is None:
                 continue

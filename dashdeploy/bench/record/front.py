@@ -220,9 +220,8 @@ def _has_two_branches(record: Record, point: Point) -> bool:
     """Of a model that was timed at w = 1 its evaluations do not say it; one of one branch has a target."""
     if point.is_teacher or point.evaluations is None or point.evaluations > point.steps:
         return True
-    rows = record.response.rows if record.response else ()
-    targeted = any(row.model == point.model and row.to_target for row in rows)
-    return 1 in record.plan_of(point.model).weights and not targeted
+    targeted = {row.model for row in record.targeted}
+    return 1 in record.plan_of(point.model).weights and point.model not in targeted
 
 
 def _obstacle(a: Record, b: Record) -> str:

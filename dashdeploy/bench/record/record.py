@@ -26,7 +26,7 @@ from dashdeploy.bench.record.parts import (
     Settings,
     TrainingPoint,
 )
-from dashdeploy.bench.record.response import Response
+from dashdeploy.bench.record.response import Response, ResponseRow
 from dashdeploy.bench.record.times import RATIO_TOLERANCE, DecodingRow, GuidanceIntervalStudy, LatencyRow, Pair, Scope
 from dashdeploy.errors import UserError, reading
 from dashdeploy.figures import Number
@@ -160,6 +160,12 @@ class Record(Part):
     def deployed(self) -> str:
         """The student that the verdict is about: the first artifact, else the student in torch."""
         return next(iter(self.artifacts), STUDENT)
+
+    @property
+    def targeted(self) -> tuple[ResponseRow, ...]:
+        """The responses, over all timesteps, of models that have a target: those of one branch, judged by them."""
+        rows = self.response.rows if self.response else ()
+        return tuple(row for row in rows if row.t is None and row.to_target)
 
     def label(self, model: str) -> str:
         """A model's label, with the rest of its key where another one has the same label."""

@@ -40,8 +40,7 @@ def response_row(record: Record) -> ResponseRow | None:
     place; `at_other_scale` names it.
     """
     mean = statistics.fmean(record.plan_of(record.deployed).weights)
-    rows = record.response.rows if record.response else ()
-    found = [row for row in rows if (row.model, row.t) == (record.deployed, None) and row.to_target]
+    found = [row for row in record.targeted if row.model == record.deployed]
     return min(found, key=lambda row: abs(row.w - mean), default=None)
 
 

@@ -1,6 +1,6 @@
 // The library's door: `import { open } from "./dashdeploy.js"`, in a page, in a worker and in Node.
 import { readArtifact } from "./artifact.js";
-import { fail } from "./errors.js";
+import { fail, stopIfAsked } from "./errors.js";
 import { Session, usedFiles, usedGraphs } from "./graphs.js";
 import {} from "./manifest.js";
 import { Model } from "./model.js";
@@ -30,8 +30,7 @@ export async function open(folder, options = {}) {
     const runtime = await loadRuntime(backend, threads, module, artifact.manifest.small);
     const sessions = new Map();
     for (const name of usedGraphs(artifact.manifest)) {
-        if (signal?.aborted === true)
-            fail("cancelled", "cancelled by the signal");
+        stopIfAsked(signal);
         sessions.set(name, await Session.open(artifact, name, runtime));
     }
     return new Model({ ...artifact, bytes: new Map() }, runtime, sessions, maxBatch);

@@ -17,5 +17,9 @@ export declare class DashdeployError extends Error {
 }
 /** Throw a DashdeployError. */
 export declare function fail(status: Status, message: string): never;
+/** What a call ends with whose signal asked it to. */
+export declare function cancelled(): DashdeployError;
+/** @throws DashdeployError: `cancelled`, the signal asked for it. */
+export declare function stopIfAsked(signal: AbortSignal | undefined): void;
 /** What another library said, as one line of at most 600 characters. */
 export declare function said(error: unknown): string;

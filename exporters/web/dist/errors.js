@@ -12,6 +12,15 @@ export class DashdeployError extends Error {
 export function fail(status, message) {
     throw new DashdeployError(status, message);
 }
+/** What a call ends with whose signal asked it to. */
+export function cancelled() {
+    return new DashdeployError("cancelled", "cancelled by the signal");
+}
+/** @throws DashdeployError: `cancelled`, the signal asked for it. */
+export function stopIfAsked(signal) {
+    if (signal?.aborted === true)
+        throw cancelled();
+}
 /** What another library said, as one line of at most 600 characters. */
 export function said(error) {
     return oneLine(error instanceof Error ? error.message : String(error)).slice(0, 600);

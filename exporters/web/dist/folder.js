@@ -1,5 +1,5 @@
 // The files of a folder, over HTTP in a browser or from the disk in Node: whole, and as bytes.
-import { fail, said } from "./errors.js";
+import { fail, said, stopIfAsked } from "./errors.js";
 /** Whether this is Node. Bundlers must not follow the imports of its modules. */
 export const IN_NODE = typeof globalThis.process?.versions?.node === "string";
 export class Folder {
@@ -33,8 +33,7 @@ export class Folder {
             return await overHttp(path, missing ?? `${path}: no such file`, most, tooLarge, signal);
         }
         catch (error) {
-            if (signal?.aborted === true)
-                fail("cancelled", "cancelled by the signal");
+            stopIfAsked(signal);
             throw error;
         }
     }

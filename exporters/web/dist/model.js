@@ -1,6 +1,6 @@
 // An opened artifact: draws images, by DDIM or by the consistency sampler (arXiv:2303.01469, Algorithm 1).
 import {} from "./artifact.js";
-import { DashdeployError, fail } from "./errors.js";
+import { cancelled, fail, stopIfAsked } from "./errors.js";
 import {} from "./graphs.js";
 import { noisesOf, sizeOf } from "./manifest.js";
 import { noise, words64 } from "./noise.js";
@@ -227,8 +227,7 @@ class Run {
         this.total = Math.ceil(count / maxBatch) * plan.t.length;
     }
     stopIfAsked() {
-        if (this.request.signal?.aborted === true)
-            throw cancelled();
+        stopIfAsked(this.request.signal);
     }
     /** Tell of a step, and let the page see to its events, among which may be the one that cancels. */
     async stepped() {
@@ -236,9 +235,6 @@ class Run {
         this.stopIfAsked();
         await pause();
     }
-}
-function cancelled() {
-    return new DashdeployError("cancelled", "cancelled by the signal");
 }
 /** One turn of the event loop. A timer would wait four milliseconds. */
 function pause() {

@@ -1,6 +1,6 @@
 // The worker as the page sees it: promises of an opened artifact and of images.
 import {} from "./messages.js";
-import { DashdeployError, fail } from "./errors.js";
+import { DashdeployError, fail, stopIfAsked } from "./errors.js";
 import {} from "./ort.js";
 const OPENING = 0;
 export class Studio {
@@ -24,8 +24,7 @@ export class Studio {
     }
     /** @throws DashdeployError: see `Model.sample`. */
     async draw(request, signal, onStep) {
-        if (signal.aborted)
-            fail("cancelled", "cancelled by the signal");
+        stopIfAsked(signal);
         const id = this.next++;
         const cancel = () => this.post({ kind: "cancel", id });
         signal.addEventListener("abort", cancel);

@@ -29,6 +29,16 @@ export function fail(status: Status, message: string): never {
   throw new DashdeployError(status, message);
 }
 
+/** What a call ends with whose signal asked it to. */
+export function cancelled(): DashdeployError {
+  return new DashdeployError("cancelled", "cancelled by the signal");
+}
+
+/** @throws DashdeployError: `cancelled`, the signal asked for it. */
+export function stopIfAsked(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw cancelled();
+}
+
 /** What another library said, as one line of at most 600 characters. */
 export function said(error: unknown): string {
   return oneLine(error instanceof Error ? error.message : String(error)).slice(0, 600);

@@ -1,5 +1,5 @@
 // The files of a folder, over HTTP in a browser or from the disk in Node: whole, and as bytes.
-import { fail, said } from "./errors.js";
+import { fail, said, stopIfAsked } from "./errors.js";
 
 /** Node's two functions that are used, so that this library is checked without Node's types. */
 interface Disk {
@@ -46,7 +46,7 @@ export class Folder {
     try {
       return await overHttp(path, missing ?? `${path}: no such file`, most, tooLarge, signal);
     } catch (error) {
-      if (signal?.aborted === true) fail("cancelled", "cancelled by the signal");
+      stopIfAsked(signal);
       throw error;
     }
   }

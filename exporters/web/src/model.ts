@@ -1,6 +1,6 @@
 // An opened artifact: draws images, by DDIM or by the consistency sampler (arXiv:2303.01469, Algorithm 1).
 import { type Artifact } from "./artifact.js";
-import { DashdeployError, fail } from "./errors.js";
+import { cancelled, fail, stopIfAsked } from "./errors.js";
 import { type Session } from "./graphs.js";
 import { type GraphName, type Manifest, noisesOf, type Shape, sizeOf } from "./manifest.js";
 import { noise, type Seed, words64 } from "./noise.js";
@@ -264,7 +264,7 @@ class Run {
   }
 
   stopIfAsked(): void {
-    if (this.request.signal?.aborted === true) throw cancelled();
+    stopIfAsked(this.request.signal);
   }
 
   /** Tell of a step, and let the page see to its events, among which may be the one that cancels. */
@@ -273,10 +273,6 @@ class Run {
     this.stopIfAsked();
     await pause();
   }
-}
-
-function cancelled(): DashdeployError {
-  return new DashdeployError("cancelled", "cancelled by the signal");
 }
 
 /** One turn of the event loop. A timer would wait four milliseconds. */

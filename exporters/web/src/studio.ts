@@ -1,6 +1,6 @@
 // The worker as the page sees it: promises of an opened artifact and of images.
 import { type Answer, type Asked, type Drawn, type Info } from "./messages.js";
-import { DashdeployError, fail, type Status } from "./errors.js";
+import { DashdeployError, fail, type Status, stopIfAsked } from "./errors.js";
 import { type BackendName } from "./ort.js";
 
 export interface Picture {
@@ -47,7 +47,7 @@ export class Studio {
   async draw(
     request: Drawn, signal: AbortSignal, onStep: (done: number, total: number) => void,
   ): Promise<Picture> {
-    if (signal.aborted) fail("cancelled", "cancelled by the signal");
+    stopIfAsked(signal);
     const id = this.next++;
     const cancel = () => this.post({ kind: "cancel", id });
     signal.addEventListener("abort", cancel);
